@@ -1,0 +1,19 @@
+//! Tensors, dtypes, shapes, errors, devices, memory and random numbers. Knows no operation.
+//!
+//! Everything above works on [`Tensor`]: contiguous, row-major storage (activations are `[N, D, H, W, C]`) with a runtime
+//! [`DType`]. Memory comes from one [`memory`] pool that recycles buffers by size and keeps a high-water mark.
+
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod memory;
+pub mod random;
+pub mod shape;
+pub mod tensor;
+
+pub use device::Device;
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use half::bf16;
+pub use shape::Shape;
+pub use tensor::Tensor;

@@ -1,0 +1,153 @@
+//! One pool of recycled host buffers.
+//!
+//! Sizes are rounded up to one of eight steps per power of two, so that a buffer serves the next tensor of about its size and
+//! the steady-state training step allocates nothing. Buffers are 64-byte aligned and always initialised.
+//!
+//! [`check`] mode is for tests: fresh buffers are filled with NaN bytes, so that a kernel that leaves an element unwritten
+//! shows, and a guard behind each buffer is compared when it is freed, so that a write past the end shows.
+
+use crate::{Error, Result};
+use bytemuck::{Pod, Zeroable};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex};
+
+/// The unit of allocation: a cache line, which also gives the alignment.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Line([u8; LINE]);
+
+const LINE: usize = 64;
+const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
+const GUARD: u8 = 0xa5;
+
+static POOL: LazyLock<Mutex<HashMap<usize, Vec<Vec<Line>>>>> = LazyLock::new(Default::default);
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+static CHECK: AtomicBool = AtomicBool::new(false);
+
+/// Bytes of memory: what tensors hold now, and the most they have held since [`reset_peak`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub live: usize,
+    pub peak: usize,
+}
+
+pub fn usage() -> Usage {
+    Usage { live: LIVE.load(Relaxed), peak: PEAK.load(Relaxed) }
+}
+
+/// Starts a new high-water mark from what is live now.
+pub fn reset_peak() {
+    PEAK.store(LIVE.load(Relaxed), Relaxed);
+}
+
+/// Turns poisoning and guards on or off for buffers taken from now on. For tests and `vocoe verify`.
+pub fn check(on: bool) {
+    CHECK.store(on, Relaxed);
+}
+
+/// Gives all recycled buffers back to the operating system.
+pub fn flush() {
+    lock().clear();
+}
+
+fn lock() -> std::sync::MutexGuard<'static, HashMap<usize, Vec<Vec<Line>>>> {
+    // A panic while the lock is held leaves a valid map behind, so poisoning carries no information.
+    POOL.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Lines in the bucket that serves `bytes`: the next multiple of an eighth of the power of two below.
+fn bucket(bytes: usize) -> usize {
+    let lines = bytes.div_ceil(LINE).max(1);
+    let step = (lines.next_power_of_two() / 16).max(1);
+    lines.next_multiple_of(step)
+}
+
+/// A buffer that returns to the pool when dropped.
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+    bytes: usize,
+    guarded: bool,
+}
+
+impl Buffer {
+    /// Takes `bytes` bytes whose contents are arbitrary but initialised.
+    pub(crate) fn take(op: &'static str, bytes: usize) -> Result<Buffer> {
+        let guarded = CHECK.load(Relaxed);
+        let lines = bucket(bytes + if guarded { LINE } else { 0 });
+        let recycled = lock().get_mut(&lines).and_then(Vec::pop);
+        let data = match recycled {
+            Some(data) => data,
+            None => allocate(op, lines)?,
+        };
+        let live = LIVE.fetch_add(lines * LINE, Relaxed) + lines * LINE;
+        PEAK.fetch_max(live, Relaxed);
+        let mut buffer = Buffer { lines: data, bytes, guarded };
+        if guarded {
+            let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer.lines);
+            raw[..bytes].fill(POISON);
+            raw[bytes..].fill(GUARD);
+        }
+        Ok(buffer)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.lines)[..self.bytes]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.bytes]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        LIVE.fetch_sub(lines.len() * LINE, Relaxed);
+        let overrun = self.guarded && bytemuck::cast_slice(&lines)[self.bytes..].iter().any(|&b: &u8| b != GUARD);
+        lock().entry(lines.len()).or_default().push(lines);
+        if overrun && !std::thread::panicking() {
+            panic!("a kernel wrote past the end of a buffer of {} bytes", self.bytes);
+        }
+    }
+}
+
+/// Fresh zeroed memory; when there is none, gives recycled buffers back and tries once more.
+fn allocate(op: &'static str, lines: usize) -> Result<Vec<Line>> {
+    let fresh = || {
+        let mut v = Vec::new();
+        v.try_reserve_exact(lines).ok()?;
+        v.resize(lines, Line::zeroed());
+        Some(v)
+    };
+    if let Some(v) = fresh() {
+        return Ok(v);
+    }
+    flush();
+    fresh().ok_or(Error::OutOfMemory { op, bytes: lines * LINE, live: LIVE.load(Relaxed) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_waste_at_most_an_eighth() {
+        for bytes in [1, 64, 65, 1000, 4097, 1 << 20, (1 << 20) + 1, 50_331_649] {
+            let got = bucket(bytes) * LINE;
+            assert!(got >= bytes && got <= bytes + bytes / 8 + LINE, "{bytes} -> {got}");
+        }
+    }
+
+    #[test]
+    fn checked_buffers_are_poisoned_and_overruns_are_caught() {
+        check(true);
+        let buffer = Buffer::take("test", 100).expect("100 bytes");
+        let mut overrun = Buffer::take("test", 100).expect("100 bytes");
+        check(false);
+        assert!(buffer.bytes().iter().all(|&b| b == POISON));
+        overrun.lines[1].0[40] = 0; // byte 104
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(overrun))).is_err());
+    }
+}

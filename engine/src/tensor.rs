@@ -1,0 +1,300 @@
+//! A contiguous, row-major array of runtime dtype.
+
+use crate::memory::Buffer;
+use crate::{DType, Device, Element, Error, Result, Shape, bf16};
+use std::fmt;
+use std::sync::Arc;
+
+/// A view of `shape` elements into shared storage. Cloning, reshaping and taking leading rows share the storage; writing needs
+/// the storage to be unshared ([`Tensor::as_mut_slice`]), so no reader ever sees a change.
+#[derive(Clone)]
+pub struct Tensor {
+    storage: Arc<Storage>,
+    offset: usize, // in elements
+    shape: Shape,
+    dtype: DType,
+}
+
+enum Storage {
+    Cpu(Buffer),
+}
+
+impl Tensor {
+    /// Arbitrary contents, for outputs that a kernel writes in full.
+    pub fn empty(dims: &[usize], dtype: DType, device: Device) -> Result<Tensor> {
+        let shape = Shape::new(dims)?;
+        let storage = match device {
+            Device::Cpu => Storage::Cpu(Buffer::take("tensor", shape.numel() * dtype.size())?),
+        };
+        Ok(Tensor { storage: Arc::new(storage), offset: 0, shape, dtype })
+    }
+
+    pub fn zeros(dims: &[usize], dtype: DType, device: Device) -> Result<Tensor> {
+        let mut t = Tensor::empty(dims, dtype, device)?;
+        t.bytes_mut()?.fill(0);
+        Ok(t)
+    }
+
+    /// Every element `value`, rounded to `dtype`.
+    pub fn full(dims: &[usize], value: f64, dtype: DType, device: Device) -> Result<Tensor> {
+        let mut t = Tensor::empty(dims, dtype, device)?;
+        match dtype {
+            DType::F32 => t.as_mut_slice::<f32>()?.fill(Element::from_f64(value)),
+            DType::F64 => t.as_mut_slice::<f64>()?.fill(Element::from_f64(value)),
+            DType::BF16 => t.as_mut_slice::<bf16>()?.fill(Element::from_f64(value)),
+            DType::I32 => t.as_mut_slice::<i32>()?.fill(Element::from_f64(value)),
+            DType::U8 => t.as_mut_slice::<u8>()?.fill(Element::from_f64(value)),
+        }
+        Ok(t)
+    }
+
+    /// Copies host data. Errors when `data` does not have as many elements as `dims`.
+    pub fn from_slice<T: Element>(data: &[T], dims: &[usize]) -> Result<Tensor> {
+        let mut t = Tensor::empty(dims, T::DTYPE, Device::Cpu)?;
+        if data.len() != t.numel() {
+            return Err(Error::shape("from_slice", format!("{} elements for shape {dims:?}", data.len())));
+        }
+        t.as_mut_slice()?.copy_from_slice(data);
+        Ok(t)
+    }
+
+    /// A scalar (rank 0).
+    pub fn scalar<T: Element>(value: T) -> Result<Tensor> {
+        Tensor::from_slice(&[value], &[])
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub fn rank(&self) -> usize {
+        self.shape.rank()
+    }
+
+    pub fn numel(&self) -> usize {
+        self.shape.numel()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> Device {
+        match *self.storage {
+            Storage::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// Size of the last axis (channels); 1 for a scalar.
+    pub fn channels(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+
+    /// Elements per channel: the product of all axes but the last.
+    pub fn rows(&self) -> usize {
+        self.dims().split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// Axes as `[N, D, H, W, C]`. Errors when the rank is not 5.
+    pub fn ndhwc(&self, op: &'static str) -> Result<[usize; 5]> {
+        self.dims().try_into().map_err(|_| Error::shape(op, format!("expected [N, D, H, W, C], got {:?}", self.shape)))
+    }
+
+    /// The elements, on the host.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.expect_dtype::<T>("as_slice")?;
+        let Storage::Cpu(buffer) = &*self.storage;
+        Ok(&bytemuck::cast_slice(buffer.bytes())[self.offset..self.offset + self.numel()])
+    }
+
+    /// The elements for writing. Errors when another tensor shares the storage.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.expect_dtype::<T>("as_mut_slice")?;
+        Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
+    }
+
+    fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        let (start, len) = (self.offset * self.dtype.size(), self.numel() * self.dtype.size());
+        let storage = Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })?;
+        let Storage::Cpu(buffer) = storage;
+        Ok(&mut buffer.bytes_mut()[start..start + len])
+    }
+
+    fn expect_dtype<T: Element>(&self, op: &'static str) -> Result<()> {
+        let want = match T::DTYPE {
+            DType::F32 => "f32",
+            DType::BF16 => "bf16",
+            DType::I32 => "i32",
+            DType::U8 => "u8",
+            DType::F64 => "f64",
+        };
+        if self.dtype == T::DTYPE { Ok(()) } else { Err(Error::DType { op, got: self.dtype, want }) }
+    }
+
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        Ok(self.as_slice::<T>()?.to_vec())
+    }
+
+    /// The only element, as f64. Errors when there is not exactly one.
+    pub fn item(&self) -> Result<f64> {
+        match (self.numel(), self.to_f64_vec()?.first()) {
+            (1, Some(&v)) => Ok(v),
+            _ => Err(Error::shape("item", format!("needs one element, got {:?}", self.shape))),
+        }
+    }
+
+    /// All elements as f64, whatever the dtype.
+    pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
+        fn widen<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
+            Ok(t.as_slice::<T>()?.iter().map(|v| v.to_f64()).collect())
+        }
+        match self.dtype {
+            DType::F32 => widen::<f32>(self),
+            DType::F64 => widen::<f64>(self),
+            DType::BF16 => widen::<bf16>(self),
+            DType::I32 => widen::<i32>(self),
+            DType::U8 => widen::<u8>(self),
+        }
+    }
+
+    /// Rounds every element to `dtype`. The same dtype shares the storage.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        fn narrow<T: Element>(values: &[f64], dims: &[usize]) -> Result<Tensor> {
+            Tensor::from_slice(&values.iter().map(|&v| T::from_f64(v)).collect::<Vec<_>>(), dims)
+        }
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        let values = self.to_f64_vec()?;
+        match dtype {
+            DType::F32 => narrow::<f32>(&values, self.dims()),
+            DType::F64 => narrow::<f64>(&values, self.dims()),
+            DType::BF16 => narrow::<bf16>(&values, self.dims()),
+            DType::I32 => narrow::<i32>(&values, self.dims()),
+            DType::U8 => narrow::<u8>(&values, self.dims()),
+        }
+    }
+
+    /// The same elements under another shape; shares the storage.
+    pub fn reshape(&self, dims: &[usize]) -> Result<Tensor> {
+        let shape = Shape::new(dims)?;
+        if shape.numel() != self.numel() {
+            return Err(Error::shape(
+                "reshape",
+                format!("{:?} does not hold as many elements as {dims:?}", self.shape),
+            ));
+        }
+        Ok(Tensor { shape, ..self.clone() })
+    }
+
+    /// Rows `start..start + len` of the outermost axis; shares the storage.
+    pub fn rows_at(&self, start: usize, len: usize) -> Result<Tensor> {
+        let Some((&outer, inner)) = self.dims().split_first() else {
+            return Err(Error::shape("rows_at", "a scalar has no rows"));
+        };
+        if start.checked_add(len).is_none_or(|end| end > outer) {
+            return Err(Error::shape("rows_at", format!("rows {start}..{start}+{len} of {:?}", self.shape)));
+        }
+        let row: usize = inner.iter().product();
+        let dims: Vec<usize> = std::iter::once(len).chain(inner.iter().copied()).collect();
+        Ok(Tensor { offset: self.offset + start * row, shape: Shape::new(&dims)?, ..self.clone() })
+    }
+
+    /// A copy with the axes in another order: axis `i` of the result is axis `order[i]` of this tensor. For the border
+    /// (PyTorch's layouts in and out), not for the inside of a network.
+    pub fn permute(&self, order: &[usize]) -> Result<Tensor> {
+        let rank = self.rank();
+        let mut seen = [false; crate::shape::MAX_RANK];
+        if order.len() != rank || order.iter().any(|&a| a >= rank || std::mem::replace(&mut seen[a], true)) {
+            return Err(Error::shape("permute", format!("{order:?} is no order of the axes of {:?}", self.shape)));
+        }
+        match self.dtype {
+            DType::F32 => self.permuted::<f32>(order),
+            DType::F64 => self.permuted::<f64>(order),
+            DType::BF16 => self.permuted::<bf16>(order),
+            DType::I32 => self.permuted::<i32>(order),
+            DType::U8 => self.permuted::<u8>(order),
+        }
+    }
+
+    fn permuted<T: Element>(&self, order: &[usize]) -> Result<Tensor> {
+        let dims: Vec<usize> = order.iter().map(|&a| self.dims()[a]).collect();
+        let mut strides = vec![1; self.rank()];
+        for a in (1..self.rank()).rev() {
+            strides[a - 1] = strides[a] * self.dims()[a];
+        }
+        let steps: Vec<usize> = order.iter().map(|&a| strides[a]).collect();
+        let mut out = Tensor::empty(&dims, self.dtype, self.device())?;
+        let from = self.as_slice::<T>()?;
+        let mut index = vec![0; dims.len()];
+        for v in out.as_mut_slice::<T>()? {
+            *v = from[index.iter().zip(&steps).map(|(i, s)| i * s).sum::<usize>()];
+            for a in (0..dims.len()).rev() {
+                index[a] += 1;
+                if index[a] < dims[a] {
+                    break;
+                }
+                index[a] = 0;
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({:?}, {}, {})", self.shape, self.dtype, self.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(dims: &[usize]) -> Tensor {
+        let n: usize = dims.iter().product();
+        Tensor::from_slice(&(0..n).map(|v| v as f32).collect::<Vec<_>>(), dims).expect("ramp")
+    }
+
+    #[test]
+    fn views_share_storage_and_forbid_writing() {
+        let mut t = ramp(&[4, 3]);
+        let view = t.rows_at(1, 2).expect("rows").reshape(&[6]).expect("reshape");
+        assert_eq!(view.to_vec::<f32>().expect("read"), [3., 4., 5., 6., 7., 8.]);
+        assert_eq!(t.as_mut_slice::<f32>().err(), Some(Error::Shared { op: "write" }));
+        drop(view);
+        assert!(t.as_mut_slice::<f32>().is_ok());
+    }
+
+    #[test]
+    fn permute_moves_channels_last() {
+        let t = ramp(&[1, 2, 2, 1, 3]).permute(&[0, 2, 3, 4, 1]).expect("permute");
+        assert_eq!(t.dims(), [1, 2, 1, 3, 2]);
+        assert_eq!(t.to_vec::<f32>().expect("read"), [0., 6., 1., 7., 2., 8., 3., 9., 4., 10., 5., 11.]);
+        assert!(t.permute(&[0, 0, 1, 2, 3]).is_err());
+    }
+
+    #[test]
+    fn wrong_sizes_and_dtypes_are_errors() {
+        assert!(Tensor::from_slice(&[1f32], &[2]).is_err());
+        assert!(ramp(&[2]).reshape(&[3]).is_err());
+        assert!(ramp(&[2]).rows_at(1, 2).is_err());
+        assert!(ramp(&[2]).as_slice::<f64>().is_err());
+        assert!(Tensor::zeros(&[1; 9], DType::F32, Device::Cpu).is_err());
+        assert!(Tensor::zeros(&[usize::MAX, 2], DType::F32, Device::Cpu).is_err());
+        assert!(ramp(&[2]).item().is_err());
+    }
+
+    #[test]
+    fn dtypes_convert() {
+        let t = Tensor::from_slice(&[0.0f32, 1.5, -2.25, 300.0], &[4]).expect("tensor");
+        let back = |d| t.to_dtype(d).and_then(|t| t.to_f64_vec()).expect("convert");
+        assert_eq!(back(DType::BF16), [0.0, 1.5, -2.25, 300.0]);
+        assert_eq!(back(DType::I32), [0.0, 1.0, -2.0, 300.0]);
+        assert_eq!(back(DType::U8), [0.0, 1.0, 0.0, 255.0]);
+    }
+}
