@@ -1,0 +1,430 @@
+//! Vectors of f32 in the width that this CPU has, chosen once at run time.
+//!
+//! A kernel is written once over [`Vector`] and run through [`dispatch`], which compiles it for AVX-512, for AVX2 with FMA, and
+//! for neither. Results are bit-repeatable on one machine; between widths they differ in rounding only.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// Instruction sets, in order: a later one includes the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Portable = 1,
+    Avx2 = 2,
+    Avx512 = 3,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The widest level that this CPU has, or the one set by [`limit`].
+pub fn level() -> Level {
+    match LEVEL.load(Relaxed) {
+        1 => Level::Portable,
+        2 => Level::Avx2,
+        3 => Level::Avx512,
+        _ => {
+            let found = detect();
+            LEVEL.store(found as u8, Relaxed);
+            found
+        }
+    }
+}
+
+/// Uses at most `at_most` from now on, so that tests can run every version that the CPU has.
+pub fn limit(at_most: Level) {
+    LEVEL.store(detect().min(at_most) as u8, Relaxed);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+        Level::Avx512
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        Level::Avx2
+    } else {
+        Level::Portable
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+/// Work over vectors of any width. `run` must be `#[inline(always)]`, as must all that it calls per element, so that it is
+/// compiled with the instruction set of its caller.
+pub trait Kernel {
+    type Output;
+    fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// Runs `kernel` with the widest vectors available.
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    match level() {
+        // SAFETY: `level` returns only what the CPU was found to have.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::avx512(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::avx2(kernel) },
+        _ => kernel.run::<Portable>(),
+    }
+}
+
+/// `LANES` values of f32.
+///
+/// # Safety
+/// Every method needs the instruction set of its implementation (given inside [`dispatch`]); the pointers of `load*` and
+/// `store*` must be valid for the number of elements they touch.
+#[allow(clippy::missing_safety_doc)] // stated once, above, for all methods
+pub trait Vector: Copy {
+    const LANES: usize;
+
+    unsafe fn splat(v: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// The first `n` lanes from memory, the rest zero; touches only `n` elements.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self;
+    /// Writes the first `n` lanes only.
+    unsafe fn store_first(self, p: *mut f32, n: usize);
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    unsafe fn div(self, o: Self) -> Self;
+    unsafe fn max(self, o: Self) -> Self;
+    unsafe fn min(self, o: Self) -> Self;
+    /// `self * a + b`, rounded once where the CPU has FMA.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// 2 to the power of an integral value in [-126, 127].
+    unsafe fn pow2(self) -> Self;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { Self::splat(0.0) }
+    }
+
+    /// All lanes added, in a fixed order.
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut n = Self::LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                lanes[i] += lanes[i + n];
+            }
+        }
+        lanes[0]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+    }
+
+    /// e to the power of each lane, within 2 units in the last place for lanes in [-87, 88]; lanes below saturate near
+    /// 1.2e-38, lanes above near 1.7e38. Cephes' reduction: x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial in r.
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        unsafe {
+            let x = self.max(Self::splat(-87.336)).min(Self::splat(88.0));
+            let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+            // ln 2 in two parts: the first has few enough bits that n times it is exact.
+            let r = n.fma(Self::splat(-0.693_359_4), x);
+            let r = n.fma(Self::splat(2.121_944_4e-4), r);
+            let mut p = Self::splat(1.987_569_1e-4);
+            for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+                p = p.fma(r, Self::splat(c));
+            }
+            let e = p.fma(r.mul(r), r.add(Self::splat(1.0)));
+            e.mul(n.pow2())
+        }
+    }
+}
+
+/// The widest vector's lanes.
+pub const MAX_LANES: usize = 16;
+
+/// Eight lanes in plain Rust, for CPUs with neither AVX2 nor AVX-512.
+#[derive(Clone, Copy)]
+pub struct Portable([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, o: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut r = self.0;
+        for (a, b) in r.iter_mut().zip(o.0) {
+            *a = f(*a, b);
+        }
+        Portable(r)
+    }
+}
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        Portable([v; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Portable(unsafe { p.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        let mut r = [0.0; 8];
+        unsafe { std::ptr::copy_nonoverlapping(p, r.as_mut_ptr(), n.min(8)) };
+        Portable(r)
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize) {
+        unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), p, n.min(8)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        self.zip(o, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        self.zip(o, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        self.zip(o, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        self.zip(o, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        self.zip(o, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        let mut r = self.0;
+        for i in 0..8 {
+            r[i] = r[i] * a.0[i] + b.0[i];
+        }
+        Portable(r)
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Portable(self.0.map(f32::round_ties_even))
+    }
+    #[inline(always)]
+    unsafe fn pow2(self) -> Self {
+        Portable(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, Vector};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<F32x8>()
+    }
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<F32x16>()
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct F32x8(__m256);
+
+    /// Eight lanes, the first `n` of them set (all when `n` is 8 or more).
+    #[inline(always)]
+    unsafe fn mask8(n: usize) -> __m256i {
+        unsafe {
+            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n.min(8) as i32), lane)
+        }
+    }
+
+    impl Vector for F32x8 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(v: f32) -> Self {
+            F32x8(unsafe { _mm256_set1_ps(v) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            F32x8(unsafe { _mm256_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe { _mm256_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> Self {
+            F32x8(unsafe { _mm256_maskload_ps(p, mask8(n)) })
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, n: usize) {
+            unsafe { _mm256_maskstore_ps(p, mask8(n), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_add_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_sub_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_mul_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_div_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn max(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_max_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn min(self, o: Self) -> Self {
+            F32x8(unsafe { _mm256_min_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            F32x8(unsafe { _mm256_fmadd_ps(self.0, a.0, b.0) })
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            F32x8(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+        }
+        #[inline(always)]
+        unsafe fn pow2(self) -> Self {
+            unsafe {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+                F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
+            }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct F32x16(__m512);
+
+    /// A mask of the first `n` of 16 lanes (all when `n` is 16 or more).
+    #[inline(always)]
+    fn mask16(n: usize) -> __mmask16 {
+        ((1u32 << n.min(16)) - 1) as __mmask16
+    }
+
+    impl Vector for F32x16 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(v: f32) -> Self {
+            F32x16(unsafe { _mm512_set1_ps(v) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            F32x16(unsafe { _mm512_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> Self {
+            F32x16(unsafe { _mm512_maskz_loadu_ps(mask16(n), p) })
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, n: usize) {
+            unsafe { _mm512_mask_storeu_ps(p, mask16(n), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_add_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_sub_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_mul_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_div_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn max(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_max_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn min(self, o: Self) -> Self {
+            F32x16(unsafe { _mm512_min_ps(self.0, o.0) })
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            F32x16(unsafe { _mm512_fmadd_ps(self.0, a.0, b.0) })
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            F32x16(unsafe { _mm512_roundscale_ps::<0>(self.0) })
+        }
+        #[inline(always)]
+        unsafe fn pow2(self) -> Self {
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+                F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a mut [f32]);
+    impl Kernel for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            for chunk in self.0.chunks_mut(V::LANES) {
+                // SAFETY: the chunk has `len` elements, and `dispatch` gave the instruction set.
+                unsafe { V::load_first(chunk.as_ptr(), chunk.len()).exp().store_first(chunk.as_mut_ptr(), chunk.len()) }
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for at_most in [Level::Portable, Level::Avx2, Level::Avx512] {
+            limit(at_most);
+            let x: Vec<f32> = (0..10_007).map(|i| -87.0 + 175.0 * i as f32 / 10_006.0).collect();
+            let mut y = x.clone();
+            dispatch(Exp(&mut y));
+            for (x, y) in x.iter().zip(&y) {
+                let want = f64::from(*x).exp();
+                let error = (f64::from(*y) - want).abs() / want;
+                assert!(error <= 2.0 * f64::from(f32::EPSILON), "{at_most:?}: exp({x}) = {y}, want {want}");
+            }
+        }
+        limit(Level::Avx512);
+    }
+}
