@@ -117,6 +117,11 @@ impl Tensor {
         Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
     }
 
+    /// Whether no other tensor shares the storage, so that it can be written to.
+    pub fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.storage) == 1
+    }
+
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         let (start, len) = (self.offset * self.dtype.size(), self.numel() * self.dtype.size());
         let storage = Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })?;

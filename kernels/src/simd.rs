@@ -216,8 +216,8 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         let mut r = self.0;
-        for i in 0..8 {
-            r[i] = r[i] * a.0[i] + b.0[i];
+        for ((r, a), b) in r.iter_mut().zip(a.0).zip(b.0) {
+            *r = *r * a + b;
         }
         Portable(r)
     }

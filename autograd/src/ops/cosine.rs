@@ -1,0 +1,28 @@
+//! Saves both inputs.
+
+use crate::tape::Pass;
+use crate::{Result, Rule, Tape, Var};
+use engine::Tensor;
+use kernels::cosine;
+
+/// a `[N, D]`, b `[M, D]` -> `[N, M]`.
+pub fn cosine(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    let y = cosine::forward(a.value(), b.value())?;
+    Ok(tape.record(&[a, b], y, Cosine { a: a.value().clone(), b: b.value().clone() }))
+}
+
+struct Cosine {
+    a: Tensor,
+    b: Tensor,
+}
+
+impl Rule for Cosine {
+    fn name(&self) -> &'static str {
+        "cosine"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, _: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let (da, db) = cosine::backward(&dy, &self.a, &self.b)?;
+        Ok(vec![Some(da), Some(db)])
+    }
+}

@@ -1,0 +1,26 @@
+//! Saves the output: its sign is the input's.
+
+use crate::tape::Pass;
+use crate::{Result, Rule, Tape, Var};
+use engine::Tensor;
+use kernels::relu;
+
+pub fn relu(tape: &Tape, x: &Var) -> Result<Var> {
+    let y = relu::forward(x.value())?;
+    let rule = Relu { y: y.clone() };
+    Ok(tape.record(&[x], y, rule))
+}
+
+struct Relu {
+    y: Tensor,
+}
+
+impl Rule for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, _: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(relu::backward(&dy, &self.y)?)])
+    }
+}

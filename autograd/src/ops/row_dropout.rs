@@ -1,0 +1,27 @@
+//! The same rows are dropped from dy: the mask is drawn again from the seed.
+
+use crate::tape::Pass;
+use crate::{Result, Rule, Tape, Var};
+use engine::Tensor;
+use kernels::row_dropout;
+
+/// Zeroes whole rows of `[N, C]` with probability p and scales the others by 1/(1-p).
+pub fn row_dropout(tape: &Tape, x: &Var, p: f64, seed: u64) -> Result<Var> {
+    let y = row_dropout::forward(x.value(), p, seed)?;
+    Ok(tape.record(&[x], y, RowDropout { p, seed }))
+}
+
+struct RowDropout {
+    p: f64,
+    seed: u64,
+}
+
+impl Rule for RowDropout {
+    fn name(&self) -> &'static str {
+        "row_dropout"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, _: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(row_dropout::forward(&dy, self.p, self.seed)?)])
+    }
+}

@@ -1,0 +1,265 @@
+//! Trainable parameters in one slab, and their gradients in another of the same layout.
+//!
+//! One slab makes update, norm and averaging linear passes. Each parameter starts on a 64-byte line; the gaps hold zeros and
+//! stay zero, because their gradients are zero.
+
+use crate::{Error, Result};
+use engine::{DType, Device, Element, Tensor, random};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Elements to which every parameter's start is aligned: 64 bytes of f32.
+const ALIGN: usize = 16;
+
+/// A parameter's place in its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ParamId(usize);
+
+/// How a parameter starts. Draws depend on the seed and the parameter's name alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Uniform in [-bound, bound).
+    Uniform(f64),
+    /// Normal with this standard deviation, cut at ±2 (absolute, as PyTorch's default `trunc_normal_`).
+    TruncatedNormal(f64),
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: String,
+    dims: Vec<usize>,
+    start: usize,
+    init: Init,
+}
+
+impl Entry {
+    fn range(&self) -> Range<usize> {
+        self.start..self.start + self.dims.iter().product::<usize>()
+    }
+}
+
+/// Collects parameters while a model is built.
+#[derive(Default)]
+pub struct ParamStoreBuilder {
+    entries: Vec<Entry>,
+    end: usize,
+}
+
+impl ParamStoreBuilder {
+    pub fn add(&mut self, name: impl Into<String>, dims: &[usize], init: Init) -> ParamId {
+        let entry = Entry { name: name.into(), dims: dims.to_vec(), start: self.end, init };
+        self.end = entry.range().end.next_multiple_of(ALIGN);
+        self.entries.push(entry);
+        ParamId(self.entries.len() - 1)
+    }
+
+    /// Allocates the slab and draws the initial values. Errors when two parameters share a name.
+    pub fn build(self, dtype: DType, device: Device, seed: u64) -> Result<ParamStore> {
+        let mut by_name = HashMap::new();
+        for (i, e) in self.entries.iter().enumerate() {
+            if by_name.insert(e.name.clone(), ParamId(i)).is_some() {
+                return Err(Error::DuplicateParameter(e.name.clone()));
+            }
+        }
+        let values = Tensor::zeros(&[self.end], dtype, device)?;
+        let mut store = ParamStore { entries: self.entries, by_name, values };
+        for id in store.ids() {
+            let values = store.initial(id, seed);
+            store.set(id, &values)?;
+        }
+        Ok(store)
+    }
+}
+
+/// Named parameters whose values share one slab `[numel]`.
+pub struct ParamStore {
+    entries: Vec<Entry>,
+    by_name: HashMap<String, ParamId>,
+    values: Tensor,
+}
+
+impl ParamStore {
+    /// No parameters: for computations on leaves alone.
+    pub fn none(dtype: DType, device: Device) -> Result<ParamStore> {
+        ParamStoreBuilder::default().build(dtype, device, 0)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        (0..self.entries.len()).map(ParamId)
+    }
+
+    pub fn name(&self, id: ParamId) -> &str {
+        &self.entries[id.0].name
+    }
+
+    pub fn dims(&self, id: ParamId) -> &[usize] {
+        &self.entries[id.0].dims
+    }
+
+    pub fn find(&self, name: &str) -> Result<ParamId> {
+        self.by_name.get(name).copied().ok_or_else(|| Error::NoSuchParameter(name.into()))
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.values.dtype()
+    }
+
+    pub fn device(&self) -> Device {
+        self.values.device()
+    }
+
+    /// Parameters in all, without the gaps between them.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|e| e.range().len()).sum()
+    }
+
+    /// A view of the parameter's value.
+    pub fn value(&self, id: ParamId) -> Result<Tensor> {
+        view(&self.values, &self.entries[id.0])
+    }
+
+    /// Overwrites a parameter. Errors when the count differs, or while a view is alive.
+    pub fn set(&mut self, id: ParamId, values: &[f64]) -> Result<()> {
+        let entry = &self.entries[id.0];
+        if values.len() != entry.range().len() {
+            let detail = format!("{} values for {} of shape {:?}", values.len(), entry.name, entry.dims);
+            return Err(engine::Error::shape("set parameter", detail).into());
+        }
+        let range = entry.range();
+        match self.values.dtype() {
+            DType::F64 => self.values.as_mut_slice::<f64>()?[range].copy_from_slice(values),
+            _ => fill(&mut self.values.as_mut_slice::<f32>()?[range], values),
+        }
+        Ok(())
+    }
+
+    /// The whole slab, gaps included.
+    pub fn slab(&self) -> &Tensor {
+        &self.values
+    }
+
+    pub fn slab_mut(&mut self) -> &mut Tensor {
+        &mut self.values
+    }
+
+    /// A view of the slab over all parameters whose names start with `prefix`; they must lie next to each other.
+    pub fn section(&self, prefix: &str) -> Result<Tensor> {
+        let inside: Vec<usize> =
+            (0..self.entries.len()).filter(|&i| self.entries[i].name.starts_with(prefix)).collect();
+        let (Some(&first), Some(&last)) = (inside.first(), inside.last()) else {
+            return Err(Error::NoSuchParameter(format!("{prefix}*")));
+        };
+        if last - first + 1 != inside.len() {
+            return Err(engine::Error::invalid("section", format!("{prefix}* are not next to each other")).into());
+        }
+        let start = self.entries[first].start;
+        let end = self.entries[last].range().end.next_multiple_of(ALIGN);
+        Ok(self.values.rows_at(start, end - start)?)
+    }
+
+    /// A zeroed slab of the same layout, for gradients or optimiser state.
+    pub fn zeros_like(&self) -> Result<Tensor> {
+        Ok(Tensor::zeros(self.values.dims(), self.values.dtype(), self.values.device())?)
+    }
+
+    fn initial(&self, id: ParamId, seed: u64) -> Vec<f64> {
+        let entry = &self.entries[id.0];
+        let seed = random::derive(seed, &entry.name.bytes().map(u64::from).collect::<Vec<_>>());
+        let n = entry.range().len();
+        match entry.init {
+            Init::Zeros => vec![0.0; n],
+            Init::Ones => vec![1.0; n],
+            Init::Uniform(bound) => (0..n as u64).map(|i| bound * (2.0 * random::uniform(seed, i) - 1.0)).collect(),
+            Init::TruncatedNormal(sd) => {
+                (0..n as u64).map(|i| (sd * random::normal(seed, i)).clamp(-2.0, 2.0)).collect()
+            }
+        }
+    }
+}
+
+fn fill<T: Element>(to: &mut [T], from: &[f64]) {
+    for (t, &f) in to.iter_mut().zip(from) {
+        *t = T::from_f64(f);
+    }
+}
+
+fn view(slab: &Tensor, entry: &Entry) -> Result<Tensor> {
+    Ok(slab.rows_at(entry.start, entry.range().len())?.reshape(&entry.dims)?)
+}
+
+/// Gradients of a store's parameters, in a slab of the same layout, and of the tape's leaves.
+pub struct Gradients {
+    slab: Tensor,
+    reached: Vec<bool>,
+    pub(crate) leaves: HashMap<usize, Tensor>,
+}
+
+impl Gradients {
+    pub(crate) fn new(store: &ParamStore) -> Result<Gradients> {
+        Ok(Gradients { slab: store.zeros_like()?, reached: vec![false; store.entries.len()], leaves: HashMap::new() })
+    }
+
+    pub fn slab(&self) -> &Tensor {
+        &self.slab
+    }
+
+    /// A view of one parameter's gradient.
+    pub fn param(&self, store: &ParamStore, id: ParamId) -> Result<Tensor> {
+        view(&self.slab, &store.entries[id.0])
+    }
+
+    pub(crate) fn accumulate(&mut self, store: &ParamStore, id: ParamId, grad: &Tensor) -> Result<()> {
+        fn add<T: Element + std::ops::AddAssign>(slab: &mut Tensor, range: Range<usize>, grad: &Tensor) -> Result<()> {
+            for (s, &g) in slab.as_mut_slice::<T>()?[range].iter_mut().zip(grad.as_slice::<T>()?) {
+                *s += g;
+            }
+            Ok(())
+        }
+        let entry = &store.entries[id.0];
+        if grad.dims() != entry.dims {
+            return Err(Error::Cotangent { got: grad.dims().to_vec(), want: entry.dims.clone() });
+        }
+        self.reached[id.0] = true;
+        match self.slab.dtype() {
+            DType::F64 => add::<f64>(&mut self.slab, entry.range(), grad),
+            _ => add::<f32>(&mut self.slab, entry.range(), grad),
+        }
+    }
+
+    pub(crate) fn require_all(&self, store: &ParamStore) -> Result<()> {
+        let missing: Vec<String> =
+            self.reached.iter().zip(&store.entries).filter(|(r, _)| !**r).map(|(_, e)| e.name.clone()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(Error::Unreached(missing)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_lie_in_one_slab_by_name() {
+        let mut b = ParamStoreBuilder::default();
+        let a = b.add("a", &[3], Init::Ones);
+        let w = b.add("s.w", &[2, 5], Init::Uniform(0.5));
+        b.add("s.b", &[17], Init::Zeros);
+        let mut store = b.build(DType::F32, Device::Cpu, 1).expect("store");
+        assert_eq!((store.count(), store.slab().numel()), (30, 64));
+        assert_eq!(store.section("s.").expect("section").numel(), 48);
+        assert!(store.value(w).and_then(|t| Ok(t.to_f64_vec()?)).expect("w").iter().all(|v| v.abs() <= 0.5));
+        store.set(a, &[1.0, 2.0, 3.0]).expect("set");
+        assert_eq!(store.value(a).and_then(|t| Ok(t.to_vec::<f32>()?)).expect("a"), [1.0, 2.0, 3.0]);
+        assert!(store.set(a, &[1.0]).is_err());
+        assert!(store.section("t.").is_err() && store.find("s.c").is_err());
+    }
+
+    #[test]
+    fn names_must_differ() {
+        let mut b = ParamStoreBuilder::default();
+        b.add("a", &[1], Init::Ones);
+        b.add("a", &[1], Init::Ones);
+        assert_eq!(b.build(DType::F32, Device::Cpu, 0).err(), Some(Error::DuplicateParameter("a".into())));
+    }
+}

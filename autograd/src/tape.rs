@@ -1,0 +1,209 @@
+//! The tape: a list of nodes, walked once in reverse and consumed on the way, so that memory falls as gradients rise.
+
+use crate::{Error, Gradients, ParamId, ParamStore, Result};
+use engine::Tensor;
+use kernels::add;
+use std::cell::RefCell;
+
+/// A value that the tape may track. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    node: Option<usize>, // None: a constant
+}
+
+impl Var {
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        self.value.dims()
+    }
+
+    pub fn into_value(self) -> Tensor {
+        self.value
+    }
+}
+
+/// The backward half of one operation. The implementing struct's fields are what forward saved, by name.
+pub trait Rule {
+    fn name(&self) -> &'static str;
+
+    /// Gradients of the inputs, in order, from the gradient of the output. `needs[i]` says whether input `i` is tracked; where
+    /// it is not, the answer is not used and should be None. Consumes what was saved.
+    fn backward(self: Box<Self>, dy: Tensor, needs: &[bool], pass: &mut Pass) -> Result<Vec<Option<Tensor>>>;
+}
+
+/// A backward pass under way: what the recompute of a checkpoint needs.
+pub struct Pass<'p> {
+    store: &'p ParamStore,
+    grads: &'p mut Gradients,
+}
+
+enum Node<'a> {
+    Leaf,
+    Param(ParamId),
+    Op { rule: Box<dyn Rule + 'a>, inputs: Vec<Option<usize>> },
+}
+
+/// Records operations on the parameters of one store, which it borrows, so that they cannot change under it.
+pub struct Tape<'a> {
+    store: &'a ParamStore,
+    nodes: RefCell<Vec<Node<'a>>>,
+    recording: bool,
+}
+
+impl<'a> Tape<'a> {
+    pub fn new(store: &'a ParamStore) -> Self {
+        Tape { store, nodes: RefCell::default(), recording: true }
+    }
+
+    /// Computes values only: nothing is saved.
+    pub fn inference(store: &'a ParamStore) -> Self {
+        Tape { recording: false, ..Tape::new(store) }
+    }
+
+    pub fn store(&self) -> &'a ParamStore {
+        self.store
+    }
+
+    /// An input without gradient.
+    pub fn constant(&self, value: Tensor) -> Var {
+        Var { value, node: None }
+    }
+
+    /// An input whose gradient is wanted; read it with [`Tape::backward`]'s [`Gradients::leaf`].
+    pub fn leaf(&self, value: Tensor) -> Var {
+        Var { value, node: self.push(Node::Leaf) }
+    }
+
+    pub fn param(&self, id: ParamId) -> Result<Var> {
+        Ok(Var { value: self.store.value(id)?, node: self.push(Node::Param(id)) })
+    }
+
+    /// Adds an operation's result. `rule` is kept only when an input is tracked.
+    pub fn record(&self, inputs: &[&Var], value: Tensor, rule: impl Rule + 'a) -> Var {
+        if !self.recording || inputs.iter().all(|v| v.node.is_none()) {
+            return Var { value, node: None };
+        }
+        let inputs = inputs.iter().map(|v| v.node).collect();
+        Var { value, node: self.push(Node::Op { rule: Box::new(rule), inputs }) }
+    }
+
+    fn push(&self, node: Node<'a>) -> Option<usize> {
+        if !self.recording {
+            return None;
+        }
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(node);
+        Some(nodes.len() - 1)
+    }
+
+    /// Runs `f` without saving anything inside it; backward runs it again. Trades one more forward of the block for the
+    /// memory of its activations. `f` must give the same result both times.
+    pub fn checkpoint(&self, inputs: &[&Var], f: impl Fn(&Tape<'_>, &[Var]) -> Result<Var> + 'a) -> Result<Var> {
+        let values: Vec<Tensor> = inputs.iter().map(|v| v.value.clone()).collect();
+        let inner = Tape::inference(self.store);
+        let constants: Vec<Var> = values.iter().map(|v| inner.constant(v.clone())).collect();
+        let value = f(&inner, &constants)?.into_value();
+        if !self.recording {
+            return Ok(Var { value, node: None });
+        }
+        let rule = Box::new(Checkpoint { f, inputs: values });
+        // Tracked even when no input is: the block's parameters are.
+        let inputs = inputs.iter().map(|v| v.node).collect();
+        Ok(Var { value, node: self.push(Node::Op { rule, inputs }) })
+    }
+
+    /// Gradients of everything that `output` depends on, starting from `cotangent` = dL/d(output). Errors when a parameter of
+    /// the store was not reached.
+    pub fn backward(self, output: &Var, cotangent: Tensor) -> Result<Gradients> {
+        let store = self.store;
+        let mut grads = Gradients::new(store)?;
+        self.backward_into(output, cotangent, &mut grads)?;
+        grads.require_all(store)?;
+        Ok(grads)
+    }
+
+    fn backward_into(self, output: &Var, cotangent: Tensor, grads: &mut Gradients) -> Result<()> {
+        let last = output.node.ok_or(Error::Untracked)?;
+        if cotangent.dims() != output.dims() {
+            return Err(Error::Cotangent { got: cotangent.dims().to_vec(), want: output.dims().to_vec() });
+        }
+        let mut nodes = self.nodes.into_inner();
+        nodes.truncate(last + 1);
+        let mut pending: Vec<Option<Tensor>> = vec![None; nodes.len()];
+        pending[last] = Some(cotangent);
+        while let Some(node) = nodes.pop() {
+            let Some(dy) = pending.pop().flatten() else { continue };
+            match node {
+                Node::Leaf => drop(grads.leaves.insert(nodes.len(), dy)),
+                Node::Param(id) => grads.accumulate(self.store, id, &dy)?,
+                Node::Op { rule, inputs } => {
+                    let needs: Vec<bool> = inputs.iter().map(Option::is_some).collect();
+                    let name = rule.name();
+                    let mut pass = Pass { store: self.store, grads };
+                    let dxs = rule.backward(dy, &needs, &mut pass).map_err(|e| named(name, e))?;
+                    for (input, dx) in inputs.into_iter().zip(dxs) {
+                        if let (Some(input), Some(dx)) = (input, dx) {
+                            accumulate(&mut pending[input], dx)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says in which rule an engine's error arose.
+fn named(rule: &'static str, error: Error) -> Error {
+    match error {
+        Error::Engine(source) => Error::Backward { rule, source },
+        other => other,
+    }
+}
+
+fn accumulate(slot: &mut Option<Tensor>, dx: Tensor) -> Result<()> {
+    *slot = Some(match slot.take() {
+        None => dx,
+        Some(mut sum) if sum.is_unshared() => {
+            add::accumulate(&mut sum, &dx)?;
+            sum
+        }
+        Some(sum) => add::forward(&sum, &dx)?,
+    });
+    Ok(())
+}
+
+impl Gradients {
+    /// The gradient of a leaf; None when the output does not depend on it.
+    pub fn leaf(&self, leaf: &Var) -> Option<&Tensor> {
+        leaf.node.and_then(|n| self.leaves.get(&n))
+    }
+}
+
+struct Checkpoint<F> {
+    f: F,
+    inputs: Vec<Tensor>,
+}
+
+impl<F: Fn(&Tape<'_>, &[Var]) -> Result<Var>> Rule for Checkpoint<F> {
+    fn name(&self) -> &'static str {
+        "checkpoint"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, needs: &[bool], pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let Checkpoint { f, inputs } = *self;
+        let tape = Tape::new(pass.store);
+        let replayed = inputs.into_iter().zip(needs);
+        let inputs: Vec<Var> = replayed.map(|(v, &need)| if need { tape.leaf(v) } else { tape.constant(v) }).collect();
+        let output = f(&tape, &inputs)?;
+        // The inner leaves are numbered on their own tape: keep the outer ones aside.
+        let outer = std::mem::take(&mut pass.grads.leaves);
+        tape.backward_into(&output, dy, pass.grads)?;
+        let mut inner = std::mem::replace(&mut pass.grads.leaves, outer);
+        Ok(inputs.iter().map(|v| v.node.and_then(|n| inner.remove(&n))).collect())
+    }
+}
