@@ -1,0 +1,22 @@
+use std::path::PathBuf;
+use thiserror::Error;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error("{0}")]
+    Config(String),
+    #[error("{}: {detail}", path.display())]
+    File { path: PathBuf, detail: String },
+}
+
+impl Error {
+    pub(crate) fn file(path: &std::path::Path, detail: impl ToString) -> Self {
+        Error::File { path: path.to_path_buf(), detail: detail.to_string() }
+    }
+}

@@ -1,0 +1,32 @@
+use autograd::{Init, ParamId, ParamStoreBuilder};
+
+/// A builder with a name prefix, as PyTorch's nested modules have.
+pub struct Scope<'b> {
+    builder: &'b mut ParamStoreBuilder,
+    prefix: String,
+}
+
+impl<'b> Scope<'b> {
+    /// `prefix` ends in a dot, or is empty.
+    pub fn new(builder: &'b mut ParamStoreBuilder, prefix: &str) -> Self {
+        Scope { builder, prefix: prefix.into() }
+    }
+
+    pub fn child(&mut self, name: &str) -> Scope<'_> {
+        Scope { prefix: format!("{}{name}.", self.prefix), builder: self.builder }
+    }
+
+    pub(super) fn param(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
+        self.builder.add(format!("{}{name}", self.prefix), dims, init)
+    }
+
+    /// A table of relative position biases: normal with standard deviation 0.02.
+    pub fn bias_table(&mut self, name: &str, dims: &[usize]) -> ParamId {
+        self.param(name, dims, Init::TruncatedNormal(0.02))
+    }
+}
+
+/// PyTorch's default for weights and biases: uniform within 1/√fan_in.
+pub(super) fn uniform(fan_in: usize) -> Init {
+    Init::Uniform(1.0 / (fan_in.max(1) as f64).sqrt())
+}

@@ -1,0 +1,199 @@
+//! Weights in and out as safetensors with PyTorch's names and layouts.
+//!
+//! Inside, every rank-5 weight (of convolutions and of transposed ones alike) is `[a, k, k, k, b]` where PyTorch has
+//! `[a, b, k, k, k]`; nothing else is permuted. MONAI also stores an integer buffer `relative_position_index` beside every bias
+//! table: it is written, and ignored when read.
+
+use crate::{Error, Result};
+use autograd::{ParamId, ParamStore};
+use engine::{DType, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+const TO_PYTORCH: [usize; 5] = [0, 4, 1, 2, 3];
+const FROM_PYTORCH: [usize; 5] = [0, 2, 3, 4, 1];
+const TABLE: &str = "relative_position_bias_table";
+const INDEX: &str = "relative_position_index";
+/// The window whose pairs of tokens MONAI's buffer numbers.
+const WINDOW: usize = 7;
+
+/// Named tensors in PyTorch's layouts.
+pub type StateDict = BTreeMap<String, Tensor>;
+
+/// All parameters of `store`, under PyTorch's names and layouts.
+pub fn export(store: &ParamStore) -> Result<StateDict> {
+    store.ids().map(|id| Ok((store.name(id).to_string(), to_pytorch(&store.value(id)?)?))).collect()
+}
+
+/// A weight from the engine's layout to PyTorch's.
+pub fn to_pytorch(t: &Tensor) -> Result<Tensor> {
+    Ok(if t.rank() == 5 { t.permute(&TO_PYTORCH)? } else { t.clone() })
+}
+
+/// A weight from PyTorch's layout to the engine's.
+pub fn from_pytorch(t: &Tensor) -> Result<Tensor> {
+    Ok(if t.rank() == 5 { t.permute(&FROM_PYTORCH)? } else { t.clone() })
+}
+
+/// Writes a state dict with MONAI's index buffers and the given metadata, to a temporary file that then takes the name.
+pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>) -> Result<()> {
+    let mut blobs: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, t) in tensors {
+        let data = t.to_dtype(DType::F32)?.to_vec::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
+        blobs.push((name.clone(), Dtype::F32, t.dims().to_vec(), data));
+        if let Some(prefix) = name.strip_suffix(TABLE) {
+            let n = WINDOW * WINDOW * WINDOW;
+            let data = relative_position_index(WINDOW).iter().flat_map(|v| v.to_le_bytes()).collect();
+            blobs.push((format!("{prefix}{INDEX}"), Dtype::I64, vec![n, n], data));
+        }
+    }
+    let views = blobs.iter().map(|(name, dtype, dims, data)| {
+        TensorView::new(*dtype, dims.clone(), data).map(|view| (name.as_str(), view)).map_err(|e| Error::file(path, e))
+    });
+    let bytes = serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(|e| Error::file(path, e))?;
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::file(path, e))
+}
+
+/// For query token i and key token j of a cubic window, the row of the bias table: `169 Δd + 13 Δh + Δw` counted from the most
+/// negative offset. Row-major `[n, n]`.
+pub fn relative_position_index(window: usize) -> Vec<i64> {
+    let n = window * window * window;
+    let side = 2 * window - 1;
+    let at = |token: usize| [token / (window * window), token / window % window, token % window];
+    let mut index = Vec::with_capacity(n * n);
+    for (q, k) in (0..n).flat_map(|i| (0..n).map(move |j| (at(i), at(j)))) {
+        let offset = |axis: usize| q[axis] + window - 1 - k[axis];
+        index.push(((offset(0) * side + offset(1)) * side + offset(2)) as i64);
+    }
+    index
+}
+
+/// Reads every float tensor of a safetensors file as f32; integer buffers are left out.
+pub fn load(path: &Path) -> Result<StateDict> {
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|e| Error::file(path, format!("not a safetensors file: {e}")))?;
+    let mut out = StateDict::new();
+    for (name, view) in file.tensors() {
+        if let Some(values) = floats(&view) {
+            out.insert(name, Tensor::from_slice(&values, view.shape())?);
+        }
+    }
+    Ok(out)
+}
+
+fn floats(view: &TensorView) -> Option<Vec<f32>> {
+    fn words<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        data.as_chunks::<N>().0.iter().map(|&w| f(w)).collect()
+    }
+    match view.dtype() {
+        Dtype::F32 => Some(words(view.data(), f32::from_le_bytes)),
+        Dtype::F64 => Some(words(view.data(), |w| f64::from_le_bytes(w) as f32)),
+        Dtype::BF16 => Some(words(view.data(), |w| engine::bf16::from_le_bytes(w).to_f32())),
+        _ => None,
+    }
+}
+
+/// What an import did, by name. Say it aloud: silence here has cost others whole training runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadReport {
+    pub loaded: Vec<String>,
+    /// Name, shape here, shape in the file (PyTorch's layout).
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Parameters that the file lacks; they keep their values.
+    pub missing: Vec<String>,
+    /// Tensors of the file that nothing here takes.
+    pub unused: Vec<String>,
+}
+
+/// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
+pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
+    let bare =
+        |name: &str| name.trim_start_matches("module.").trim_start_matches("backbone.").replace("swin_vit", "swinViT");
+    let mut given: HashMap<String, (&String, &Tensor)> = tensors.iter().map(|(n, t)| (bare(n), (n, t))).collect();
+    let mut report = LoadReport::default();
+    for id in store.ids() {
+        let name = store.name(id).to_string();
+        match given.remove(&bare(&name)) {
+            None => report.missing.push(name),
+            Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+        }
+    }
+    report.unused = given.into_values().map(|(n, _)| n.clone()).collect();
+    report.unused.sort();
+    Ok(report)
+}
+
+fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, report: &mut LoadReport) -> Result<()> {
+    let ours = from_pytorch(tensor)?;
+    if ours.dims() == store.dims(id) {
+        store.set(id, &ours.to_f64_vec()?)?;
+        report.loaded.push(name);
+    } else {
+        let want = to_pytorch(&store.value(id)?)?.dims().to_vec();
+        report.mismatched.push((name, want, tensor.dims().to_vec()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use autograd::{Init, ParamStoreBuilder};
+    use engine::Device;
+
+    #[test]
+    fn index_buffer_matches_its_goldens() {
+        let idx = relative_position_index(7);
+        let at = |i: usize, j: usize| idx[343 * i + j];
+        assert_eq!([at(0, 0), at(0, 1), at(1, 0), at(0, 7), at(0, 49)], [1098, 1097, 1099, 1085, 929]);
+        assert_eq!([at(0, 342), at(342, 0), at(100, 200)], [0, 2196, 758]);
+        assert_eq!(idx.iter().sum::<i64>(), 129_178_602);
+    }
+
+    fn store(seed: u64) -> ParamStore {
+        let mut b = ParamStoreBuilder::default();
+        b.add("backbone.conv.weight", &[4, 3, 2, 1, 5], Init::Uniform(1.0));
+        b.add("backbone.attn.relative_position_bias_table", &[2197, 3], Init::Uniform(1.0));
+        b.add("backbone.bias", &[4], Init::Ones);
+        b.build(DType::F32, Device::Cpu, seed).expect("store")
+    }
+
+    #[test]
+    fn weights_survive_a_round_trip_through_pytorchs_layout() {
+        let dir = std::env::temp_dir().join(format!("vocoe-state-dict-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        let path = dir.join("weights.safetensors");
+        let (from, mut to) = (store(1), store(2));
+        save(&path, &export(&from).expect("export"), HashMap::new()).expect("save");
+        let tensors = load(&path).expect("load");
+        assert_eq!(tensors["backbone.conv.weight"].dims(), [4, 5, 3, 2, 1]);
+        assert!(!tensors.contains_key("backbone.attn.relative_position_index"));
+        let report = import(&mut to, &tensors).expect("import");
+        assert_eq!((report.loaded.len(), report.missing.len(), report.unused.len()), (3, 0, 0));
+        for id in from.ids() {
+            let values = |s: &ParamStore| s.value(id).and_then(|t| Ok(t.to_f64_vec()?)).expect("value");
+            assert_eq!(values(&from), values(&to));
+        }
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    #[test]
+    fn import_reports_what_it_could_not_use() {
+        let mut to = store(1);
+        let t = |dims: &[usize]| Tensor::full(dims, 0.5, DType::F32, Device::Cpu).expect("tensor");
+        let given = StateDict::from([
+            ("module.bias".into(), t(&[4])),
+            ("conv.weight".into(), t(&[4, 5, 3, 2, 2])),
+            ("x".into(), t(&[1])),
+        ]);
+        let report = import(&mut to, &given).expect("import");
+        assert_eq!(report.loaded, ["backbone.bias"]);
+        assert_eq!(report.mismatched, [("backbone.conv.weight".to_string(), vec![4, 5, 3, 2, 1], vec![4, 5, 3, 2, 2])]);
+        assert_eq!(report.missing, ["backbone.attn.relative_position_bias_table"]);
+        assert_eq!(report.unused, ["x"]);
+    }
+}

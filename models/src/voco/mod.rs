@@ -1,0 +1,181 @@
+//! The VoCo pre-training model: encoder, student projector, and a teacher projector that follows the student.
+//!
+//! One forward embeds all random crops and all base crops together. The order of operations is the published code's: the
+//! student sees the embedding after row dropout, then the teacher's parameters move towards the student's, then the teacher
+//! sees the same embedding without dropout and without gradient.
+
+mod projector;
+
+use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
+use crate::{Error, Result};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
+use engine::{DType, Device, Tensor};
+use kernels::{ema, info_nce, voco_loss};
+use projector::Projector;
+
+/// What the first loss term is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Position prediction: the overlap of a random crop with each base crop.
+    Voco,
+    /// Cosine InfoNCE of student crops against the teacher's bases, with the overlaps as soft targets.
+    InfoNce { temperature: f64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VocoConfig {
+    pub network: SwinUnetrConfig,
+    /// Width of the projectors' hidden layers, and of their output.
+    pub hidden: usize,
+    pub out: usize,
+    /// The teacher keeps this share of itself at every step.
+    pub momentum: f64,
+    /// Probability that a crop's whole embedding is dropped on the student's side.
+    pub row_dropout: f64,
+    pub loss: Loss,
+    /// Embeds crops one by one and again in backward: the memory of one crop for a third more arithmetic.
+    pub recompute: bool,
+}
+
+/// One step's input. Crops `[V·S, r, r, r, 1]` and bases `[V·K, r, r, r, 1]` are volume-major; labels `[V, S, K]` are the
+/// share of each random crop that lies in each base crop.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub crops: Tensor,
+    pub bases: Tensor,
+    pub labels: Tensor,
+}
+
+/// What one step computed, before the update.
+pub struct Step {
+    /// Mean over volumes of each term; the loss is their sum.
+    pub intra: f64,
+    pub inter: f64,
+    pub reg: f64,
+    /// Predicted overlaps `[V, S, K]`.
+    pub logits: Tensor,
+    pub grads: Gradients,
+}
+
+pub struct Voco {
+    networks: Networks,
+    /// `backbone.*`, then `student.*`.
+    pub params: ParamStore,
+    /// `teacher.*`: never trained, laid out as the student.
+    pub teacher_params: ParamStore,
+}
+
+/// The architecture, without its numbers.
+struct Networks {
+    config: VocoConfig,
+    backbone: SwinUnetr,
+    student: Projector,
+    teacher: Projector,
+}
+
+impl Voco {
+    /// Draws all parameters from `seed`; the teacher's independently of the student's.
+    pub fn new(config: VocoConfig, dtype: DType, device: Device, seed: u64) -> Result<Self> {
+        let inputs = 24 * config.network.feature_size;
+        let mut trained = ParamStoreBuilder::default();
+        let backbone = SwinUnetr::new(&mut trained, "backbone.", config.network)?;
+        let student = Projector::new(&mut trained, "student.", inputs, config.hidden, config.out);
+        let mut followed = ParamStoreBuilder::default();
+        let teacher = Projector::new(&mut followed, "teacher.", inputs, config.hidden, config.out);
+        let params = trained.build(dtype, device, seed)?;
+        let teacher_params = followed.build(dtype, device, seed)?;
+        Ok(Voco { networks: Networks { config, backbone, student, teacher }, params, teacher_params })
+    }
+
+    pub fn config(&self) -> VocoConfig {
+        self.networks.config
+    }
+
+    /// Forward and backward of one batch. Moves the teacher; leaves the trained parameters to the optimiser. `seed` draws the
+    /// dropped rows.
+    pub fn step(&mut self, batch: &Batch, seed: u64) -> Result<Step> {
+        let p = sizes(batch)?;
+        let Voco { networks, params, teacher_params } = self;
+        let config = networks.config;
+        let tape = Tape::new(params);
+        let embedding = networks.embed(&tape, batch)?;
+        let kept = ops::row_dropout(&tape, &embedding, config.row_dropout, seed)?;
+        let student = networks.student.forward(&tape, &kept)?;
+
+        ema::update(teacher_params.slab_mut(), &params.section("student.")?, config.momentum)?;
+        let fixed = Tape::inference(teacher_params);
+        let teacher = networks.teacher.forward(&fixed, &fixed.constant(embedding.value().clone()))?.into_value();
+
+        let (mut terms, logits) = ops::voco_loss(&tape, &student, &teacher, &batch.labels, p)?;
+        if let Loss::InfoNce { temperature } = config.loss {
+            let first = info_nce_term(&tape, &student, &teacher, &batch.labels, p, temperature)?;
+            let others = ops::rows_at(&tape, &terms, 1, 2)?;
+            terms = ops::concat(&tape, &[&first, &others], 0)?;
+        }
+        let values = terms.value().to_f64_vec()?;
+        let ones = Tensor::full(&[3], 1.0, terms.value().dtype(), terms.value().device())?;
+        drop((embedding, kept, student));
+        let grads = tape.backward(&terms, ones)?;
+        Ok(Step { intra: values[0], inter: values[1], reg: values[2], logits, grads })
+    }
+}
+
+impl Networks {
+    /// Embeddings of all random crops, then of all bases: `[V·S + V·K, 24f]`.
+    fn embed<'a>(&'a self, tape: &Tape<'a>, batch: &Batch) -> Result<Var> {
+        let crops = tape.constant(batch.crops.clone());
+        let bases = tape.constant(batch.bases.clone());
+        let all = ops::concat(tape, &[&crops, &bases], 0)?;
+        if !self.config.recompute {
+            return self.backbone.embed(tape, &all);
+        }
+        // Every normalisation of the backbone is per crop, so crops can be embedded one at a time.
+        let mut rows = Vec::new();
+        for i in 0..all.dims()[0] {
+            let crop = ops::rows_at(tape, &all, i, 1)?;
+            rows.push(tape.checkpoint(&[&crop], |t, v| self.backbone.embed(t, &v[0]).map_err(as_autograd))?);
+        }
+        Ok(ops::concat(tape, &rows.iter().collect::<Vec<_>>(), 0)?)
+    }
+}
+
+/// V, S and K of a batch whose crops and bases fit its labels.
+fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
+    let (crops, bases) = (batch.crops.dims(), batch.bases.dims());
+    match *batch.labels.dims() {
+        [volumes, s, k] if crops.first() == Some(&(volumes * s)) && bases.first() == Some(&(volumes * k)) => {
+            Ok(voco_loss::Params { volumes, crops: s, bases: k })
+        }
+        _ => Err(Error::Config(format!(
+            "crops {crops:?} and bases {bases:?} do not fit labels {:?} of [volumes, crops, bases]",
+            batch.labels.dims()
+        ))),
+    }
+}
+
+/// The checkpoint speaks autograd's errors.
+fn as_autograd(error: Error) -> autograd::Error {
+    match error {
+        Error::Autograd(e) => e,
+        Error::Engine(e) => e.into(),
+        other => engine::Error::invalid("embed", other.to_string()).into(),
+    }
+}
+
+/// InfoNCE `[1]` of student crops against the teacher's bases of the same volume.
+fn info_nce_term(
+    tape: &Tape,
+    student: &Var,
+    teacher: &Tensor,
+    labels: &Tensor,
+    p: voco_loss::Params,
+    temperature: f64,
+) -> Result<Var> {
+    let crops = p.volumes * p.crops;
+    let q = ops::rows_at(tape, student, 0, crops)?;
+    let k = tape.constant(teacher.rows_at(crops, p.volumes * p.bases)?);
+    // Overlaps of one crop sum to 1 over the bases: they are targets as they are.
+    let targets = labels.reshape(&[crops, p.bases])?;
+    let loss = ops::info_nce(tape, &q, &k, &targets, info_nce::Params { temperature, groups: p.volumes })?;
+    Ok(ops::reshape(tape, &loss, &[1])?)
+}
