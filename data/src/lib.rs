@@ -1,1 +1,12 @@
+//! CT volumes in, VoCo samples out: NIfTI, the deterministic chain, crops with their position labels, datasets and the loader.
+//!
+//! Volumes are `[x, y, z]` with z contiguous, x to the patient's right, y anterior, z superior once oriented. No axis is ever
+//! transposed after that: x, y, z are the three spatial axes of every tensor, in this order.
 
+pub mod affine;
+pub mod error;
+pub mod nifti;
+pub mod volume;
+
+pub use error::{Error, Result};
+pub use volume::Volume;
