@@ -5,7 +5,10 @@
 
 pub mod affine;
 pub mod error;
+mod interpolate;
 pub mod nifti;
+pub mod preprocess;
+mod spacing;
 pub mod volume;
 
 pub use error::{Error, Result};
