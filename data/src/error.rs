@@ -26,4 +26,8 @@ impl Error {
     pub(crate) fn file(path: &Path, problem: impl Into<String>, remedy: &'static str) -> Self {
         Error::File { path: path.to_owned(), problem: problem.into(), remedy }
     }
+
+    pub(crate) fn setting(problem: impl Into<String>, remedy: &'static str) -> Self {
+        Error::Setting { problem: problem.into(), remedy }
+    }
 }

@@ -8,8 +8,11 @@ pub mod error;
 mod interpolate;
 pub mod nifti;
 pub mod preprocess;
+pub mod sample;
 mod spacing;
+pub mod transform;
 pub mod volume;
 
 pub use error::{Error, Result};
+pub use sample::{Sample, Sampling};
 pub use volume::Volume;
