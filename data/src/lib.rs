@@ -4,15 +4,20 @@
 //! transposed after that: x, y, z are the three spatial axes of every tensor, in this order.
 
 pub mod affine;
+pub mod dataset;
 pub mod error;
 mod interpolate;
+pub mod loader;
 pub mod nifti;
+mod order;
 pub mod preprocess;
 pub mod sample;
 mod spacing;
 pub mod transform;
 pub mod volume;
 
+pub use dataset::{Found, Origin, Region, Source};
 pub use error::{Error, Result};
+pub use loader::{Batch, Loader, LoaderConfig};
 pub use sample::{Sample, Sampling};
 pub use volume::Volume;
