@@ -10,6 +10,7 @@ mod interpolate;
 pub mod loader;
 pub mod nifti;
 mod order;
+pub mod phantom;
 pub mod preprocess;
 pub mod sample;
 mod spacing;
