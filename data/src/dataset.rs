@@ -102,7 +102,7 @@ impl Found {
 }
 
 /// Finds the images of a folder (every NIfTI file below it), of a `dataset.json` (MSD or nnU-Net), or of a list file (one path a
-/// line, relative to the list; `#` begins a comment). A glob in `exclude` is matched against the path below the folder, against
+/// line, relative to the list or to the folder above it; `#` begins a comment). A glob in `exclude` is matched against the path below the folder, against
 /// the path as listed, and against the file name.
 ///
 /// Errors: unreadable folders or lists, malformed globs or JSON, and no image at all.
@@ -118,12 +118,9 @@ pub fn find(path: &Path, exclude: &[String]) -> Result<Found> {
         listed(path, lines(path)?, &globs)
     };
     if found.images.is_empty() {
-        let problem = format!(
-            "holds no image ({} labels, {} excluded, {} missing)",
-            found.labels,
-            found.excluded,
-            found.missing.len()
-        );
+        let (labels, excluded, missing) = (found.labels, found.excluded, found.missing.len());
+        let first = found.missing.first().map(|p| format!(", first {}", p.display())).unwrap_or_default();
+        let problem = format!("holds no image ({labels} labels, {excluded} excluded, {missing} missing{first})");
         return Err(Error::file(path, problem, "name a folder, list or dataset.json with .nii or .nii.gz files"));
     }
     Ok(found)
@@ -165,18 +162,20 @@ fn folder(root: &Path, globs: &GlobSet) -> Result<Found> {
     Ok(found)
 }
 
-/// Paths relative to the file that lists them. Nothing is taken for a label here: the list says what to read.
+/// Paths relative to the file that lists them, or to the folder above it, where lists stand in a folder of their own. Nothing is
+/// taken for a label here: the list says what to read.
 fn listed(list: &Path, paths: Vec<PathBuf>, globs: &GlobSet) -> Found {
-    let base = list.parent().unwrap_or(Path::new(""));
+    let beside = list.parent().unwrap_or(Path::new(""));
     let mut found = Found::default();
     for path in paths {
-        let full = base.join(&path);
         if excluded(globs, &path) {
             found.excluded += 1;
-        } else if full.exists() {
-            found.images.push(full);
-        } else {
-            found.missing.push(full);
+            continue;
+        }
+        let places = [beside.join(&path), beside.join("..").join(&path)];
+        match places.iter().find(|place| place.exists()) {
+            Some(place) => found.images.push(place.clone()),
+            None => found.missing.push(places[0].clone()),
         }
     }
     found
@@ -268,7 +267,7 @@ mod tests {
     fn a_list_is_relative_to_itself_and_keeps_its_order() {
         let root = tree(&["lists/x.txt", "ct/b.nii.gz", "ct/a_mask.nii.gz"]);
         let list = root.path().join("lists/x.txt");
-        std::fs::write(&list, "# header\n../ct/b.nii.gz  # good\n\n../ct/a_mask.nii.gz\n../ct/none.nii\n").unwrap();
+        std::fs::write(&list, "# header\n../ct/b.nii.gz  # good\n\nct/a_mask.nii.gz\n../ct/none.nii\n").unwrap();
         let found = find(&list, &[]).unwrap();
         assert_eq!(found.images.len(), 2);
         assert!(found.images[0].ends_with("ct/b.nii.gz"));
