@@ -1,1 +1,24 @@
+//! CT volumes in, VoCo samples out: NIfTI, the deterministic chain, crops with their position labels, datasets and the loader.
+//!
+//! Volumes are `[x, y, z]` with z contiguous, x to the patient's right, y anterior, z superior once oriented. No axis is ever
+//! transposed after that: x, y, z are the three spatial axes of every tensor, in this order.
 
+pub mod affine;
+pub mod dataset;
+pub mod error;
+mod interpolate;
+pub mod loader;
+pub mod nifti;
+mod order;
+pub mod phantom;
+pub mod preprocess;
+pub mod sample;
+mod spacing;
+pub mod transform;
+pub mod volume;
+
+pub use dataset::{Found, Origin, Region, Source};
+pub use error::{Error, Result};
+pub use loader::{Batch, Loader, LoaderConfig};
+pub use sample::{Sample, Sampling};
+pub use volume::Volume;

@@ -1,0 +1,468 @@
+//! Batches, prefetched by worker threads.
+//!
+//! The consumer hands out numbered samples and puts the answers back in order, so batches never depend on the number of threads,
+//! on the cache, or on which thread was first. A volume that cannot be used is replaced by the next one of the epoch's order.
+
+use crate::dataset::{Origin, Source};
+use crate::error::{Error, Result};
+use crate::order::{draws_per_rank, epoch_order, position};
+use crate::preprocess;
+use crate::sample::{Sample, Sampling};
+use crate::transform;
+use crate::volume::Volume;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use engine::random::derive;
+use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+#[derive(Debug, Clone, Copy)]
+pub struct LoaderConfig {
+    /// Volumes per batch (V); the last batch of an epoch may hold fewer.
+    pub volumes: usize,
+    pub sampling: Sampling,
+    pub seed: u64,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Batches prepared ahead of the one being asked for.
+    pub prefetch: usize,
+    /// Bytes of processed volumes to keep in memory; volumes beyond it are processed anew each time.
+    pub cache_bytes: usize,
+    /// This process among `ranks` that share each epoch.
+    pub rank: usize,
+    pub ranks: usize,
+    /// Number of the first batch to yield, for resuming.
+    pub first_batch: u64,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        LoaderConfig {
+            volumes: 2,
+            sampling: Sampling::default(),
+            seed: 0,
+            threads: 2,
+            prefetch: 2,
+            cache_bytes: 4 << 30,
+            rank: 0,
+            ranks: 1,
+            first_batch: 0,
+        }
+    }
+}
+
+/// Samples of V volumes, volume-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    pub epoch: u64,
+    /// Number of the batch since the first epoch.
+    pub number: u64,
+    /// V, of this batch.
+    pub volumes: usize,
+    /// `[V·S, roi, roi, roi]`
+    pub crops: Vec<f32>,
+    /// `[V·K, roi, roi, roi]`
+    pub bases: Vec<f32>,
+    /// `[V, S, K]`
+    pub labels: Vec<f32>,
+    /// `[V·S]` centres `[x, y]` in voxels of the sub-volume.
+    pub centres: Vec<[usize; 2]>,
+    /// `[V]` names of the volumes.
+    pub names: Vec<String>,
+    /// Volumes that turned out unusable, each reported once: the error, which names the file.
+    pub rejected: Vec<String>,
+}
+
+/// Yields batches for ever, epoch after epoch. Dropping it ends its threads.
+pub struct Loader {
+    shared: Arc<Shared>,
+    tasks: Option<Sender<Task>>,
+    queue: Receiver<Task>,
+    answers: Receiver<(u64, usize, Answer)>,
+    /// Answers that came before their turn, by batch and place in it.
+    early: HashMap<(u64, usize), Answer>,
+    workers: Vec<JoinHandle<()>>,
+    /// The next batch to hand out, and the next to yield.
+    next_task: u64,
+    next_batch: u64,
+    order: (u64, Arc<Vec<usize>>),
+    reported: BTreeSet<usize>,
+}
+
+/// One sample to draw: place `slot` of batch `batch`, at `position` of the epoch's order.
+struct Task {
+    batch: u64,
+    slot: usize,
+    epoch: u64,
+    order: Arc<Vec<usize>>,
+    position: usize,
+}
+
+struct Answer {
+    sample: Result<(Sample, usize)>,
+    /// Sources that were tried first and cannot be used.
+    rejected: Vec<usize>,
+}
+
+impl Loader {
+    /// Starts the workers; they begin with the first batch at once.
+    ///
+    /// Errors: no source with a weight, or a configuration that cannot work.
+    pub fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Loader> {
+        config.sampling.check()?;
+        if config.volumes == 0 || config.threads == 0 || config.rank >= config.ranks {
+            let problem = format!(
+                "{} volumes a batch, {} loader threads, rank {} of {}",
+                config.volumes, config.threads, config.rank, config.ranks
+            );
+            return Err(Error::setting(problem, "take at least one of each, and ranks from 0"));
+        }
+        let shared = Arc::new(Shared::new(sources, config));
+        if shared.draws() == 0 {
+            return Err(Error::setting("no volume to draw from", "name a folder or list with CT volumes"));
+        }
+        let (tasks, queue) = unbounded();
+        let (answer, answers) = unbounded();
+        let workers = (0..config.threads)
+            .map(|_| {
+                let (shared, queue, answer) = (shared.clone(), queue.clone(), answer.clone());
+                std::thread::spawn(move || work(&shared, &queue, &answer))
+            })
+            .collect();
+        let mut loader = Loader {
+            order: (0, Arc::new(shared.order(0))),
+            shared,
+            tasks: Some(tasks),
+            queue,
+            answers,
+            early: HashMap::new(),
+            workers,
+            next_task: config.first_batch,
+            next_batch: config.first_batch,
+            reported: BTreeSet::new(),
+        };
+        (0..config.prefetch).for_each(|_| loader.hand_out());
+        Ok(loader)
+    }
+
+    /// Batches in an epoch of this rank.
+    pub fn batches_per_epoch(&self) -> u64 {
+        self.shared.batches_per_epoch()
+    }
+
+    /// Unusable volumes reported so far.
+    pub fn rejected(&self) -> usize {
+        self.reported.len()
+    }
+
+    /// The next batch, waiting for the workers where it must.
+    ///
+    /// Errors: no usable volume is left, or a worker died.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        self.hand_out();
+        let number = self.next_batch;
+        self.next_batch += 1;
+        let volumes = self.shared.positions(number).len();
+        let answers = (0..volumes).map(|slot| self.wait_for(number, slot)).collect::<Result<Vec<_>>>()?;
+        self.assemble(number, answers)
+    }
+
+    /// Queues the samples of one more batch.
+    fn hand_out(&mut self) {
+        let batch = self.next_task;
+        self.next_task += 1;
+        let epoch = batch / self.shared.batches_per_epoch();
+        if self.order.0 != epoch {
+            self.order = (epoch, Arc::new(self.shared.order(epoch)));
+        }
+        for (slot, position) in self.shared.positions(batch).into_iter().enumerate() {
+            let task = Task { batch, slot, epoch, order: self.order.1.clone(), position };
+            // a queue without workers shows when the answer is waited for
+            let _ = self.tasks.as_ref().map(|tasks| tasks.send(task));
+        }
+    }
+
+    fn wait_for(&mut self, batch: u64, slot: usize) -> Result<Answer> {
+        loop {
+            if let Some(answer) = self.early.remove(&(batch, slot)) {
+                return Ok(answer);
+            }
+            let (batch, slot, answer) = self
+                .answers
+                .recv()
+                .map_err(|_| Error::setting("the loader's threads have died", "report this with the output above"))?;
+            self.early.insert((batch, slot), answer);
+        }
+    }
+
+    fn assemble(&mut self, number: u64, answers: Vec<Answer>) -> Result<Batch> {
+        let epoch = number / self.shared.batches_per_epoch();
+        let volumes = answers.len();
+        let (crops, bases, labels) = (Vec::new(), Vec::new(), Vec::new());
+        let (centres, names, rejected) = (Vec::new(), Vec::new(), Vec::new());
+        let mut batch = Batch { epoch, number, volumes, crops, bases, labels, centres, names, rejected };
+        for answer in answers {
+            for source in answer.rejected {
+                if self.reported.insert(source) {
+                    batch.rejected.extend(self.shared.slot(source).bad.clone());
+                }
+            }
+            let (sample, source) = answer.sample?;
+            batch.crops.extend(sample.crops);
+            batch.bases.extend(sample.bases);
+            batch.labels.extend(sample.labels);
+            batch.centres.extend(sample.centres);
+            batch.names.push(self.shared.sources[source].name());
+        }
+        Ok(batch)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.tasks = None; // workers end when the queue is closed and empty
+        while self.queue.try_recv().is_ok() {}
+        for worker in self.workers.drain(..) {
+            // a worker's panic was printed when it happened, and there is nobody left to tell
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(shared: &Shared, queue: &Receiver<Task>, answers: &Sender<(u64, usize, Answer)>) {
+    for task in queue {
+        // a panic would leave the consumer waiting for ever
+        let answer = catch_unwind(AssertUnwindSafe(|| shared.draw(&task))).unwrap_or_else(|_| {
+            let error = Error::setting("a loader thread panicked", "report this with the message above");
+            Answer { sample: Err(error), rejected: Vec::new() }
+        });
+        if answers.send((task.batch, task.slot, answer)).is_err() {
+            return;
+        }
+    }
+}
+
+/// What all workers see.
+struct Shared {
+    sources: Vec<Source>,
+    weights: Vec<usize>,
+    config: LoaderConfig,
+    /// One per source. Held while its volume is being read, so that no volume is read twice at the same time.
+    slots: Vec<Mutex<Slot>>,
+    cached_bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    cached: Option<Arc<Volume>>,
+    /// Why the volume cannot be used.
+    bad: Option<String>,
+}
+
+impl Shared {
+    fn new(sources: Vec<Source>, config: LoaderConfig) -> Shared {
+        Shared {
+            weights: sources.iter().map(|s| s.weight).collect(),
+            slots: sources.iter().map(|_| Mutex::default()).collect(),
+            sources,
+            config,
+            cached_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Samples in an epoch of all ranks.
+    fn draws(&self) -> usize {
+        self.weights.iter().sum()
+    }
+
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        epoch_order(&self.weights, self.config.seed, epoch)
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        draws_per_rank(self.draws(), self.config.ranks).div_ceil(self.config.volumes) as u64
+    }
+
+    /// Positions in its epoch's order that a batch draws.
+    fn positions(&self, batch: u64) -> Vec<usize> {
+        let first = (batch % self.batches_per_epoch()) as usize * self.config.volumes;
+        let end = (first + self.config.volumes).min(draws_per_rank(self.draws(), self.config.ranks));
+        (first..end).map(|i| position(i, self.config.rank, self.config.ranks)).collect()
+    }
+
+    fn slot(&self, source: usize) -> MutexGuard<'_, Slot> {
+        // a slot is whole at any time, also after a panic
+        self.slots[source].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sample at a position: of the volume there, or of the next usable one.
+    fn draw(&self, task: &Task) -> Answer {
+        let mut rejected = Vec::new();
+        for i in 0..task.order.len() {
+            let source = task.order[(task.position + i) % task.order.len()];
+            if rejected.contains(&source) {
+                continue;
+            }
+            match self.volume(source) {
+                Some(volume) => {
+                    let seed = derive(self.config.seed, &[task.epoch, task.position as u64]);
+                    return Answer { sample: Ok((self.config.sampling.draw(&volume, seed), source)), rejected };
+                }
+                None => rejected.push(source),
+            }
+        }
+        let first = rejected.first().and_then(|&source| self.slot(source).bad.clone()).unwrap_or_default();
+        let problem = format!("none of {} volumes can be used, the first because: {first}", rejected.len());
+        Answer { sample: Err(Error::setting(problem, "check that they are CT volumes")), rejected }
+    }
+
+    /// The processed volume of a source; `None` when it cannot be used.
+    fn volume(&self, source: usize) -> Option<Arc<Volume>> {
+        let mut slot = self.slot(source);
+        if slot.bad.is_some() || slot.cached.is_some() {
+            return slot.cached.clone();
+        }
+        match self.process(&self.sources[source]) {
+            Ok(volume) => {
+                if self.has_room(volume.data.len() * size_of::<f32>()) {
+                    slot.cached = Some(volume.clone());
+                }
+                Some(volume)
+            }
+            Err(error) => {
+                slot.bad = Some(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads and processes a volume, as far as nothing is random: also resizes it where the region says so.
+    fn process(&self, source: &Source) -> Result<Arc<Volume>> {
+        let volume = match &source.origin {
+            Origin::File(path) => Arc::new(preprocess::run(path, None, &source.region.settings())?.image),
+            Origin::Memory { volume, .. } => volume.clone(),
+        };
+        let extent = self.config.sampling.extent();
+        let resize = source.region.resize() && volume.dims != extent;
+        Ok(if resize { Arc::new(transform::resize(&volume, extent)) } else { volume })
+    }
+
+    /// Whether the cache takes `bytes` more; if so, they are counted.
+    fn has_room(&self, bytes: usize) -> bool {
+        let grow = |used: usize| used.checked_add(bytes).filter(|&n| n <= self.config.cache_bytes);
+        self.cached_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::affine::IDENTITY;
+    use crate::dataset::Region;
+
+    const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2 };
+
+    fn memory(count: u64) -> Vec<Source> {
+        let volume = |i| {
+            let data = (0..20 * 18 * 9).map(|v| engine::random::uniform(i, v) as f32).collect();
+            Volume { data, dims: [20, 18, 9], affine: IDENTITY }
+        };
+        let region = |i| if i % 3 == 0 { Region::HeadNeck } else { Region::Abdomen };
+        (0..count).map(|i| Source::memory(format!("v{i}"), volume(i), region(i))).collect()
+    }
+
+    fn config(threads: usize, cache_bytes: usize) -> LoaderConfig {
+        LoaderConfig { volumes: 3, sampling: TINY, seed: 9, threads, cache_bytes, ..LoaderConfig::default() }
+    }
+
+    fn batches(sources: Vec<Source>, config: LoaderConfig, count: usize) -> Vec<Batch> {
+        let mut loader = Loader::new(sources, config).unwrap();
+        (0..count).map(|_| loader.next_batch().unwrap()).collect()
+    }
+
+    /// A folder of phantom files, and files that are no volumes.
+    fn files(good: u64, bad: usize) -> (tempfile::TempDir, Vec<Source>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut paths = Vec::new();
+        for i in 0..good {
+            let path = folder.path().join(format!("{i}.nii.gz"));
+            let hu = (0..12 * 10 * 8).map(|v| (engine::random::uniform(i, v) * 400.0) as i16).collect();
+            crate::nifti::write_image(&path, &Volume { data: hu, dims: [12, 10, 8], affine: IDENTITY }).unwrap();
+            paths.push(path);
+        }
+        for i in 0..bad {
+            let path = folder.path().join(format!("bad{i}.nii"));
+            std::fs::write(&path, "no volume").unwrap();
+            paths.insert(i, path);
+        }
+        let sources =
+            paths.into_iter().map(|path| Source { weight: 1, ..Source::file(path, Region::Abdomen) }).collect();
+        (folder, sources)
+    }
+
+    #[test]
+    fn batches_have_their_shapes_and_the_last_is_smaller() {
+        let all = batches(memory(5), config(2, 1 << 20), 3);
+        assert_eq!(
+            all.iter().map(|b| (b.epoch, b.number, b.volumes)).collect::<Vec<_>>(),
+            [(0, 0, 3), (0, 1, 2), (1, 2, 3)]
+        );
+        let b = &all[0];
+        assert_eq!([b.crops.len(), b.bases.len(), b.labels.len(), b.centres.len()], [6 * 512, 12 * 512, 24, 6]);
+        let mut names: Vec<_> = all[..2].iter().flat_map(|b| b.names.clone()).collect();
+        names.sort();
+        assert_eq!(names, ["v0", "v1", "v2", "v3", "v4"]);
+    }
+
+    #[test]
+    fn threads_cache_and_resuming_do_not_change_batches() {
+        let (_folder, sources) = files(4, 1);
+        let want = batches(sources.clone(), config(1, 1 << 30), 5);
+        assert_eq!(want, batches(sources.clone(), config(4, 1 << 30), 5));
+        assert_eq!(want, batches(sources.clone(), config(4, 0), 5));
+        let resumed = batches(sources, LoaderConfig { first_batch: 3, ..config(3, 0) }, 2);
+        assert_eq!(want[4].crops, resumed[1].crops);
+        assert_eq!(want[3].names, resumed[0].names);
+    }
+
+    #[test]
+    fn ranks_draw_different_volumes() {
+        let rank = |rank| batches(memory(6), LoaderConfig { rank, ranks: 2, ..config(2, 0) }, 1)[0].names.clone();
+        let mut names = [rank(0), rank(1)].concat();
+        names.sort();
+        assert_eq!(names, ["v0", "v1", "v2", "v3", "v4", "v5"]);
+    }
+
+    #[test]
+    fn an_unusable_volume_is_reported_once_and_replaced() {
+        let (_folder, sources) = files(3, 2);
+        let mut loader = Loader::new(sources, config(3, 1 << 20)).unwrap();
+        let all: Vec<Batch> = (0..6).map(|_| loader.next_batch().unwrap()).collect();
+        let rejected: Vec<&String> = all.iter().flat_map(|b| &b.rejected).collect();
+        assert_eq!(rejected.len(), 2);
+        assert!(rejected.iter().all(|e| e.contains("bad") && !e.contains('\n')));
+        assert_eq!(loader.rejected(), 2);
+        assert!(all.iter().flat_map(|b| &b.names).all(|n| !n.contains("bad")));
+        assert_eq!(all[0].volumes, 3);
+    }
+
+    #[test]
+    fn nothing_usable_is_an_error() {
+        let (_folder, sources) = files(0, 3);
+        let mut loader = Loader::new(sources, config(2, 0)).unwrap();
+        let error = loader.next_batch().unwrap_err().to_string();
+        assert!(error.contains("none of 3 volumes") && error.contains(".nii") && !error.contains('\n'));
+        assert!(Loader::new(Vec::new(), config(1, 0)).is_err());
+        assert!(Loader::new(memory(1), LoaderConfig { threads: 0, ..config(1, 0) }).is_err());
+    }
+
+    #[test]
+    fn dropping_a_busy_loader_ends_its_threads() {
+        let loader = Loader::new(memory(3), LoaderConfig { prefetch: 500, ..config(4, 0) }).unwrap();
+        let shared = Arc::downgrade(&loader.shared);
+        drop(loader);
+        assert!(shared.upgrade().is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! The deterministic chain before any sampling: orient to RAS, resample, window, crop to the foreground, pad.
+//!
+//! Same results as the MONAI chain `Orientation → Spacing → ScaleIntensityRange(clip) → CropForeground(> 0) → SpatialPad`.
+//! Voxels that are NaN after resampling become background; infinite ones go to the end of the window they point to.
+
+use crate::affine;
+use crate::error::{Error, Result};
+use crate::nifti;
+use crate::spacing;
+use crate::volume::Volume;
+use rayon::prelude::*;
+use std::path::Path;
+
+/// What the chain does to a volume.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Voxel size in mm along right, anterior, superior.
+    pub spacing: [f64; 3],
+    /// HU that become 0 and 1.
+    pub window: [f32; 2],
+    /// Smallest size in voxels; smaller volumes are padded with 0 on both sides.
+    pub pad: [usize; 3],
+}
+
+/// Result of the chain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Processed {
+    /// Intensities in `[0, 1]`; the affine includes crop and pad.
+    pub image: Volume,
+    /// Label of every voxel of `image`, 0 in the padding.
+    pub label: Option<Vec<i32>>,
+}
+
+/// Reads and processes one CT, and its label where there is one.
+///
+/// Errors: what [`nifti::read`] refuses; an affine that is no orientation; no voxel above the window's lower end; a label
+/// whose grid is another one than the image's.
+pub fn run(image: &Path, label: Option<&Path>, settings: &Settings) -> Result<Processed> {
+    let volume = nifti::read(image)?;
+    let label = label.map(|path| nifti::read_label(path).map(|label| (path, label))).transpose()?;
+    let (path, label) = label.unzip();
+    apply(volume, label, settings).map_err(|(side, problem, remedy)| match (side, path) {
+        (Side::Label, Some(path)) => Error::file(path, problem, remedy),
+        _ => Error::file(image, problem, remedy),
+    })
+}
+
+/// [`run`] for a volume in memory, in HU; `name` stands in errors.
+pub fn volume(name: &str, volume: Volume, settings: &Settings) -> Result<Processed> {
+    apply(volume, None, settings).map_err(|(_, problem, remedy)| Error::file(Path::new(name), problem, remedy))
+}
+
+enum Side {
+    Image,
+    Label,
+}
+
+type Refusal = (Side, String, &'static str);
+
+fn apply(volume: Volume, label: Option<Volume<i32>>, settings: &Settings) -> Result<Processed, Refusal> {
+    let mut image = resample(volume, settings, Side::Image, spacing::linear)?;
+    let label = label.map(|label| resample(label, settings, Side::Label, spacing::nearest)).transpose()?;
+    if let Some(label) = label.as_ref().filter(|label| label.dims != image.dims) {
+        let problem = format!("covers {:?} voxels where the image has {:?}", label.dims, image.dims);
+        return Err((Side::Label, problem, "resample the label onto the image's grid"));
+    }
+    let (first, end) = window(&mut image, settings.window).ok_or_else(|| {
+        let problem = format!("has no voxel above {} HU", settings.window[0]);
+        (Side::Image, problem, "check that it is a CT in HU, or leave it out")
+    })?;
+    let size = [0, 1, 2].map(|i| end[i] - first[i]);
+    let padded = [0, 1, 2].map(|i| size[i].max(settings.pad[i]));
+    let margin = [0, 1, 2].map(|i| ((padded[i] - size[i]) / 2) as isize);
+    let first = first.map(|i| i as isize);
+    Ok(Processed {
+        // outside the foreground the image is 0 already, the label need not be
+        image: image.extract([0, 1, 2].map(|i| first[i] - margin[i]), padded),
+        label: label.map(|label| label.extract(first, size).extract(margin.map(|m| -m), padded).data),
+    })
+}
+
+fn resample<T: Copy + Default + Send + Sync>(
+    volume: Volume<T>,
+    settings: &Settings,
+    side: Side,
+    sample: fn(Volume<T>, &spacing::Grid) -> Volume<T>,
+) -> Result<Volume<T>, Refusal> {
+    let Some(axes) = affine::orientation(&volume.affine) else {
+        return Err((side, "its affine is no orientation".into(), "set the sform or qform in the header"));
+    };
+    let volume = volume.reoriented(axes);
+    match spacing::grid(volume.dims, &volume.affine, settings.spacing) {
+        Some(grid) => Ok(sample(volume, &grid)),
+        None => Err((side, "its voxel sizes make no sensible grid".into(), "set the sform or qform in the header")),
+    }
+}
+
+/// Scales HU to `[0, 1]` and returns the first and one-past-last foreground voxel per axis; `None` without foreground.
+fn window(image: &mut Volume, [low, high]: [f32; 2]) -> Option<Bounds> {
+    let [_, ny, nz] = image.dims;
+    let width = high - low;
+    let planes = image.data.par_chunks_mut(ny * nz).enumerate().filter_map(|(x, plane)| {
+        plane.iter_mut().for_each(|v| *v = unit((*v - low) / width));
+        let rows = plane.chunks(nz).enumerate().filter_map(|(y, row)| {
+            let first = row.iter().position(|&v| v > 0.0)?;
+            let last = row.iter().rposition(|&v| v > 0.0)?;
+            Some(([x, y, first], [x + 1, y + 1, last + 1]))
+        });
+        rows.reduce(union)
+    });
+    planes.reduce_with(union)
+}
+
+/// Clips to `[0, 1]`; NaN becomes 0.
+fn unit(v: f32) -> f32 {
+    if v > 0.0 { v.min(1.0) } else { 0.0 }
+}
+
+type Bounds = ([usize; 3], [usize; 3]);
+
+fn union(a: Bounds, b: Bounds) -> Bounds {
+    ([0, 1, 2].map(|i| a.0[i].min(b.0[i])), [0, 1, 2].map(|i| a.1[i].max(b.1[i])))
+}
