@@ -10,6 +10,7 @@ pub mod cosine;
 pub mod dice_ce;
 pub mod ema;
 pub mod gelu;
+pub(crate) mod gemm;
 pub mod global_avg_pool;
 pub mod info_nce;
 pub mod instance_norm;

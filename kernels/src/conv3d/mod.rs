@@ -1,25 +1,127 @@
-//! 3D convolution, channels last.
-use engine::{Result, Tensor};
+//! 3D convolution (cross-correlation, as in deep learning), channels last.
+//!
+//! With stride s, padding p (zeros) and kernel position k on each axis:
+//!
+//! ```text
+//! y[n, o, c]  = bias[c] + sum over k, i of x[n, o * s + k - p, i] * w[c, k, i]        fprop
+//! dx[n, q, i] = sum over k, c, o with o * s + k - p = q of dy[n, o, c] * w[c, k, i]   dgrad
+//! dw[c, k, i] = sum over n, o of dy[n, o, c] * x[n, o * s + k - p, i]                 wgrad
+//! Do = (D + 2 p - KD) / s + 1, rounded down; Ho and Wo alike
+//! ```
+//!
+//! x is `[N, D, H, W, Ci]`, w `[Co, KD, KH, KW, Ci]`, y `[N, Do, Ho, Wo, Co]`. The bias' gradient is [`crate::sum_rows`] of dy.
+//! f32 and f64. Axes of size zero, and kernels larger than the padded input, are errors.
+
+pub(crate) mod cpu;
+
+use crate::gemm::{Geometry, same_dtype};
+use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
+    /// Input positions between neighbouring outputs along D, H, W; at least 1.
     pub stride: [usize; 3],
+    /// Zeros on both sides along D, H, W.
     pub padding: [usize; 3],
 }
 
-/// Output dims `[N, Do, Ho, Wo, Co]`.
-pub fn output_dims(_x: &[usize], _w: &[usize], _p: Params) -> Result<[usize; 5]> {
-    Err(engine::Error::invalid("kernel", "not written"))
+/// Output dims `[N, Do, Ho, Wo, Co]` of x `[N, D, H, W, Ci]` and w `[Co, KD, KH, KW, Ci]`.
+pub fn output_dims(x: &[usize], w: &[usize], p: Params) -> Result<[usize; 5]> {
+    let g = geometry("conv3d", x, w, p)?;
+    let [d, h, w_out] = g.output;
+    Ok([g.batch, d, h, w_out, w[0]])
 }
+
 /// x `[N, D, H, W, Ci]`, w `[Co, KD, KH, KW, Ci]`, bias `[Co]` -> `[N, Do, Ho, Wo, Co]`.
-pub fn fprop(_x: &Tensor, _w: &Tensor, _bias: Option<&Tensor>, _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result<Tensor> {
+    const OP: &str = "conv3d fprop";
+    let g = geometry(OP, x.dims(), w.dims(), p)?;
+    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
+    check_bias(OP, bias, w.dims()[0])?;
+    match x.device() {
+        Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-/// Gradient of x, whose dims are `x_dims`.
-pub fn dgrad(_dy: &Tensor, _w: &Tensor, _x_dims: &[usize], _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Gradient of x, whose dims are `x_dims`: dy `[N, Do, Ho, Wo, Co]`, w `[Co, KD, KH, KW, Ci]` -> `[N, D, H, W, Ci]`.
+pub fn dgrad(dy: &Tensor, w: &Tensor, x_dims: &[usize], p: Params) -> Result<Tensor> {
+    const OP: &str = "conv3d dgrad";
+    let g = geometry(OP, x_dims, w.dims(), p)?;
+    check_dy(OP, dy, &g, w.dims()[0])?;
+    same_dtype(OP, &[dy, w])?;
+    match dy.device() {
+        Device::Cpu => cpu::dgrad(OP, dy, w, None, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
+    }
 }
-/// Gradient of w, whose dims are `w_dims`.
-pub fn wgrad(_x: &Tensor, _dy: &Tensor, _w_dims: &[usize], _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Gradient of w, whose dims are `w_dims`: x `[N, D, H, W, Ci]`, dy `[N, Do, Ho, Wo, Co]` -> `[Co, KD, KH, KW, Ci]`.
+pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Tensor> {
+    const OP: &str = "conv3d wgrad";
+    let g = geometry(OP, x.dims(), w_dims, p)?;
+    check_dy(OP, dy, &g, w_dims[0])?;
+    same_dtype(OP, &[x, dy])?;
+    match x.device() {
+        Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
+
+/// The sizes of a convolution, or why x, w and p do not make one.
+fn geometry(op: &'static str, x: &[usize], w: &[usize], p: Params) -> Result<Geometry> {
+    let (&[batch, d, h, wide, channels], &[_, kd, kh, kw, weight_channels]) = (x, w) else {
+        return Err(Error::shape(
+            op,
+            format!("expected x [N, D, H, W, Ci] and w [Co, KD, KH, KW, Ci], got {x:?}, {w:?}"),
+        ));
+    };
+    if channels != weight_channels {
+        return Err(Error::shape(op, format!("x {x:?} and w {w:?} differ in input channels, their last axes")));
+    }
+    if x.contains(&0) || w.contains(&0) {
+        return Err(Error::shape(op, format!("x {x:?} or w {w:?} has an axis of size zero")));
+    }
+    if p.stride.contains(&0) {
+        return Err(Error::invalid(op, format!("stride {:?} must be at least 1", p.stride)));
+    }
+    let (input, kernel) = ([d, h, wide], [kd, kh, kw]);
+    let mut output = [0; 3];
+    for a in 0..3 {
+        let room = p.padding[a].checked_mul(2).and_then(|pad| pad.checked_add(input[a]));
+        let Some(room) = room.and_then(|room| room.checked_sub(kernel[a])) else {
+            return Err(Error::shape(
+                op,
+                format!(
+                    "kernel {kernel:?} does not fit input {input:?} with padding {:?}: the output would be empty; \
+                     use a larger input or more padding",
+                    p.padding
+                ),
+            ));
+        };
+        output[a] = room / p.stride[a] + 1;
+    }
+    Ok(Geometry { batch, input, output, kernel, stride: p.stride, padding: p.padding })
+}
+
+fn check_dy(op: &'static str, dy: &Tensor, g: &Geometry, channels: usize) -> Result<()> {
+    let [d, h, w] = g.output;
+    let want = [g.batch, d, h, w, channels];
+    if dy.dims() != want {
+        return Err(Error::shape(op, format!("dy must have the output's dims {want:?}, got {:?}", dy.dims())));
+    }
+    Ok(())
+}
+
+/// Errors unless a bias is `[channels]`.
+pub(crate) fn check_bias(op: &'static str, bias: Option<&Tensor>, channels: usize) -> Result<()> {
+    match bias {
+        Some(bias) if bias.dims() != [channels] => {
+            Err(Error::shape(op, format!("bias must be [{channels}], got {:?}", bias.dims())))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

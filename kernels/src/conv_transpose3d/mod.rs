@@ -1,18 +1,120 @@
-//! Transposed 3D convolution, channels last.
-use engine::{Result, Tensor};
+//! Transposed 3D convolution, channels last: the gradient of a convolution's input, as a layer.
+//!
+//! With stride s and kernel position k on each axis:
+//!
+//! ```text
+//! y[n, q, c]  = bias[c] + sum over k, i, o with o * s + k = q of x[n, o, i] * w[i, k, c]   fprop
+//! dx[n, o, i] = sum over k, c of dy[n, o * s + k, c] * w[i, k, c]                          dgrad
+//! dw[i, k, c] = sum over n, o of x[n, o, i] * dy[n, o * s + k, c]                          wgrad
+//! ```
+//!
+//! x is `[N, D, H, W, Ci]`, w `[Ci, KD, KH, KW, Co]` (the weight of the convolution Co -> Ci that this transposes) and y
+//! `[N, (D - 1) s + KD, (H - 1) s + KH, (W - 1) s + KW, Co]`. Where s > K, the pixels between are the bias alone. The bias'
+//! gradient is [`crate::sum_rows`] of dy. f32 and f64. Axes of size zero are errors.
+
+mod cpu;
+
+use crate::conv3d::check_bias;
+use crate::gemm::{Geometry, same_dtype};
+use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
+    /// Output positions between neighbouring inputs along D, H, W; at least 1.
     pub stride: [usize; 3],
 }
 
 /// x `[N, D, H, W, Ci]`, w `[Ci, KD, KH, KW, Co]`, bias `[Co]` -> `[N, (D-1)s+KD, .., Co]`.
-pub fn fprop(_x: &Tensor, _w: &Tensor, _bias: Option<&Tensor>, _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result<Tensor> {
+    const OP: &str = "conv_transpose3d fprop";
+    let g = geometry(OP, x.dims(), w.dims(), p)?;
+    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
+    check_bias(OP, bias, w.channels())?;
+    match x.device() {
+        Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-pub fn dgrad(_dy: &Tensor, _w: &Tensor, _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Gradient of x: dy `[N, (D-1)s+KD, .., Co]`, w `[Ci, KD, KH, KW, Co]` -> `[N, D, H, W, Ci]`.
+pub fn dgrad(dy: &Tensor, w: &Tensor, p: Params) -> Result<Tensor> {
+    const OP: &str = "conv_transpose3d dgrad";
+    let x_dims = input_dims(OP, dy, w.dims(), p)?;
+    let g = geometry(OP, &x_dims, w.dims(), p)?;
+    check_dy(OP, dy, &x_dims, w.dims(), &g)?;
+    same_dtype(OP, &[dy, w])?;
+    match dy.device() {
+        Device::Cpu => cpu::dgrad(OP, dy, w, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
+    }
 }
-pub fn wgrad(_x: &Tensor, _dy: &Tensor, _w_dims: &[usize], _p: Params) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Gradient of w, whose dims are `w_dims`: x `[N, D, H, W, Ci]`, dy `[N, (D-1)s+KD, .., Co]` -> `[Ci, KD, KH, KW, Co]`.
+pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Tensor> {
+    const OP: &str = "conv_transpose3d wgrad";
+    let g = geometry(OP, x.dims(), w_dims, p)?;
+    check_dy(OP, dy, x.dims(), w_dims, &g)?;
+    same_dtype(OP, &[x, dy])?;
+    match x.device() {
+        Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
+
+/// The sizes of the convolution y -> x that is transposed, or why x, w and p do not make one.
+fn geometry(op: &'static str, x: &[usize], w: &[usize], p: Params) -> Result<Geometry> {
+    let (&[batch, d, h, wide, channels], &[weight_channels, kd, kh, kw, _]) = (x, w) else {
+        return Err(Error::shape(
+            op,
+            format!("expected x [N, D, H, W, Ci] and w [Ci, KD, KH, KW, Co], got {x:?}, {w:?}"),
+        ));
+    };
+    if channels != weight_channels {
+        return Err(Error::shape(
+            op,
+            format!("x {x:?} and w {w:?} differ in input channels, x's last axis and w's first"),
+        ));
+    }
+    if x.contains(&0) || w.contains(&0) {
+        return Err(Error::shape(op, format!("x {x:?} or w {w:?} has an axis of size zero")));
+    }
+    if p.stride.contains(&0) {
+        return Err(Error::invalid(op, format!("stride {:?} must be at least 1", p.stride)));
+    }
+    let (output, kernel) = ([d, h, wide], [kd, kh, kw]);
+    let mut input = [0; 3];
+    for a in 0..3 {
+        let size = (output[a] - 1).checked_mul(p.stride[a]).and_then(|s| s.checked_add(kernel[a]));
+        input[a] = size.ok_or_else(|| Error::invalid(op, format!("stride {:?} is too large for x {x:?}", p.stride)))?;
+    }
+    Ok(Geometry { batch, input, output, kernel, stride: p.stride, padding: [0; 3] })
+}
+
+/// Dims of x from those of its output's gradient.
+fn input_dims(op: &'static str, dy: &Tensor, w: &[usize], p: Params) -> Result<[usize; 5]> {
+    let ([n, size @ .., _], &[channels, kd, kh, kw, _]) = (dy.ndhwc(op)?, w) else {
+        return Err(Error::shape(op, format!("expected w [Ci, KD, KH, KW, Co], got {w:?}")));
+    };
+    let kernel = [kd, kh, kw];
+    let mut dims = [n, 0, 0, 0, channels];
+    for a in 0..3 {
+        let steps = size[a].checked_sub(kernel[a]).and_then(|room| room.checked_div(p.stride[a]));
+        dims[a + 1] = 1 + steps.ok_or_else(|| {
+            let stride = p.stride;
+            Error::shape(op, format!("dy {:?} is no output of kernel {kernel:?} with stride {stride:?}", dy.dims()))
+        })?;
+    }
+    Ok(dims)
+}
+
+fn check_dy(op: &'static str, dy: &Tensor, x: &[usize], w: &[usize], g: &Geometry) -> Result<()> {
+    let [d, h, wide] = g.input;
+    let want = [g.batch, d, h, wide, w[4]];
+    if dy.dims() != want {
+        return Err(Error::shape(op, format!("dy for x {x:?} and w {w:?} must be {want:?}, got {:?}", dy.dims())));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,75 @@
-//! y = x wT + b over the last axis.
-use engine::{Result, Tensor};
+//! Linear layer over the last axis.
+//!
+//! ```text
+//! y[r, o]  = bias[o] + sum over i of x[r, i] * w[o, i]     fprop
+//! dx[r, i] = sum over o of dy[r, o] * w[o, i]              dgrad
+//! dw[o, i] = sum over r of dy[r, o] * x[r, i]              wgrad
+//! ```
+//!
+//! x is `[.., in]` with rows r over all other axes, w `[out, in]`. The bias' gradient is [`crate::sum_rows`] of dy. f32 and f64.
+//! Axes of size zero are errors.
+
+mod cpu;
+
+use crate::conv3d::check_bias;
+use crate::gemm::same_dtype;
+use engine::{Device, Error, Result, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
-pub fn fprop(_x: &Tensor, _w: &Tensor, _bias: Option<&Tensor>) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "linear fprop";
+    let [outputs, inputs] = weight_dims(OP, w)?;
+    check_last(OP, "x", x, inputs)?;
+    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
+    check_bias(OP, bias, outputs)?;
+    match x.device() {
+        Device::Cpu => cpu::fprop(OP, x, w, bias),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-/// `[.., out]` -> `[.., in]`.
-pub fn dgrad(_dy: &Tensor, _w: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// dy `[.., out]`, w `[out, in]` -> `[.., in]`.
+pub fn dgrad(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
+    const OP: &str = "linear dgrad";
+    let [outputs, _] = weight_dims(OP, w)?;
+    check_last(OP, "dy", dy, outputs)?;
+    same_dtype(OP, &[dy, w])?;
+    match dy.device() {
+        Device::Cpu => cpu::dgrad(OP, dy, w),
+        device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
+    }
 }
-/// -> `[out, in]`.
-pub fn wgrad(_x: &Tensor, _dy: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// x `[.., in]`, dy `[.., out]` -> `[out, in]`.
+pub fn wgrad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    const OP: &str = "linear wgrad";
+    check_last(OP, "x", x, x.channels())?;
+    check_last(OP, "dy", dy, dy.channels())?;
+    if x.dims().split_last().map(|s| s.1) != dy.dims().split_last().map(|s| s.1) {
+        let (x, dy) = (x.dims(), dy.dims());
+        return Err(Error::shape(OP, format!("x {x:?} and dy {dy:?} must agree in all axes but the last")));
+    }
+    same_dtype(OP, &[x, dy])?;
+    match x.device() {
+        Device::Cpu => cpu::wgrad(OP, x, dy),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
+
+fn weight_dims(op: &'static str, w: &Tensor) -> Result<[usize; 2]> {
+    match *w.dims() {
+        [outputs, inputs] if outputs > 0 && inputs > 0 => Ok([outputs, inputs]),
+        _ => Err(Error::shape(op, format!("expected w [out, in] without empty axes, got {:?}", w.dims()))),
+    }
+}
+
+fn check_last(op: &'static str, name: &str, t: &Tensor, channels: usize) -> Result<()> {
+    if t.rank() == 0 || t.channels() != channels || t.numel() == 0 {
+        let dims = t.dims();
+        return Err(Error::shape(op, format!("{name} must be [.., {channels}] without empty axes, got {dims:?}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,23 @@
-//! Sum over all axes but the last: the gradient of a bias.
-use engine::{Result, Tensor};
+//! Sum over all axes but the last: `y[c] = sum over r of x[r, c]`, the gradient of a bias.
+//!
+//! x is `[.., C]` with rows r over all other axes, y `[C]`. f32 (summed in f64) and f64. Without rows the sum is zero; a scalar
+//! has no axis to keep and is an error.
+
+mod cpu;
+
+use engine::{Device, Error, Result, Tensor};
 
 /// `[.., C]` -> `[C]`.
-pub fn forward(_x: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn forward(x: &Tensor) -> Result<Tensor> {
+    const OP: &str = "sum_rows";
+    if x.rank() == 0 {
+        return Err(Error::shape(OP, "expected [.., C], got a scalar"));
+    }
+    match x.device() {
+        Device::Cpu => cpu::forward(OP, x),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use super::*;
+use crate::gemm::testing::{assert_gradient, assert_near, definition, on_every_cpu, values, wide};
+use engine::{DType, memory};
+
+/// x, w, params: odd, prime, single, larger than a tile or a block, few and many channels, strides and paddings of all kinds.
+fn shapes() -> Vec<([usize; 5], [usize; 5], Params)> {
+    let p = |stride, padding| Params { stride, padding };
+    vec![
+        ([1, 5, 6, 7, 48], [48, 3, 3, 3, 48], p([1; 3], [1; 3])),
+        ([2, 3, 5, 4, 12], [13, 3, 3, 3, 12], p([1; 3], [1; 3])),
+        ([1, 9, 9, 10, 1], [49, 3, 3, 3, 1], p([1; 3], [1; 3])),
+        ([2, 8, 8, 8, 1], [48, 2, 2, 2, 1], p([2; 3], [0; 3])),
+        ([1, 10, 11, 9, 3], [7, 3, 2, 4, 3], p([2, 3, 1], [2, 0, 3])),
+        ([3, 2, 2, 2, 300], [50, 3, 3, 3, 300], p([1; 3], [1; 3])),
+        ([1, 3, 4, 5, 64], [101, 1, 1, 1, 64], p([1; 3], [0; 3])),
+        ([1, 9, 8, 9, 24], [24, 1, 3, 3, 24], p([1; 3], [0, 1, 1])),
+        ([1, 7, 5, 6, 50], [31, 3, 3, 3, 50], p([2; 3], [1; 3])),
+        ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1], p([1; 3], [0; 3])),
+        ([2, 3, 1, 2, 5], [2, 2, 1, 3, 5], p([3, 2, 4], [4, 3, 5])),
+        ([1, 9, 12, 11, 17], [9, 2, 2, 2, 17], p([2; 3], [0; 3])),
+        ([1, 12, 13, 14, 48], [14, 1, 1, 1, 48], p([1; 3], [0; 3])),
+    ]
+}
+
+#[test]
+fn all_three_match_their_definitions() {
+    memory::check(true);
+    for (x_dims, w_dims, p) in shapes() {
+        let (x, w) = (values(&x_dims, 1), values(&w_dims, 2));
+        let bias = values(&w_dims[..1], 3);
+        let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);
+        let want = definition(&x, &w, &dy, p);
+        let with_bias: Vec<f64> = {
+            let b = bias.to_f64_vec().expect("bias");
+            want.y.iter().enumerate().map(|(i, y)| y + b[i % b.len()]).collect()
+        };
+        let what = format!("x {x_dims:?} w {w_dims:?} {p:?}");
+        let near = |name: &str, got: Tensor, want: &[f64], bound: f64| {
+            assert_near(&format!("{name} {what}"), &got, want, bound);
+        };
+        near("fprop", on_every_cpu(&what, || fprop(&x, &w, None, p)), &want.y, 1e-6);
+        near("bias", on_every_cpu(&what, || fprop(&x, &w, Some(&bias), p)), &with_bias, 1e-6);
+        near("dgrad", on_every_cpu(&what, || dgrad(&dy, &w, &x_dims, p)), &want.dx, 1e-6);
+        near("wgrad", on_every_cpu(&what, || wgrad(&x, &dy, &w_dims, p)), &want.dw, 1e-6);
+
+        let [x, w, bias, dy] = [x, w, bias, dy].map(|t| wide(&t));
+        near("f64 fprop", fprop(&x, &w, Some(&bias), p).expect("y"), &with_bias, 1e-14);
+        near("f64 dgrad", dgrad(&dy, &w, &x_dims, p).expect("dx"), &want.dx, 1e-14);
+        near("f64 wgrad", wgrad(&x, &dy, &w_dims, p).expect("dw"), &want.dw, 1e-14);
+    }
+}
+
+/// Enough rows for several blocks and chunks, and for weights that are packed once.
+#[test]
+fn many_rows_match_their_definitions() {
+    memory::check(true);
+    let p = Params { stride: [1; 3], padding: [1; 3] };
+    for (x_dims, w_dims) in [([2, 11, 13, 17, 20], [19, 3, 3, 3, 20]), ([1, 13, 14, 15, 1], [16, 3, 3, 3, 1])] {
+        let (x, w) = (values(&x_dims, 1), values(&w_dims, 2));
+        let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 3);
+        let want = definition(&x, &w, &dy, p);
+        assert_near("fprop", &on_every_cpu("fprop", || fprop(&x, &w, None, p)), &want.y, 1e-6);
+        assert_near("dgrad", &on_every_cpu("dgrad", || dgrad(&dy, &w, &x_dims, p)), &want.dx, 1e-6);
+        assert_near("wgrad", &on_every_cpu("wgrad", || wgrad(&x, &dy, &w_dims, p)), &want.dw, 1e-6);
+    }
+}
+
+#[test]
+fn gradients_match_differences() {
+    memory::check(true);
+    for (x_dims, w_dims, p) in [
+        ([1, 3, 4, 2, 3], [2, 3, 2, 1, 3], Params { stride: [1; 3], padding: [1, 0, 0] }),
+        ([2, 3, 3, 4, 1], [3, 2, 2, 2, 1], Params { stride: [2, 1, 3], padding: [0, 1, 2] }),
+    ] {
+        let [x, w] = [values(&x_dims, 1), values(&w_dims, 2)].map(|t| wide(&t));
+        let dy = wide(&values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 3));
+        let dx = dgrad(&dy, &w, &x_dims, p).expect("dx");
+        assert_gradient("dx", &x, &dy, &dx, |x| fprop(x, &w, None, p));
+        let dw = wgrad(&x, &dy, &w_dims, p).expect("dw");
+        assert_gradient("dw", &w, &dy, &dw, |w| fprop(&x, w, None, p));
+    }
+}
+
+#[test]
+fn misfits_are_errors() {
+    let p = Params { stride: [1; 3], padding: [0; 3] };
+    let (x, w) = (values(&[1, 3, 3, 3, 2], 1), values(&[4, 3, 3, 3, 2], 2));
+    assert!(fprop(&x, &w, None, p).is_ok());
+    assert!(fprop(&values(&[1, 3, 3, 2, 2], 1), &w, None, p).is_err(), "empty output");
+    assert!(fprop(&values(&[1, 3, 3, 3, 3], 1), &w, None, p).is_err(), "channels");
+    assert!(fprop(&values(&[3, 3, 3, 2], 1), &w, None, p).is_err(), "rank");
+    assert!(fprop(&values(&[0, 3, 3, 3, 2], 1), &w, None, p).is_err(), "no samples");
+    assert!(fprop(&x, &w, Some(&values(&[3], 3)), p).is_err(), "bias");
+    assert!(fprop(&x, &wide(&w), None, p).is_err(), "dtypes");
+    assert!(fprop(&x, &w, None, Params { stride: [1, 0, 1], ..p }).is_err(), "stride");
+    assert!(fprop(&x, &w, None, Params { padding: [usize::MAX, 0, 0], ..p }).is_err(), "padding");
+    assert!(dgrad(&values(&[1, 1, 1, 2, 4], 1), &w, x.dims(), p).is_err(), "dy");
+    assert!(wgrad(&x, &values(&[1, 1, 1, 1, 3], 1), w.dims(), p).is_err(), "dy");
+    let half = |t: &Tensor| t.to_dtype(DType::BF16).expect("bf16");
+    assert!(matches!(fprop(&half(&x), &half(&w), None, p), Err(Error::Unsupported { dtype: DType::BF16, .. })));
+}

@@ -1,0 +1,184 @@
+//! The gradient of a weight in f32: `dw[i][tap][j] = sum over rows of y[row][i] * x[pixel(row, tap)][j]`.
+//!
+//! Rows are cut into chunks whose number follows from the shape alone; each chunk sums into its own copy of the gradient (the
+//! first into the result) and the copies are added in order, so that results do not depend on threads. A unit is (chunk, some
+//! taps, some of the outputs i), cut so that its part of the gradient stays in the second-level cache.
+
+use super::map::{Map, Run};
+use super::product::{FEW_CHANNELS, gather};
+use super::tile::Outer;
+use crate::simd::{self, Kernel, Vector};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows whose sources and gradients are worked on at once.
+const BLOCK_ROWS: usize = 128;
+/// Elements of the gradient that a unit sums into.
+const UNIT_SIZE: usize = 32 * 1024;
+/// Units that there should be, for as many threads as there may be.
+const UNITS: usize = 64;
+/// Rows below which a chunk is not worth its copy.
+const CHUNK_ROWS: usize = 1024;
+/// Elements that all copies together may take.
+const COPIES_SIZE: usize = 16 << 20;
+
+pub struct Gradient<'a> {
+    pub map: &'a Map,
+    pub y: &'a [f32],
+    pub m: usize,
+    pub x: &'a [f32],
+    pub n: usize,
+}
+
+/// How the work is cut: follows from the shapes alone.
+struct Cuts {
+    chunks: usize,
+    chunk: usize,
+    taps: usize,
+    outputs: usize,
+    /// Taps of the product (1 when all taps are copied side by side) and values of each.
+    all_taps: usize,
+    n: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+// SAFETY: units write disjoint places.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
+
+/// What a thread reuses from unit to unit.
+#[derive(Default)]
+struct Scratch {
+    runs: Vec<Run>,
+    y: Vec<*const f32>,
+    x: Vec<*const f32>,
+    patches: Vec<f32>,
+}
+
+impl Gradient<'_> {
+    /// Writes `dw`, `[m][taps][n]`.
+    pub fn run(&self, dw: &mut [f32]) {
+        let cuts = self.cuts();
+        let size = dw.len();
+        let mut copies = vec![0.0; (cuts.chunks - 1) * size];
+        let mut targets = vec![Target(dw.as_mut_ptr())];
+        targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
+        let (tap_parts, output_parts) = (cuts.all_taps.div_ceil(cuts.taps), self.m.div_ceil(cuts.outputs));
+        (0..cuts.chunks * tap_parts * output_parts).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
+            let (chunk, t, o) = (unit / output_parts / tap_parts, unit / output_parts % tap_parts, unit % output_parts);
+            simd::dispatch(Unit {
+                gradient: self,
+                cuts: &cuts,
+                rows: chunk * cuts.chunk..self.map.rows().min((chunk + 1) * cuts.chunk),
+                taps: t * cuts.taps..cuts.all_taps.min((t + 1) * cuts.taps),
+                outputs: o * cuts.outputs..self.m.min((o + 1) * cuts.outputs),
+                to: targets[chunk],
+                scratch,
+            });
+        });
+        add_copies(dw, &copies);
+    }
+
+    fn cuts(&self) -> Cuts {
+        let rows = self.map.rows();
+        let (all_taps, n) = if self.gathers() { (1, self.map.taps() * self.n) } else { (self.map.taps(), self.n) };
+        let outputs = (UNIT_SIZE / n).next_multiple_of(48).min(self.m);
+        let taps = (UNIT_SIZE / (outputs * n)).clamp(1, all_taps);
+        let parts = all_taps.div_ceil(taps) * self.m.div_ceil(outputs);
+        let most = (COPIES_SIZE / (self.m * all_taps * n)).max(1);
+        let chunks = UNITS.div_ceil(parts).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
+        let chunk = rows.div_ceil(chunks);
+        Cuts { chunks: rows.div_ceil(chunk), chunk, taps, outputs, all_taps, n }
+    }
+
+    fn gathers(&self) -> bool {
+        self.n < FEW_CHANNELS && self.map.taps() > 1
+    }
+}
+
+/// Adds the copies to the first one, in order.
+fn add_copies(dw: &mut [f32], copies: &[f32]) {
+    const PART: usize = 4096;
+    let size = dw.len();
+    dw.par_chunks_mut(PART).enumerate().for_each(|(i, to)| {
+        for copy in copies.chunks_exact(size) {
+            for (to, &v) in to.iter_mut().zip(&copy[i * PART..]) {
+                *to += v;
+            }
+        }
+    });
+}
+
+struct Unit<'a, 'b> {
+    gradient: &'a Gradient<'a>,
+    cuts: &'a Cuts,
+    rows: Range<usize>,
+    taps: Range<usize>,
+    outputs: Range<usize>,
+    to: Target,
+    scratch: &'b mut Scratch,
+}
+
+impl Kernel for Unit<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let g = self.gradient;
+        for start in self.rows.clone().step_by(BLOCK_ROWS) {
+            let rows = start..self.rows.end.min(start + BLOCK_ROWS);
+            let s = &mut *self.scratch;
+            g.map.runs(rows.clone(), &mut s.runs);
+            if g.gathers() {
+                gather(g.map, g.x, g.n, rows.len(), &s.runs, &mut s.patches);
+            }
+            for tap in self.taps.clone() {
+                self.list(&rows, tap);
+                let first = start == self.rows.start;
+                if first || !self.scratch.x.is_empty() {
+                    // SAFETY: `list` made both lists equally long.
+                    unsafe { self.outer(tap, !first).run::<V>() }
+                }
+            }
+        }
+    }
+}
+
+impl Unit<'_, '_> {
+    /// The rows that meet the source under `tap`: pointers to both factors.
+    #[inline(always)]
+    fn list(&mut self, rows: &Range<usize>, tap: usize) {
+        let (g, s) = (self.gradient, &mut *self.scratch);
+        s.x.clear();
+        s.y.clear();
+        // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y.
+        let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr();
+        if g.gathers() {
+            s.x.extend(s.patches.chunks_exact(self.cuts.n).map(<[f32]>::as_ptr));
+            s.y.extend((0..rows.len()).map(|i| unsafe { y.add(i * g.m) }));
+            return;
+        }
+        for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
+            let x = g.x[met.source * g.n..].as_ptr();
+            s.x.extend((0..met.len).map(|i| unsafe { x.add(i * met.step * g.n) }));
+            s.y.extend((met.first..met.first + met.len).map(|i| unsafe { y.add(i * g.m) }));
+        }
+    }
+
+    #[inline(always)]
+    fn outer(&self, tap: usize, add: bool) -> Outer {
+        let c_step = self.cuts.all_taps * self.cuts.n;
+        Outer {
+            y: self.scratch.y.as_ptr(),
+            x: self.scratch.x.as_ptr(),
+            rows: self.scratch.x.len(),
+            m: self.outputs.len(),
+            n: self.cuts.n,
+            // SAFETY: the unit's outputs and the tap are in the gradient.
+            c: unsafe { self.to.0.add(self.outputs.start * c_step + tap * self.cuts.n) },
+            c_step,
+            add,
+        }
+    }
+}

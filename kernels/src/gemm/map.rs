@@ -1,0 +1,266 @@
+//! Which source pixel each tap of a kernel meets, for every row of a product.
+
+use std::ops::Range;
+
+/// A kernel position along one axis: row `i` meets source position `i * step + offset`.
+#[derive(Clone, Copy, Debug)]
+struct Tap {
+    kernel: usize,
+    offset: isize,
+}
+
+/// One axis: `rows` positions in the target, at `start`, `start + stride`, ..
+#[derive(Clone, Debug)]
+struct Axis {
+    rows: usize,
+    step: usize,
+    taps: Vec<Tap>,
+    source: usize,
+    target: usize,
+    start: usize,
+    stride: usize,
+}
+
+impl Axis {
+    /// Source position of `row` under `tap`, if it is not padding.
+    fn meets(&self, row: usize, tap: usize) -> Option<usize> {
+        let at = (row * self.step).checked_add_signed(self.taps[tap].offset)?;
+        (at < self.source).then_some(at)
+    }
+
+    /// The rows that meet the source under `tap`.
+    fn inside(&self, tap: usize) -> Range<usize> {
+        let offset = self.taps[tap].offset;
+        let first = offset.min(0).unsigned_abs().div_ceil(self.step);
+        let end = self.source.saturating_add_signed(-offset).div_ceil(self.step).min(self.rows);
+        first.min(end)..end
+    }
+
+    fn place(&self, row: usize) -> usize {
+        self.start + row * self.stride
+    }
+}
+
+/// Rows of a product (pixels of the target, in order n, d, h, w) and the source pixels they meet under each tap.
+///
+/// A convolution is one map from output to input pixels. The gradient of its input is `stride^3` maps, one for each residue of
+/// the input position: inside one, neighbouring rows meet neighbouring output pixels under the same taps.
+#[derive(Clone, Debug)]
+pub struct Map {
+    batch: usize,
+    axes: [Axis; 3],
+    kernel: [usize; 3],
+}
+
+/// Sizes of the convolution that a map is made for, as `[D, H, W]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    pub batch: usize,
+    pub input: [usize; 3],
+    pub output: [usize; 3],
+    pub kernel: [usize; 3],
+    pub stride: [usize; 3],
+    pub padding: [usize; 3],
+}
+
+/// A run of rows in one line of the target: rows `w` of line (n, d, h), the first being row `row` of the block.
+#[derive(Clone, Debug)]
+pub struct Run {
+    n: usize,
+    d: usize,
+    h: usize,
+    w: Range<usize>,
+    row: usize,
+}
+
+impl Run {
+    pub fn len(&self) -> usize {
+        self.w.len()
+    }
+}
+
+/// Rows `first..first + len` of a block, whose source pixels are `source`, `source + step`, ..
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Met {
+    pub first: usize,
+    pub len: usize,
+    pub source: usize,
+    pub step: usize,
+}
+
+impl Map {
+    /// Rows are output pixels, sources are input pixels: input = output * stride + tap - padding.
+    pub fn convolution(g: &Geometry) -> Map {
+        let axis = |a: usize| Axis {
+            rows: g.output[a],
+            step: g.stride[a],
+            taps: (0..g.kernel[a]).map(|k| Tap { kernel: k, offset: k as isize - g.padding[a] as isize }).collect(),
+            source: g.input[a],
+            target: g.output[a],
+            start: 0,
+            stride: 1,
+        };
+        Map { batch: g.batch, axes: [axis(0), axis(1), axis(2)], kernel: g.kernel }
+    }
+
+    /// Rows are input pixels, sources are output pixels: output = (input + padding - tap) / stride where that is whole.
+    pub fn transposed(g: &Geometry) -> Vec<Map> {
+        let axis = |a: usize, start: usize| {
+            let (s, reach) = (g.stride[a], (start + g.padding[a]) as isize);
+            let whole = |k: &usize| (reach - *k as isize).rem_euclid(s as isize) == 0;
+            Axis {
+                rows: g.input[a].saturating_sub(start).div_ceil(s),
+                step: 1,
+                taps: (0..g.kernel[a])
+                    .filter(whole)
+                    .map(|k| Tap { kernel: k, offset: (reach - k as isize).div_euclid(s as isize) })
+                    .collect(),
+                source: g.output[a],
+                target: g.input[a],
+                start,
+                stride: s,
+            }
+        };
+        let mut maps = Vec::new();
+        for d in 0..g.stride[0] {
+            for h in 0..g.stride[1] {
+                for w in 0..g.stride[2] {
+                    maps.push(Map { batch: g.batch, axes: [axis(0, d), axis(1, h), axis(2, w)], kernel: g.kernel });
+                }
+            }
+        }
+        maps.retain(|m| m.rows() > 0);
+        maps
+    }
+
+    /// Row i meets source i: a plain matrix product.
+    pub fn identity(rows: usize) -> Map {
+        let (ones, line) = ([1; 3], [1, 1, rows]);
+        let none = [0; 3];
+        Map::convolution(&Geometry { batch: 1, input: line, output: line, kernel: ones, stride: ones, padding: none })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.batch * self.axes.iter().map(|a| a.rows).product::<usize>()
+    }
+
+    pub fn taps(&self) -> usize {
+        self.axes.iter().map(|a| a.taps.len()).product()
+    }
+
+    /// The tap's position in the weight.
+    pub fn kernel_tap(&self, tap: usize) -> usize {
+        let [d, h, w] = self.split(tap);
+        let at = |a: usize, t: usize| self.axes[a].taps[t].kernel;
+        (at(0, d) * self.kernel[1] + at(1, h)) * self.kernel[2] + at(2, w)
+    }
+
+    fn split(&self, tap: usize) -> [usize; 3] {
+        let (h, w) = (self.axes[1].taps.len(), self.axes[2].taps.len());
+        [tap / (h * w), tap / w % h, tap % w]
+    }
+
+    /// Splits a block of rows into runs within lines.
+    pub fn runs(&self, rows: Range<usize>, runs: &mut Vec<Run>) {
+        runs.clear();
+        let [_, h, w] = [0, 1, 2].map(|a| self.axes[a].rows);
+        let mut at = rows.start;
+        while at < rows.end {
+            let (line, first) = (at / w, at % w);
+            let end = w.min(first + rows.end - at);
+            let (n, d) = (line / h / self.axes[0].rows, line / h % self.axes[0].rows);
+            runs.push(Run { n, d, h: line % h, w: first..end, row: at - rows.start });
+            at += end - first;
+        }
+    }
+
+    /// Target pixels of a run: the first one and the distance to the next.
+    pub fn target(&self, run: &Run) -> (usize, usize) {
+        let [d, h, w] = &self.axes;
+        let line = (run.n * d.target + d.place(run.d)) * h.target + h.place(run.h);
+        (line * w.target + w.place(run.w.start), w.stride)
+    }
+
+    /// The part of a run that meets the source under `tap`.
+    pub fn met(&self, run: &Run, tap: usize) -> Option<Met> {
+        let ([td, th, tw], [d, h, w]) = (self.split(tap), &self.axes);
+        let line = (run.n * d.source + d.meets(run.d, td)?) * h.source + h.meets(run.h, th)?;
+        let inside = w.inside(tw);
+        let (first, end) = (inside.start.max(run.w.start), inside.end.min(run.w.end));
+        if first >= end {
+            return None;
+        }
+        let source = line * w.source + w.meets(first, tw)?;
+        Some(Met { first: run.row + first - run.w.start, len: end - first, source, step: w.step })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (row's target pixel, kernel tap, source pixel) of all meetings, by the definition of a convolution.
+    fn by_definition(g: &Geometry, transposed: bool) -> Vec<(usize, usize, usize)> {
+        let line =
+            |size: [usize; 3], n: usize, at: [usize; 3]| ((n * size[0] + at[0]) * size[1] + at[1]) * size[2] + at[2];
+        let all = |size: [usize; 3]| {
+            (0..size.iter().product()).map(move |i: usize| [i / size[2] / size[1], i / size[2] % size[1], i % size[2]])
+        };
+        let mut found = Vec::new();
+        for n in 0..g.batch {
+            for o in all(g.output) {
+                for k in all(g.kernel) {
+                    let at = [0, 1, 2].map(|a| (o[a] * g.stride[a] + k[a]).wrapping_sub(g.padding[a]));
+                    if (0..3).all(|a| at[a] < g.input[a]) {
+                        let (i, o, k) = (line(g.input, n, at), line(g.output, n, o), line(g.kernel, 0, k));
+                        found.push(if transposed { (i, k, o) } else { (o, k, i) });
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn by_map(maps: &[Map], block: usize) -> Vec<(usize, usize, usize)> {
+        let mut found = Vec::new();
+        let mut runs = Vec::new();
+        for map in maps {
+            for start in (0..map.rows()).step_by(block) {
+                map.runs(start..map.rows().min(start + block), &mut runs);
+                for run in &runs {
+                    let (target, stride) = map.target(run);
+                    for tap in 0..map.taps() {
+                        let Some(met) = map.met(run, tap) else { continue };
+                        found.extend((0..met.len).map(|i| {
+                            let row = met.first - run.row + i;
+                            (target + row * stride, map.kernel_tap(tap), met.source + i * met.step)
+                        }));
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn maps_meet_what_a_convolution_meets() {
+        for (input, kernel, stride, padding) in [
+            ([3, 4, 5], [3, 3, 3], [1, 1, 1], [1, 1, 1]),
+            ([5, 4, 7], [3, 2, 1], [2, 3, 1], [1, 0, 2]),
+            ([4, 6, 4], [2, 2, 2], [2, 2, 2], [0, 0, 0]),
+            ([2, 3, 1], [1, 1, 2], [3, 1, 2], [4, 5, 3]),
+            ([7, 1, 5], [2, 1, 3], [4, 2, 5], [1, 0, 0]),
+        ] {
+            let output = [0, 1, 2].map(|a| (input[a] + 2 * padding[a] - kernel[a]) / stride[a] + 1);
+            let g = Geometry { batch: 2, input, output, kernel, stride, padding };
+            for block in [1, 7, 1000] {
+                assert_eq!(by_map(&[Map::convolution(&g)], block), by_definition(&g, false), "{g:?}");
+                assert_eq!(by_map(&Map::transposed(&g), block), by_definition(&g, true), "{g:?} transposed");
+            }
+            let rows: usize = Map::transposed(&g).iter().map(Map::rows).sum();
+            assert_eq!(rows, 2 * input.iter().product::<usize>(), "every input pixel is one row");
+        }
+    }
+}

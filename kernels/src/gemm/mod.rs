@@ -1,0 +1,83 @@
+//! The matrix product under convolutions, transposed convolutions and linear layers: rows that are gathered through a [`Map`],
+//! times weights, and its counterpart, the gradient of the weights.
+
+mod gradient;
+mod map;
+mod naive;
+mod pack;
+mod product;
+#[cfg(test)]
+pub mod testing;
+mod tile;
+
+pub use map::{Geometry, Map};
+
+use engine::{DType, Element, Error, Result, Tensor};
+use pack::Weight;
+
+/// Where a weight element (tap, k, n) lies: its distances along each, in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Strides {
+    pub tap: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// `target[row][n] = bias[n] + sum over tap, k of source[pixel(row, tap)][k] * weight[tap][k][n]` for the rows of all maps.
+/// The last axis of `source` is k, of `target` n. The maps must name pixels of both, and each target pixel once.
+pub fn multiply(
+    op: &'static str,
+    maps: &[Map],
+    source: &Tensor,
+    weight: (&Tensor, Strides),
+    bias: Option<&Tensor>,
+    target: &mut Tensor,
+) -> Result<()> {
+    let (k, n) = (source.channels(), target.channels());
+    match source.dtype() {
+        DType::F32 => {
+            let (source, weight) = (source.as_slice()?, view(weight)?);
+            let bias = bias.map(|b| b.as_slice()).transpose()?;
+            for map in maps {
+                product::Product { map, source, channels: k, weight, bias, n }.run(target.as_mut_slice()?);
+            }
+        }
+        DType::F64 => {
+            let (source, weight) = (source.as_slice::<f64>()?, view(weight)?);
+            let bias = bias.map(|b| b.as_slice()).transpose()?;
+            for map in maps {
+                naive::product(map, source, k, weight, bias, target.as_mut_slice()?, n);
+            }
+        }
+        dtype => return Err(Error::Unsupported { op, dtype, device: source.device() }),
+    }
+    Ok(())
+}
+
+fn view<T: Element>((weight, s): (&Tensor, Strides)) -> Result<Weight<'_, T>> {
+    Ok(Weight { data: weight.as_slice()?, tap: s.tap, k: s.k, n: s.n })
+}
+
+/// `target[i][tap][j] = sum over rows of y[row][i] * x[pixel(row, tap)][j]`, for a map whose rows are the rows of `y` in order.
+pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, target: &mut Tensor) -> Result<()> {
+    let (m, n) = (y.channels(), x.channels());
+    match y.dtype() {
+        DType::F32 => {
+            gradient::Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+        }
+        DType::F64 => naive::weight_gradient::<f64>(map, y.as_slice()?, m, x.as_slice()?, n, target.as_mut_slice()?),
+        dtype => return Err(Error::Unsupported { op, dtype, device: y.device() }),
+    }
+    Ok(())
+}
+
+/// Errors unless all tensors have the dtype of the first.
+pub fn same_dtype(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
+    let first = tensors[0].dtype();
+    match tensors.iter().find(|t| t.dtype() != first) {
+        Some(other) => {
+            Err(Error::invalid(op, format!("needs one dtype for all inputs, got {first} and {}", other.dtype())))
+        }
+        None => Ok(()),
+    }
+}

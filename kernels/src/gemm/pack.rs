@@ -1,0 +1,81 @@
+//! Weights rearranged for the tiles: panels of [`width`] columns, each with its rows (tap by tap, channel by channel) in order.
+
+use crate::simd::{self, Level, MAX_LANES};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A weight as the right-hand matrices of a product, one for each tap: element (tap, k, n) is `data[tap * taps + k * ks + n * ns]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a, T> {
+    pub data: &'a [T],
+    pub tap: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+impl<T: Copy> Weight<'_, T> {
+    pub fn at(&self, tap: usize, k: usize, n: usize) -> T {
+        self.data[tap * self.tap + k * self.k + n * self.n]
+    }
+}
+
+/// Columns of a panel: as many as the tiles of this CPU's vectors take at once.
+pub fn width() -> usize {
+    if simd::level() == Level::Avx512 { 3 * MAX_LANES } else { MAX_LANES }
+}
+
+/// Packs columns `panel * width ..` of the given taps and channels: `to[(t * channels + k) * width + j]`, zero behind column `n`.
+pub fn panel(w: &Weight<f32>, n: usize, panel: usize, width: usize, taps: &[usize], ks: Range<usize>, to: &mut [f32]) {
+    let first = panel * width;
+    let columns = width.min(n - first);
+    for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(ks.len() * width)) {
+        let from = &w.data[tap * w.tap + ks.start * w.k + first * w.n..];
+        if w.n == 1 {
+            for (k, to) in to.chunks_exact_mut(width).enumerate() {
+                to[..columns].copy_from_slice(&from[k * w.k..][..columns]);
+                to[columns..].fill(0.0);
+            }
+        } else {
+            transpose(from, w.k, w.n, columns, width, to);
+        }
+    }
+}
+
+const BLOCK: usize = 8;
+
+/// `to[k * width + j] = from[k * k_step + j * n_step]`, in blocks that stay in registers; zero from column `columns` on.
+fn transpose(from: &[f32], k_step: usize, n_step: usize, columns: usize, width: usize, to: &mut [f32]) {
+    let rows = to.len() / width;
+    let blocks = if k_step == 1 { rows / BLOCK * BLOCK } else { 0 };
+    for j in (0..width).step_by(BLOCK) {
+        let count = BLOCK.min(columns.saturating_sub(j));
+        for k in (0..blocks).step_by(BLOCK) {
+            let mut block = [[0.0; BLOCK]; BLOCK];
+            for (i, row) in block.iter_mut().enumerate().take(count) {
+                row.copy_from_slice(&from[(j + i) * n_step + k..][..BLOCK]);
+            }
+            for i in 0..BLOCK {
+                to[(k + i) * width + j..][..BLOCK]
+                    .copy_from_slice(&std::array::from_fn::<f32, BLOCK, _>(|c| block[c][i]));
+            }
+        }
+        for k in blocks..rows {
+            let row = &mut to[k * width + j..][..BLOCK];
+            row.fill(0.0);
+            for (i, v) in row.iter_mut().enumerate().take(count) {
+                *v = from[k * k_step + (j + i) * n_step];
+            }
+        }
+    }
+}
+
+/// Packs all panels of the given taps, on all threads: `[panels][taps][channels][width]`.
+pub fn all(w: &Weight<f32>, n: usize, width: usize, taps: &[usize], channels: usize) -> Vec<f32> {
+    let mut packed = vec![0.0; n.div_ceil(width) * taps.len() * channels * width];
+    let tap = channels * width;
+    packed.par_chunks_mut(tap).enumerate().for_each(|(i, to)| {
+        let t = i % taps.len();
+        panel(w, n, i / taps.len(), width, &taps[t..=t], 0..channels, to);
+    });
+    packed
+}

@@ -1,0 +1,293 @@
+//! Rows times weights in f32: `target[row][n] = bias[n] + sum over tap, k of source[pixel(row, tap)][k] * weight[tap][k][n]`.
+//!
+//! Rows are gathered through pointers, so no patch matrix is ever written (except for a handful of source channels, where a row
+//! of all taps is shorter than the pointers to it). The work is cut into units of (row block, weight panels). Inside a unit the
+//! order is step (a tap, or some small taps, or a part of the channels), panel, tile: a step's source rows and one panel stay
+//! in the first-level cache. Rows that a tap leaves in the padding are left out of the step's list.
+//!
+//! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads.
+
+use super::map::{Map, Run};
+use super::pack::{self, Weight};
+use super::tile::{MAX_ROWS, Strip};
+use crate::simd::{self, Kernel, Vector};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows up to which weights are packed panel by panel where they are used, rather than once for all units.
+const FEW_ROWS: usize = 512;
+/// Rows of a block: their channels (of one tap) and outputs stay near.
+const BLOCK_ROWS: usize = 192;
+/// Channels of a step: with a panel of weights, half of a first-level cache.
+const STEP_CHANNELS: usize = 256;
+/// Source channels from which each tap is a step of its own.
+const LONE_TAP_CHANNELS: usize = 48;
+/// Source channels below which rows are copied, all taps side by side.
+pub const FEW_CHANNELS: usize = 8;
+
+pub struct Product<'a> {
+    pub map: &'a Map,
+    pub source: &'a [f32],
+    pub channels: usize,
+    pub weight: Weight<'a, f32>,
+    pub bias: Option<&'a [f32]>,
+    pub n: usize,
+}
+
+/// Part of the sum: these taps of the map, these channels of each.
+#[derive(Clone, Debug)]
+struct Step {
+    taps: Range<usize>,
+    channels: Range<usize>,
+}
+
+/// A pointer that units on several threads write through, each its own rows and columns.
+#[derive(Clone, Copy)]
+struct Target(*mut f32);
+// SAFETY: units write disjoint places.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
+
+/// What a thread reuses from unit to unit.
+#[derive(Default)]
+struct Scratch {
+    runs: Vec<Run>,
+    targets: Vec<*mut f32>,
+    a: Vec<*const f32>,
+    c: Vec<*mut f32>,
+    /// Rows in `a` and `c`, without those that fill up the last tile.
+    listed: usize,
+    weights: Vec<f32>,
+    patches: Vec<f32>,
+    spare: Vec<f32>,
+}
+
+struct Plan {
+    width: usize,
+    steps: Vec<Step>,
+    taps: Vec<usize>,
+    packed: Option<Vec<f32>>,
+    zeros: Vec<f32>,
+}
+
+impl Product<'_> {
+    /// Writes the target pixels that the map's rows name.
+    pub fn run(&self, target: &mut [f32]) {
+        let (rows, width, threads) = (self.map.rows(), pack::width(), rayon::current_num_threads());
+        let panels = self.n.div_ceil(width);
+        let taps: Vec<usize> = (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect();
+        let few = rows <= FEW_ROWS;
+        let packed = (!few).then(|| pack::all(&self.weight, self.n, width, &taps, self.channels));
+        let steps = self.steps();
+        let zeros = vec![0.0; self.channels * if self.gathers() { taps.len() } else { 1 }];
+        let plan = Plan { width, steps, taps, packed, zeros };
+
+        let block = if few { rows } else { BLOCK_ROWS };
+        let blocks = rows.div_ceil(block);
+        let splits = (4 * threads).div_ceil(blocks).min(panels);
+        let share = panels.div_ceil(splits).min(if few { 4 } else { panels });
+        let splits = panels.div_ceil(share);
+        let to = Target(target.as_mut_ptr());
+        (0..blocks * splits).into_par_iter().for_each_init(Scratch::default, |scratch, i| {
+            let (b, s) = (i / splits, i % splits);
+            let rows = b * block..rows.min((b + 1) * block);
+            let panels = s * share..panels.min((s + 1) * share);
+            simd::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
+        });
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let (taps, channels) = (self.map.taps(), self.channels);
+        if self.gathers() {
+            return vec![Step { taps: 0..taps, channels: 0..channels }];
+        }
+        if channels >= LONE_TAP_CHANNELS {
+            let parts = channels.div_ceil(STEP_CHANNELS);
+            let share = channels.div_ceil(parts);
+            let part = |i: usize| i * share..channels.min((i + 1) * share);
+            return (0..taps)
+                .flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) }))
+                .collect();
+        }
+        let parts = (taps * channels).div_ceil(STEP_CHANNELS).max(1);
+        let share = taps.div_ceil(parts).max(1);
+        (0..taps.div_ceil(share))
+            .map(|i| Step { taps: i * share..taps.min((i + 1) * share), channels: 0..channels })
+            .collect()
+    }
+
+    fn gathers(&self) -> bool {
+        self.channels < FEW_CHANNELS && self.map.taps() > 1
+    }
+}
+
+/// The target's rows of one block and columns of some panels.
+struct Unit<'a, 'b> {
+    product: &'a Product<'a>,
+    plan: &'a Plan,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    to: Target,
+    scratch: &'b mut Scratch,
+}
+
+impl Kernel for Unit<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        self.locate();
+        self.start();
+        if self.product.gathers() {
+            let (p, s) = (self.product, &mut *self.scratch);
+            gather(p.map, p.source, p.channels, self.rows.len(), &s.runs, &mut s.patches);
+        }
+        for step in &self.plan.steps {
+            if step.channels.start == 0 {
+                self.list(step);
+            }
+            if self.scratch.listed == 0 {
+                continue;
+            }
+            self.pack(step);
+            for panel in self.panels.clone() {
+                let strip = self.strip(step, panel);
+                // SAFETY: `list` made both lists MAX_ROWS - 1 longer than the rows, and panels are `width` wide.
+                unsafe { strip.run::<V>(self.scratch.listed) }
+            }
+        }
+    }
+}
+
+impl Unit<'_, '_> {
+    /// Finds the block's runs of rows, and where each row is written.
+    #[inline(always)]
+    fn locate(&mut self) {
+        let (n, s) = (self.product.n, &mut *self.scratch);
+        self.product.map.runs(self.rows.clone(), &mut s.runs);
+        s.spare.resize(n, 0.0);
+        s.targets.clear();
+        for run in &s.runs {
+            let (first, stride) = self.product.map.target(run);
+            // SAFETY: the map names pixels of the target.
+            s.targets.extend((0..run.len()).map(|i| unsafe { self.to.0.add((first + i * stride) * n) }));
+        }
+    }
+
+    /// The bias, or zero, in every place of the unit.
+    #[inline(always)]
+    fn start(&mut self) {
+        let columns = self.panels.start * self.plan.width..self.product.n.min(self.panels.end * self.plan.width);
+        for &row in &self.scratch.targets {
+            // SAFETY: this unit alone writes these columns of its rows.
+            let row = unsafe { std::slice::from_raw_parts_mut(row.add(columns.start), columns.len()) };
+            match self.product.bias {
+                Some(bias) => row.copy_from_slice(&bias[columns.clone()]),
+                None => row.fill(0.0),
+            }
+        }
+    }
+
+    /// The rows that take part in a step: pointers to their sources, tap by tap, and to their targets.
+    #[inline(always)]
+    fn list(&mut self, step: &Step) {
+        let (p, s) = (self.product, &mut *self.scratch);
+        let rows = self.rows.len();
+        s.a.clear();
+        s.c.clear();
+        if p.gathers() {
+            s.a.extend(s.patches.chunks_exact(p.map.taps() * p.channels).take(rows).map(<[f32]>::as_ptr));
+            s.c.extend(&s.targets);
+        } else if step.taps.len() == 1 {
+            for met in s.runs.iter().filter_map(|run| p.map.met(run, step.taps.start)) {
+                let from = p.source[met.source * p.channels..].as_ptr();
+                let step = met.step * p.channels;
+                // SAFETY: the map names pixels of the source.
+                s.a.extend((0..met.len).map(|i| unsafe { from.add(i * step) }));
+                s.c.extend(&s.targets[met.first..met.first + met.len]);
+            }
+        } else {
+            let padded = rows + MAX_ROWS - 1;
+            s.a.resize(padded * step.taps.len(), self.plan.zeros.as_ptr());
+            for (i, tap) in step.taps.clone().enumerate() {
+                for met in s.runs.iter().filter_map(|run| p.map.met(run, tap)) {
+                    let from = p.source[met.source * p.channels..].as_ptr();
+                    for (j, a) in s.a[i * padded + met.first..][..met.len].iter_mut().enumerate() {
+                        // SAFETY: as above.
+                        *a = unsafe { from.add(j * met.step * p.channels) };
+                    }
+                }
+            }
+            s.c.extend(&s.targets);
+        }
+        s.listed = s.c.len();
+        let padded = s.listed + MAX_ROWS - 1;
+        s.a.resize(s.a.len().max(padded), self.plan.zeros.as_ptr());
+        s.c.resize(padded, s.spare.as_mut_ptr());
+    }
+
+    /// Packs the step's weights, unless they are packed already.
+    #[inline(always)]
+    fn pack(&mut self, step: &Step) {
+        if self.plan.packed.is_some() {
+            return;
+        }
+        let (p, plan, weights) = (self.product, self.plan, &mut self.scratch.weights);
+        let size = step.taps.len() * step.channels.len() * plan.width;
+        weights.resize(weights.len().max(size * self.panels.len()), 0.0);
+        for (panel, to) in self.panels.clone().zip(weights.chunks_exact_mut(size)) {
+            let taps = &plan.taps[step.taps.clone()];
+            pack::panel(&p.weight, p.n, panel, plan.width, taps, step.channels.clone(), to);
+        }
+    }
+
+    /// The arguments of one panel's tiles.
+    #[inline(always)]
+    fn strip(&self, step: &Step, panel: usize) -> Strip {
+        let (p, plan, s) = (self.product, self.plan, &*self.scratch);
+        let b = match &plan.packed {
+            Some(packed) => {
+                let row = (panel * plan.taps.len() + step.taps.start) * p.channels + step.channels.start;
+                &packed[row * plan.width..]
+            }
+            None => {
+                let size = step.taps.len() * step.channels.len() * plan.width;
+                &s.weights[(panel - self.panels.start) * size..]
+            }
+        };
+        // Copied rows hold all taps side by side, as one tap of many channels.
+        let taps = step.taps.len();
+        let (taps, channels) = if p.gathers() { (1, taps * p.channels) } else { (taps, step.channels.len()) };
+        let col = panel * plan.width;
+        Strip {
+            a: s.a.as_ptr(),
+            a_step: s.a.len() / taps,
+            taps,
+            k0: step.channels.start,
+            channels,
+            b: b.as_ptr(),
+            width: plan.width,
+            c: s.c.as_ptr(),
+            col,
+            n: plan.width.min(p.n - col),
+        }
+    }
+}
+
+/// Copies the sources of a block's rows, all taps side by side, zero where a tap meets padding: `[rows][taps][channels]`.
+#[inline(always)]
+pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<f32>) {
+    let size = map.taps() * channels;
+    patches.clear();
+    patches.resize(rows * size, 0.0);
+    for run in runs {
+        for tap in 0..map.taps() {
+            let Some(met) = map.met(run, tap) else { continue };
+            let from = source[met.source * channels..].chunks(channels).step_by(met.step);
+            let to = patches[met.first * size + tap * channels..].chunks_mut(size);
+            for (to, from) in to.zip(from).take(met.len) {
+                to[..channels].copy_from_slice(from);
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
+
+use crate::simd::Vector;
+
+/// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
+pub const MAX_ROWS: usize = 8;
+
+/// Arguments of a sum over taps and channels:
+/// `c[row][col + j] += sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
+#[derive(Clone, Copy)]
+pub struct Strip {
+    /// Row pointers, tap by tap, `a_step` apart.
+    pub a: *const *const f32,
+    pub a_step: usize,
+    pub taps: usize,
+    pub k0: usize,
+    pub channels: usize,
+    pub b: *const f32,
+    pub width: usize,
+    pub c: *const *mut f32,
+    pub col: usize,
+    pub n: usize,
+}
+
+impl Strip {
+    /// All `rows` rows in tiles as tall as registers allow.
+    ///
+    /// # Safety
+    /// The row lists must have `rows + MAX_ROWS - 1` valid entries, and `width` must be a multiple of
+    /// the widest vector.
+    #[inline(always)]
+    pub unsafe fn run<V: Vector>(self, rows: usize) {
+        let mut strip = self;
+        while strip.n > 0 {
+            let most = if V::LANES == 16 { 3 } else { 2 };
+            let vectors = strip.n.div_ceil(V::LANES).min(most);
+            let n = strip.n.min(vectors * V::LANES);
+            let part = Strip { n, ..strip };
+            // SAFETY: as for this function; the accumulators and operands fit 16 registers, or 32 with 16 lanes.
+            unsafe {
+                match (vectors, V::LANES) {
+                    (1, _) => part.rows::<V, 8, 1>(rows),
+                    (2, 16) => part.rows::<V, 8, 2>(rows),
+                    (3, 16) => part.rows::<V, 8, 3>(rows),
+                    (_, _) => part.rows::<V, 6, 2>(rows),
+                }
+                strip.b = strip.b.add(n);
+            }
+            strip.col += n;
+            strip.n -= n;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rows<V: Vector, const M: usize, const NV: usize>(self, rows: usize) {
+        let mut row = 0;
+        // SAFETY: tiles start below `rows` and are at most MAX_ROWS tall.
+        unsafe {
+            while row < rows {
+                if M > 4 && rows - row <= 4 {
+                    self.tile::<V, 4, NV>(row);
+                    row += 4;
+                } else {
+                    self.tile::<V, M, NV>(row);
+                    row += M;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const M: usize, const NV: usize>(&self, row: usize) {
+        // SAFETY: the caller vouches for the lists and the width of b; columns from `n` on are computed and dropped.
+        unsafe {
+            let mut sum = [[V::zero(); NV]; M];
+            let mut b = self.b;
+            for t in 0..self.taps {
+                let list = self.a.add(t * self.a_step + row);
+                let mut a = [std::ptr::null(); M];
+                for (i, a) in a.iter_mut().enumerate() {
+                    *a = (*list.add(i)).add(self.k0);
+                }
+                for k in 0..self.channels {
+                    let mut right = [V::zero(); NV];
+                    for (j, right) in right.iter_mut().enumerate() {
+                        *right = V::load(b.add(j * V::LANES));
+                    }
+                    for i in 0..M {
+                        let left = V::splat(*a[i].add(k));
+                        for j in 0..NV {
+                            sum[i][j] = left.fma(right[j], sum[i][j]);
+                        }
+                    }
+                    b = b.add(self.width);
+                }
+            }
+            let full = self.n == NV * V::LANES;
+            for (i, sum) in sum.iter().enumerate() {
+                let c = (*self.c.add(row + i)).add(self.col);
+                for (j, sum) in sum.iter().enumerate() {
+                    let c = c.add(j * V::LANES);
+                    if full {
+                        V::load(c).add(*sum).store(c);
+                    } else {
+                        let n = self.n - (j * V::LANES).min(self.n);
+                        V::load_first(c, n).add(*sum).store_first(c, n);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]`, i < m, j < n.
+#[derive(Clone, Copy)]
+pub struct Outer {
+    pub y: *const *const f32,
+    pub x: *const *const f32,
+    pub rows: usize,
+    pub m: usize,
+    pub n: usize,
+    pub c: *mut f32,
+    pub c_step: usize,
+    /// Add to what `c` holds, or write it for the first time.
+    pub add: bool,
+}
+
+impl Outer {
+    /// # Safety
+    /// `y` and `x` must list `rows` rows of at least `m` and `n` values, and `c` must have all the places that are written.
+    #[inline(always)]
+    pub unsafe fn run<V: Vector>(self) {
+        let mut j = 0;
+        // SAFETY: the parts cover each of the m x n places once; accumulators and operands fit the registers.
+        unsafe {
+            while j < self.n {
+                let left = self.n - j;
+                if V::LANES == 16 && left >= 48 {
+                    self.columns::<V, 8, 3, true>(j, 48);
+                    j += 48;
+                } else if left >= 2 * V::LANES {
+                    if V::LANES == 16 {
+                        self.columns::<V, 8, 2, true>(j, 2 * V::LANES);
+                    } else {
+                        self.columns::<V, 6, 2, true>(j, 2 * V::LANES);
+                    }
+                    j += 2 * V::LANES;
+                } else {
+                    let n = left.min(V::LANES);
+                    self.columns::<V, 8, 1, false>(j, n);
+                    j += n;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns<V: Vector, const M: usize, const NV: usize, const FULL: bool>(&self, j: usize, n: usize) {
+        let mut i = 0;
+        // SAFETY: each tile lies below m.
+        unsafe {
+            while i + M <= self.m {
+                self.tile::<V, M, NV, FULL>(i, j, n);
+                i += M;
+            }
+            if i + 4 <= self.m {
+                self.tile::<V, 4, NV, FULL>(i, j, n);
+                i += 4;
+            }
+            if i + 2 <= self.m {
+                self.tile::<V, 2, NV, FULL>(i, j, n);
+                i += 2;
+            }
+            while i < self.m {
+                self.tile::<V, 1, NV, FULL>(i, j, n);
+                i += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const M: usize, const NV: usize, const FULL: bool>(
+        &self,
+        i0: usize,
+        j0: usize,
+        n: usize,
+    ) {
+        // SAFETY: the caller vouches for the lists and for c; `n` lanes are read and written when not FULL.
+        unsafe {
+            let mut sum = [[V::zero(); NV]; M];
+            for r in 0..self.rows {
+                let (x, y) = ((*self.x.add(r)).add(j0), (*self.y.add(r)).add(i0));
+                let mut right = [V::zero(); NV];
+                for (j, right) in right.iter_mut().enumerate() {
+                    let x = x.add(j * V::LANES);
+                    *right = if FULL { V::load(x) } else { V::load_first(x, n) };
+                }
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*y.add(i));
+                    for j in 0..NV {
+                        sum[j] = left.fma(right[j], sum[j]);
+                    }
+                }
+            }
+            for (i, sum) in sum.iter().enumerate() {
+                for (j, sum) in sum.iter().enumerate() {
+                    let c = self.c.add((i0 + i) * self.c_step + j0 + j * V::LANES);
+                    match (FULL, self.add) {
+                        (true, true) => V::load(c).add(*sum).store(c),
+                        (true, false) => sum.store(c),
+                        (false, true) => V::load_first(c, n).add(*sum).store_first(c, n),
+                        (false, false) => sum.store_first(c, n),
+                    }
+                }
+            }
+        }
+    }
+}
