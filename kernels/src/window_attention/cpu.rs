@@ -1,0 +1,749 @@
+//! The f32 version. A work item is one head of one window: k and v are gathered into panels that stay in the cache, and every
+//! product is a loop over register tiles of ROWS rows by up to two vectors.
+//!
+//! The biases are expanded once per call to `[heads, n, stride]`, so that a row of scores starts from a row of biases.
+
+use super::grid::{Grid, PADDING, REGIONS, Window};
+use super::{Grads, MASKED, Problem, Saved};
+use crate::simd::{self, Kernel, MAX_LANES, Vector};
+use engine::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Rows of a register tile.
+const ROWS: usize = 6;
+/// Query rows between two updates of dk and dv.
+const BLOCK: usize = 4 * ROWS;
+/// Rows of scores are padded to this many keys: a panel of two vectors of any width.
+const PANEL: usize = 2 * MAX_LANES;
+/// The bias of keys that pad a row of scores; finite, so that it is not taken for a broken score.
+const NEVER: f32 = -1e30;
+/// Weights below about this become zero: far under rounding, and masked keys then make no denormal numbers.
+const FLUSH: f32 = 1e-30;
+/// Windows are dealt to this many groups in backward, each with its own sums for the table.
+const GROUPS: usize = 64;
+
+/// What all work items read.
+struct Inputs<'a> {
+    grid: &'a Grid,
+    heads: usize,
+    head_dim: usize,
+    channels: usize,
+    scale: f32,
+    /// Tokens of a window, and the step between rows of scores.
+    tokens: usize,
+    stride: usize,
+    codes: Vec<usize>,
+    qkv: &'a [f32],
+    pad: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl<'a> Inputs<'a> {
+    fn new(problem: &Problem, grid: &'a Grid, qkv: &'a Tensor, pad: &'a Tensor, bias: &'a Tensor) -> Result<Self> {
+        Ok(Inputs {
+            grid,
+            heads: problem.heads,
+            head_dim: problem.head_dim(),
+            channels: problem.channels,
+            scale: (problem.head_dim() as f64).powf(-0.5) as f32,
+            tokens: grid.tokens(),
+            stride: grid.tokens().next_multiple_of(PANEL),
+            codes: codes(grid),
+            qkv: qkv.as_slice()?,
+            pad: pad.as_slice()?,
+            bias: bias.as_slice()?,
+        })
+    }
+
+    /// One head of q (part 0), k (1) or v (2) of a token in `row`.
+    fn part(&self, part: usize, row: usize, head: usize) -> &[f32] {
+        let width = 3 * self.channels;
+        let token = if row == PADDING { self.pad } else { &self.qkv[row * width..][..width] };
+        &token[part * self.channels + head * self.head_dim..][..self.head_dim]
+    }
+
+    fn bias_row(&self, head: usize, token: usize) -> *const f32 {
+        self.bias[(head * self.tokens + token) * self.stride..][..self.stride].as_ptr()
+    }
+}
+
+fn codes(grid: &Grid) -> Vec<usize> {
+    (0..grid.tokens()).map(|t| grid.code(t)).collect()
+}
+
+/// The biases of every pair of tokens, `[heads, n, stride]`.
+fn expand_bias(grid: &Grid, heads: usize, table: &Tensor) -> Result<Tensor> {
+    let (n, stride) = (grid.tokens(), grid.tokens().next_multiple_of(PANEL));
+    let codes = codes(grid);
+    let centre = (grid.offsets() - 1) / 2;
+    let table = table.as_slice::<f32>()?;
+    let mut bias = Tensor::empty(&[heads, n, stride], DType::F32, Device::Cpu)?;
+    bias.as_mut_slice::<f32>()?.par_chunks_exact_mut(stride).enumerate().for_each(|(row, out)| {
+        let (head, i) = (row / n, row % n);
+        for (out, code) in out.iter_mut().zip(&codes) {
+            *out = table[(codes[i] + centre - code) * heads + head];
+        }
+        out[n..].fill(NEVER);
+    });
+    Ok(bias)
+}
+
+/// An output that work items write into, each its own elements.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: every (batch element, window, head) writes the elements of its own tokens and head, and those are no other's.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `at` lies in the output.
+    unsafe fn at(&self, at: usize) -> *mut f32 {
+        unsafe { self.0.add(at) }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<(Window, Vec<f32>)> = RefCell::default();
+}
+
+/// Calls `work` with this thread's window and scratch, `len` elements whose contents are left over from earlier calls.
+fn with_scratch<R>(len: usize, work: impl FnOnce(&mut Window, &mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|(window, scratch)| {
+        if scratch.len() < len + MAX_LANES {
+            scratch.resize(len + MAX_LANES, 0.0);
+        }
+        let skip = scratch.as_ptr().align_offset(64).min(MAX_LANES); // to a cache line
+        work(window, &mut scratch[skip..][..len])
+    })
+}
+
+/// Cuts `len` elements off the front of `scratch`, in whole cache lines.
+fn take<'a>(scratch: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    let (taken, rest) = std::mem::take(scratch).split_at_mut(line(len));
+    *scratch = rest;
+    &mut taken[..len]
+}
+
+fn line(len: usize) -> usize {
+    len.next_multiple_of(MAX_LANES)
+}
+
+pub(super) fn forward(
+    problem: &Problem,
+    grid: &Grid,
+    qkv: &Tensor,
+    pad: &Tensor,
+    table: &Tensor,
+    y: &mut Tensor,
+    lse: &mut Tensor,
+) -> Result<()> {
+    let bias = expand_bias(grid, problem.heads, table)?;
+    let inputs = &Inputs::new(problem, grid, qkv, pad, &bias)?;
+    let y = Shared(y.as_mut_slice::<f32>()?.as_mut_ptr());
+    let lse = Shared(lse.as_mut_slice::<f32>()?.as_mut_ptr());
+    let units = problem.batch * grid.windows() * problem.heads;
+    (0..units).into_par_iter().for_each(|unit| {
+        let (window_index, head) = (unit / problem.heads, unit % problem.heads);
+        with_scratch(Forward::scratch(inputs), |window, scratch| {
+            window.fill(grid, window_index / grid.windows(), window_index % grid.windows());
+            simd::dispatch(Forward { inputs, window, head, y, lse, scratch });
+        });
+    });
+    Ok(())
+}
+
+struct Forward<'a> {
+    inputs: &'a Inputs<'a>,
+    window: &'a Window,
+    head: usize,
+    y: Shared,
+    lse: Shared,
+    scratch: &'a mut [f32],
+}
+
+impl Forward<'_> {
+    fn scratch(x: &Inputs<'_>) -> usize {
+        let keys = line(x.stride * x.head_dim) + line(x.tokens * x.head_dim.next_multiple_of(MAX_LANES));
+        keys + line(REGIONS * x.stride) + line(ROWS * x.head_dim) + line(ROWS * x.stride)
+    }
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Forward { inputs: x, window, head, y, lse, mut scratch } = self;
+        let dim = x.head_dim.next_multiple_of(V::LANES);
+        let k = take(&mut scratch, x.stride * x.head_dim);
+        let v = take(&mut scratch, x.tokens * dim);
+        let masks = take(&mut scratch, REGIONS * x.stride);
+        let q = take(&mut scratch, ROWS * x.head_dim);
+        let scores = take(&mut scratch, ROWS * x.stride);
+        gather_panels(x, 1, window, head, 2 * V::LANES, k);
+        gather_rows(x, 2, window, head, dim, v);
+        fill_masks(window, x.stride, masks);
+        for queries in window.queries.chunks(ROWS) {
+            for (q, &t) in q.chunks_exact_mut(x.head_dim).zip(queries) {
+                scale_into(q, x.part(0, window.rows[t], head), x.scale);
+            }
+            let start = Start::new(x, window, head, masks, queries);
+            // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of y and
+            // lse are this work item's.
+            unsafe {
+                let rows = Left { at: q.as_ptr(), row: x.head_dim, step: 1 };
+                let top = score_rows::<V>(&start, rows, k, x.head_dim, scores);
+                let mut inverse = [0.0; ROWS];
+                let mut to = [y.0; ROWS];
+                for (r, &t) in queries.iter().enumerate() {
+                    let row = window.rows[t];
+                    let sum = exp_row::<V>(&mut scores[r * x.stride..][..x.stride], top[r]);
+                    inverse[r] = 1.0 / sum;
+                    to[r] = y.at(row * x.channels + head * x.head_dim);
+                    lse.at(row * x.heads + head).write(top[r] + sum.ln());
+                }
+                let weights = Left { at: scores.as_ptr(), row: x.stride, step: 1 };
+                let values = Right { at: v.as_ptr(), step: dim, depth: x.tokens };
+                put_product::<V>(weights, values, &to[..queries.len()], &inverse, x.head_dim);
+            }
+        }
+    }
+}
+
+/// k or v of all tokens with vectors along the tokens: `[stride / width, head_dim, width]`, zero after the last token.
+fn gather_panels(x: &Inputs<'_>, part: usize, window: &Window, head: usize, width: usize, out: &mut [f32]) {
+    let last = x.tokens / width * width * x.head_dim;
+    out[last..].fill(0.0);
+    for (j, &row) in window.rows.iter().enumerate() {
+        let column = j / width * width * x.head_dim + j % width;
+        for (d, v) in x.part(part, row, head).iter().enumerate() {
+            out[column + d * width] = *v;
+        }
+    }
+}
+
+/// k or v of all tokens, `[n, dim]`, zero after head_dim.
+fn gather_rows(x: &Inputs<'_>, part: usize, window: &Window, head: usize, dim: usize, out: &mut [f32]) {
+    for (out, &row) in out.chunks_exact_mut(dim).zip(&window.rows) {
+        out[..x.head_dim].copy_from_slice(x.part(part, row, head));
+        out[x.head_dim..].fill(0.0);
+    }
+}
+
+/// What to add to a row of scores, for queries of each region: `[REGIONS, stride]`. Nothing to do in an undivided window.
+fn fill_masks(window: &Window, stride: usize, masks: &mut [f32]) {
+    if window.divided {
+        for (region, mask) in masks.chunks_exact_mut(stride).enumerate() {
+            mask.fill(0.0);
+            for (mask, &of) in mask.iter_mut().zip(&window.regions) {
+                *mask = if usize::from(of) == region { 0.0 } else { MASKED };
+            }
+        }
+    }
+}
+
+fn scale_into(to: &mut [f32], from: &[f32], by: f32) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from * by;
+    }
+}
+
+/// What a tile of scores starts from: rows of biases and, in a divided window, of masks.
+struct Start {
+    bias: [*const f32; ROWS],
+    mask: Option<[*const f32; ROWS]>,
+}
+
+impl Start {
+    /// For up to ROWS queries; missing ones repeat the first.
+    fn new(x: &Inputs<'_>, window: &Window, head: usize, masks: &[f32], queries: &[usize]) -> Start {
+        let token = |r: usize| queries[if r < queries.len() { r } else { 0 }];
+        let mask_row = |t: usize| masks[usize::from(window.regions[t]) * x.stride..][..x.stride].as_ptr();
+        Start {
+            bias: std::array::from_fn(|r| x.bias_row(head, token(r))),
+            mask: window.divided.then(|| std::array::from_fn(|r| mask_row(token(r)))),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(&self, at: usize) -> [[V; 2]; ROWS] {
+        unsafe {
+            let mut acc = [[V::zero(); 2]; ROWS];
+            for r in 0..ROWS {
+                for c in 0..2 {
+                    acc[r][c] = V::load(self.bias[r].add(at + c * V::LANES));
+                }
+            }
+            if let Some(mask) = &self.mask {
+                for r in 0..ROWS {
+                    for c in 0..2 {
+                        acc[r][c] = acc[r][c].add(V::load(mask[r].add(at + c * V::LANES)));
+                    }
+                }
+            }
+            acc
+        }
+    }
+}
+
+/// The left factor of a product: row r at depth k is `at[r * row + k * step]`.
+#[derive(Clone, Copy)]
+struct Left {
+    at: *const f32,
+    row: usize,
+    step: usize,
+}
+
+/// The right factor: `depth` rows, `step` apart.
+#[derive(Clone, Copy)]
+struct Right {
+    at: *const f32,
+    step: usize,
+    depth: usize,
+}
+
+impl Right {
+    /// Panel `index` of [`gather_panels`].
+    #[inline(always)]
+    unsafe fn panel<V: Vector>(panels: &[f32], index: usize, head_dim: usize) -> Right {
+        let width = 2 * V::LANES;
+        Right { at: unsafe { panels.as_ptr().add(index * head_dim * width) }, step: width, depth: head_dim }
+    }
+}
+
+/// `acc + left right`, for ROWS rows of `left` and C vectors of `right`.
+#[inline(always)]
+unsafe fn tile<V: Vector, const C: usize>(mut acc: [[V; C]; ROWS], left: Left, right: Right) -> [[V; C]; ROWS] {
+    unsafe {
+        for k in 0..right.depth {
+            let mut columns = [V::zero(); C];
+            for c in 0..C {
+                columns[c] = V::load(right.at.add(k * right.step + c * V::LANES));
+            }
+            for r in 0..ROWS {
+                let scalar = V::splat(*left.at.add(r * left.row + k * left.step));
+                for c in 0..C {
+                    acc[r][c] = scalar.fma(columns[c], acc[r][c]);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// Scores of ROWS queries against all keys, and the largest of each row.
+#[inline(always)]
+unsafe fn score_rows<V: Vector>(start: &Start, q: Left, k: &[f32], head_dim: usize, scores: &mut [f32]) -> [f32; ROWS] {
+    unsafe {
+        let stride = scores.len() / ROWS;
+        let mut top = [V::splat(f32::NEG_INFINITY); ROWS];
+        for panel in 0..stride / (2 * V::LANES) {
+            let at = panel * 2 * V::LANES;
+            let acc = tile(start.load::<V>(at), q, Right::panel::<V>(k, panel, head_dim));
+            for r in 0..ROWS {
+                for c in 0..2 {
+                    acc[r][c].store(scores.as_mut_ptr().add(r * stride + at + c * V::LANES));
+                    top[r] = top[r].max(acc[r][c]);
+                }
+            }
+        }
+        let mut largest = [0.0; ROWS];
+        for r in 0..ROWS {
+            largest[r] = top[r].largest();
+        }
+        largest
+    }
+}
+
+/// e to the power of x, and zero where that is nearly nothing.
+#[inline(always)]
+unsafe fn weight<V: Vector>(x: V) -> V {
+    unsafe { x.exp().sub(V::splat(FLUSH)).max(V::zero()) }
+}
+
+/// Turns scores into weights, relative to the largest score, and returns their sum: NaN when a score is not finite.
+#[inline(always)]
+unsafe fn exp_row<V: Vector>(row: &mut [f32], top: f32) -> f32 {
+    unsafe {
+        let (top, zero) = (V::splat(top), V::zero());
+        let (mut sum, mut finite) = (zero, zero);
+        for at in (0..row.len()).step_by(V::LANES) {
+            let score = V::load(row.as_ptr().add(at));
+            let e = weight(score.sub(top));
+            e.store(row.as_mut_ptr().add(at));
+            sum = sum.add(e);
+            finite = score.fma(zero, finite); // `exp` and `max` do not hand on a NaN
+        }
+        sum.add(finite).sum()
+    }
+}
+
+/// Writes `left right`, row r times `scale[r]`, to row r of `to`; `dim` columns, which `right` has padded to whole vectors.
+#[inline(always)]
+unsafe fn put_product<V: Vector>(left: Left, right: Right, to: &[*mut f32], scale: &[f32; ROWS], dim: usize) {
+    unsafe {
+        let mut at = 0;
+        while at + V::LANES < dim {
+            put_columns::<V, 2>(left, right, to, scale, at, dim - at);
+            at += 2 * V::LANES;
+        }
+        if at < dim {
+            put_columns::<V, 1>(left, right, to, scale, at, dim - at);
+        }
+    }
+}
+
+/// C vectors of columns of [`put_product`], from column `from`; `room` columns are left in `to`.
+#[inline(always)]
+unsafe fn put_columns<V: Vector, const C: usize>(
+    left: Left,
+    right: Right,
+    to: &[*mut f32],
+    scale: &[f32; ROWS],
+    from: usize,
+    room: usize,
+) {
+    unsafe {
+        let acc = tile([[V::zero(); C]; ROWS], left, Right { at: right.at.add(from), ..right });
+        for r in 0..ROWS {
+            for c in 0..C {
+                if r < to.len() {
+                    let out = acc[r][c].mul(V::splat(scale[r]));
+                    let to = to[r].add(from + c * V::LANES);
+                    match room - c * V::LANES {
+                        few if few < V::LANES => out.store_first(to, few),
+                        _ => out.store(to),
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn backward(
+    problem: &Problem,
+    grid: &Grid,
+    saved: Saved<'_>,
+    qkv: &Tensor,
+    pad: &Tensor,
+    table: &Tensor,
+) -> Result<Grads> {
+    let bias = expand_bias(grid, problem.heads, table)?;
+    let inputs = &Inputs::new(problem, grid, qkv, pad, &bias)?;
+    let saved = [saved.dy.as_slice()?, saved.y.as_slice()?, saved.lse.as_slice()?];
+    let mut dqkv = Tensor::empty(qkv.dims(), DType::F32, Device::Cpu)?;
+    let to = Shared(dqkv.as_mut_slice::<f32>()?.as_mut_ptr());
+    let units = problem.batch * grid.windows();
+    let groups = units.min(GROUPS);
+    // The groups, and with them the order of every sum, follow from the shape alone.
+    let sums: Vec<Sums> = (0..groups * problem.heads)
+        .into_par_iter()
+        .map(|item| {
+            let (group, head) = (item / problem.heads, item % problem.heads);
+            group_gradients(inputs, saved, head, group * units / groups..(group + 1) * units / groups, to)
+        })
+        .collect();
+    let dpad = add_pads(problem, &sums)?;
+    let dtable = add_tables(grid, problem.heads, &sums)?;
+    Ok(Grads { dqkv, dpad, dtable })
+}
+
+/// What one head of a group of windows adds to gradients that all windows share.
+struct Sums {
+    /// By offset, from the last row of the table to the first.
+    table: Vec<f64>,
+    /// k and v, `[2, head_dim]`.
+    pad: Vec<f64>,
+}
+
+/// Gradients of one head of some windows (`units`: batch element and window); dqkv goes to `to`.
+fn group_gradients(
+    inputs: &Inputs<'_>,
+    [dy, y, lse]: [&[f32]; 3],
+    head: usize,
+    units: std::ops::Range<usize>,
+    to: Shared,
+) -> Sums {
+    let grid = inputs.grid;
+    let mut sums = Sums { table: vec![0.0; grid.offsets()], pad: vec![0.0; 2 * inputs.head_dim] };
+    let mut table = vec![0.0; grid.offsets() + MAX_LANES];
+    for unit in units {
+        table.fill(0.0);
+        with_scratch(Backward::scratch(inputs), |window, scratch| {
+            window.fill(grid, unit / grid.windows(), unit % grid.windows());
+            let pad = &mut sums.pad;
+            simd::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, table: &mut table, pad, scratch });
+        });
+        for (sum, v) in sums.table.iter_mut().zip(&table) {
+            *sum += f64::from(*v);
+        }
+    }
+    sums
+}
+
+fn add_pads(problem: &Problem, sums: &[Sums]) -> Result<Tensor> {
+    let mut dpad = vec![0.0; 3 * problem.channels];
+    let head_dim = problem.head_dim();
+    for (item, sums) in sums.iter().enumerate() {
+        for (part, sums) in sums.pad.chunks_exact(head_dim).enumerate() {
+            let at = (part + 1) * problem.channels + item % problem.heads * head_dim;
+            for (to, v) in dpad[at..].iter_mut().zip(sums) {
+                *to += v;
+            }
+        }
+    }
+    Tensor::from_slice(&narrow(&dpad), &[3 * problem.channels])
+}
+
+fn add_tables(grid: &Grid, heads: usize, sums: &[Sums]) -> Result<Tensor> {
+    let mut dtable = vec![0.0; grid.offsets() * heads];
+    for (item, sums) in sums.iter().enumerate() {
+        for (row, v) in dtable.chunks_exact_mut(heads).zip(sums.table.iter().rev()) {
+            row[item % heads] += v;
+        }
+    }
+    Tensor::from_slice(&narrow(&dtable), &[grid.offsets(), heads])
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+struct Backward<'a> {
+    inputs: &'a Inputs<'a>,
+    window: &'a Window,
+    head: usize,
+    dy: &'a [f32],
+    y: &'a [f32],
+    lse: &'a [f32],
+    dqkv: Shared,
+    /// Gradient of the table, from its last row to its first; MAX_LANES elements longer.
+    table: &'a mut [f32],
+    pad: &'a mut [f64],
+    scratch: &'a mut [f32],
+}
+
+impl Backward<'_> {
+    fn scratch(x: &Inputs<'_>) -> usize {
+        let dim = x.head_dim.next_multiple_of(MAX_LANES);
+        let keys = 2 * line(x.stride * x.head_dim) + line(x.tokens * dim);
+        let sums = 2 * x.tokens.next_multiple_of(ROWS) * dim;
+        let queries = 2 * BLOCK * dim;
+        keys + sums + queries + line(REGIONS * x.stride) + 2 * line(BLOCK * x.stride + PANEL)
+    }
+}
+
+/// Panels of k and v and rows of k, which the queries of a window share, and the sums over its queries.
+struct Keys<'a> {
+    k: &'a mut [f32],
+    v: &'a mut [f32],
+    k_rows: &'a mut [f32],
+    masks: &'a mut [f32],
+    dk: &'a mut [f32],
+    dv: &'a mut [f32],
+}
+
+/// A block of queries: q (scaled) and dy, `[BLOCK, dim]`; p and ds, `[BLOCK, stride]` and a panel that tiles of keys read past
+/// the end; per row D and lse.
+struct Queries<'a> {
+    q: &'a mut [f32],
+    dy: &'a mut [f32],
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+    dots: [f32; BLOCK],
+    lse: [f32; BLOCK],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let (x, window, head) = (self.inputs, self.window, self.head);
+        let dim = x.head_dim.next_multiple_of(V::LANES);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let key_rows = x.tokens.next_multiple_of(ROWS);
+        let keys = &mut Keys {
+            k: take(&mut scratch, x.stride * x.head_dim),
+            v: take(&mut scratch, x.stride * x.head_dim),
+            k_rows: take(&mut scratch, x.tokens * dim),
+            masks: take(&mut scratch, REGIONS * x.stride),
+            dk: take(&mut scratch, key_rows * dim),
+            dv: take(&mut scratch, key_rows * dim),
+        };
+        let block = &mut Queries {
+            q: take(&mut scratch, BLOCK * dim),
+            dy: take(&mut scratch, BLOCK * dim),
+            p: take(&mut scratch, BLOCK * x.stride + PANEL),
+            ds: take(&mut scratch, BLOCK * x.stride + PANEL),
+            dots: [0.0; BLOCK],
+            lse: [0.0; BLOCK],
+        };
+        gather_panels(x, 1, window, head, 2 * V::LANES, keys.k);
+        gather_panels(x, 2, window, head, 2 * V::LANES, keys.v);
+        gather_rows(x, 1, window, head, dim, keys.k_rows);
+        fill_masks(window, x.stride, keys.masks);
+        keys.dk.fill(0.0);
+        keys.dv.fill(0.0);
+        for queries in window.queries.chunks(BLOCK) {
+            self.gather_queries(queries, dim, block);
+            // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of dqkv
+            // are this work item's.
+            unsafe {
+                for (part, queries) in queries.chunks(ROWS).enumerate() {
+                    self.query_rows::<V>(queries, part * ROWS, dim, keys, block);
+                }
+                let weights = Left { at: block.p.as_ptr(), row: 1, step: x.stride };
+                let rows = Right { at: block.dy.as_ptr(), step: dim, depth: queries.len() };
+                add_product::<V>(weights, rows, keys.dv, dim);
+                let weights = Left { at: block.ds.as_ptr(), row: 1, step: x.stride };
+                let rows = Right { at: block.q.as_ptr(), step: dim, depth: queries.len() };
+                add_product::<V>(weights, rows, keys.dk, dim);
+                for (r, &t) in queries.iter().enumerate() {
+                    self.add_to_table::<V>(t, &block.ds[r * x.stride..][..x.stride]);
+                }
+            }
+        }
+        self.put_keys(dim, keys);
+    }
+}
+
+impl Backward<'_> {
+    /// Rows that no query fills keep what an earlier one left; they are computed with and never read.
+    fn gather_queries(&self, queries: &[usize], dim: usize, block: &mut Queries<'_>) {
+        let x = self.inputs;
+        for (r, &t) in queries.iter().enumerate() {
+            let row = self.window.rows[t];
+            let at = row * x.channels + self.head * x.head_dim;
+            let (dy, y) = (&self.dy[at..][..x.head_dim], &self.y[at..][..x.head_dim]);
+            let (q_to, dy_to) = (&mut block.q[r * dim..][..dim], &mut block.dy[r * dim..][..dim]);
+            scale_into(q_to, x.part(0, row, self.head), x.scale);
+            dy_to[..x.head_dim].copy_from_slice(dy);
+            q_to[x.head_dim..].fill(0.0);
+            dy_to[x.head_dim..].fill(0.0);
+            block.dots[r] = dy.iter().zip(y).map(|(a, b)| a * b).sum();
+            block.lse[r] = self.lse[row * x.heads + self.head];
+        }
+    }
+
+    /// p, ds and dq of up to ROWS queries, from row `first` of the block.
+    #[inline(always)]
+    unsafe fn query_rows<V: Vector>(
+        &self,
+        queries: &[usize],
+        first: usize,
+        dim: usize,
+        keys: &Keys<'_>,
+        block: &mut Queries<'_>,
+    ) {
+        let x = self.inputs;
+        let start = Start::new(x, self.window, self.head, keys.masks, queries);
+        unsafe {
+            let q = Left { at: block.q.as_ptr().add(first * dim), row: dim, step: 1 };
+            let dy = Left { at: block.dy.as_ptr().add(first * dim), row: dim, step: 1 };
+            let (p, ds) = (block.p.as_mut_ptr().add(first * x.stride), block.ds.as_mut_ptr().add(first * x.stride));
+            for panel in 0..x.stride / (2 * V::LANES) {
+                let at = panel * 2 * V::LANES;
+                let scores = tile(start.load::<V>(at), q, Right::panel::<V>(keys.k, panel, x.head_dim));
+                for r in 0..ROWS {
+                    let lse = V::splat(block.lse[first + r]);
+                    for c in 0..2 {
+                        weight(scores[r][c].sub(lse)).store(p.add(r * x.stride + at + c * V::LANES));
+                    }
+                }
+                let dp = tile([[V::zero(); 2]; ROWS], dy, Right::panel::<V>(keys.v, panel, x.head_dim));
+                for r in 0..ROWS {
+                    let dot = V::splat(block.dots[first + r]);
+                    for c in 0..2 {
+                        let to = r * x.stride + at + c * V::LANES;
+                        V::load(p.add(to)).mul(dp[r][c].sub(dot)).store(ds.add(to));
+                    }
+                }
+            }
+            let mut to = [self.dqkv.0; ROWS];
+            for (to, &t) in to.iter_mut().zip(queries) {
+                *to = self.dqkv.at(self.window.rows[t] * 3 * x.channels + self.head * x.head_dim);
+            }
+            let weights = Left { at: ds, row: x.stride, step: 1 };
+            let rows = Right { at: keys.k_rows.as_ptr(), step: dim, depth: x.tokens };
+            put_product::<V>(weights, rows, &to[..queries.len()], &[x.scale; ROWS], x.head_dim);
+        }
+    }
+
+    /// Adds a row of ds to the table. Along the window's last axis keys and rows of the table run side by side.
+    #[inline(always)]
+    unsafe fn add_to_table<V: Vector>(&mut self, query: usize, ds: &[f32]) {
+        let x = self.inputs;
+        let from = (x.grid.offsets() - 1) / 2 - x.codes[query];
+        for start in (0..x.tokens).step_by(x.grid.run()) {
+            let end = x.tokens.min(start + x.grid.run());
+            let to = self.table[from + x.codes[start]..].as_mut_ptr();
+            for key in (start..end).step_by(V::LANES) {
+                unsafe {
+                    let to = to.add(key - start);
+                    V::load(to).add(V::load_first(ds.as_ptr().add(key), end - key)).store(to);
+                }
+            }
+        }
+    }
+
+    /// Writes dk and dv of tokens in the grid, and adds those of padding to `pad`.
+    fn put_keys(&mut self, dim: usize, keys: &Keys<'_>) {
+        let x = self.inputs;
+        for (part, sums) in [&*keys.dk, &*keys.dv].into_iter().enumerate() {
+            for (sum, &row) in sums.chunks_exact(dim).zip(&self.window.rows) {
+                if row == PADDING {
+                    for (to, v) in self.pad[part * x.head_dim..].iter_mut().zip(&sum[..x.head_dim]) {
+                        *to += f64::from(*v);
+                    }
+                } else {
+                    let at = (row * 3 + part + 1) * x.channels + self.head * x.head_dim;
+                    // SAFETY: the element is in dqkv and belongs to this work item.
+                    unsafe { std::ptr::copy_nonoverlapping(sum.as_ptr(), self.dqkv.at(at), x.head_dim) };
+                }
+            }
+        }
+    }
+}
+
+/// `to += left right` for all rows of `to`, `[rows, dim]`, a whole number of tiles and vectors.
+#[inline(always)]
+unsafe fn add_product<V: Vector>(left: Left, right: Right, to: &mut [f32], dim: usize) {
+    unsafe {
+        for row in (0..to.len() / dim).step_by(ROWS) {
+            let left = Left { at: left.at.add(row * left.row), ..left };
+            let to = to.as_mut_ptr().add(row * dim);
+            let mut at = 0;
+            while at + V::LANES < dim {
+                add_columns::<V, 2>(left, right, to, dim, at);
+                at += 2 * V::LANES;
+            }
+            if at < dim {
+                add_columns::<V, 1>(left, right, to, dim, at);
+            }
+        }
+    }
+}
+
+/// C vectors of columns of ROWS rows of [`add_product`], from column `from`.
+#[inline(always)]
+unsafe fn add_columns<V: Vector, const C: usize>(left: Left, right: Right, to: *mut f32, dim: usize, from: usize) {
+    unsafe {
+        let to = to.add(from);
+        let mut acc = [[V::zero(); C]; ROWS];
+        for r in 0..ROWS {
+            for c in 0..C {
+                acc[r][c] = V::load(to.add(r * dim + c * V::LANES));
+            }
+        }
+        let acc = tile(acc, left, Right { at: right.at.add(from), ..right });
+        for r in 0..ROWS {
+            for c in 0..C {
+                acc[r][c].store(to.add(r * dim + c * V::LANES));
+            }
+        }
+    }
+}
