@@ -1,10 +1,61 @@
-//! Concatenation along one axis.
-use engine::{Result, Tensor};
+//! Concatenation along one axis, and its transpose: cutting into pieces along it. Both only copy. Pieces may be empty; other
+//! zero-sized axes give empty results.
 
-pub fn forward(_xs: &[&Tensor], _axis: usize) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+mod cpu;
+
+use engine::{Device, Error, Result, Tensor};
+
+const OP: &str = "concat";
+
+/// Inputs `[…, Aᵢ, …]`, alike but for `axis`, become one tensor `[…, Σ Aᵢ, …]`. Errors without inputs, and when they differ
+/// elsewhere than at `axis`.
+pub fn forward(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
+    let Some(first) = xs.first() else {
+        return Err(Error::invalid(OP, "needs at least one tensor"));
+    };
+    check_axis(first, axis)?;
+    let mut dims = first.dims().to_vec();
+    dims[axis] = 0;
+    for x in xs {
+        if x.dtype() != first.dtype() {
+            return Err(Error::DType {
+                op: OP,
+                got: x.dtype(),
+                want: "one dtype for all inputs; convert with to_dtype",
+            });
+        }
+        let alike = x.rank() == dims.len()
+            && x.dims().iter().zip(first.dims()).enumerate().all(|(i, (a, b))| i == axis || a == b);
+        if !alike {
+            return Err(Error::shape(
+                OP,
+                format!("{:?} and {:?} may differ only at axis {axis}", first.dims(), x.dims()),
+            ));
+        }
+        dims[axis] += x.dims()[axis];
+    }
+    match first.device() {
+        Device::Cpu => cpu::forward(xs, axis, &dims),
+        device => Err(Error::Unsupported { op: OP, dtype: first.dtype(), device }),
+    }
 }
-/// The transpose: cuts dy into pieces of these sizes along the axis.
-pub fn split(_dy: &Tensor, _axis: usize, _sizes: &[usize]) -> Result<Vec<Tensor>> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// The transpose: cuts dy into pieces of these sizes along the axis. Errors when the sizes do not add up to it.
+pub fn split(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
+    check_axis(dy, axis)?;
+    let total = sizes.iter().try_fold(0usize, |sum, &size| sum.checked_add(size));
+    if total != Some(dy.dims()[axis]) {
+        return Err(Error::shape(OP, format!("sizes {sizes:?} do not add up to axis {axis} of {:?}", dy.dims())));
+    }
+    match dy.device() {
+        Device::Cpu => cpu::split(dy, axis, sizes),
+        device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
+    }
+}
+
+fn check_axis(x: &Tensor, axis: usize) -> Result<()> {
+    if axis >= x.rank() {
+        return Err(Error::shape(OP, format!("{:?} has no axis {axis}", x.dims())));
+    }
+    Ok(())
 }

@@ -1,11 +1,26 @@
-//! Layer norm over the last axis.
-use engine::{Result, Tensor};
+//! Layer norm over the last axis (Ba, Kiros and Hinton 2016). For every row of C values
+//! mean = Σ x / C, rstd = 1 / √(Σ (x − mean)² / C + eps) (the biased variance), x̂ = (x − mean) · rstd,
+//! y = x̂ · weight + bias, or y = x̂ without affine.
+//!
+//! Backward, with g = dy · weight and means over the row: dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)),
+//! dweight = Σ dy · x̂ and dbias = Σ dy over all rows, summed in fixed blocks of rows in a fixed order.
+//!
+//! x `[…, C]` with C >= 1; weight and bias `[C]`; mean and rstd `[rows]`, of x's dtype. No rows give empty results (and zero
+//! dweight and dbias); C = 0 is an error.
+
+mod cpu;
+
+use crate::add::{expect_dims, expect_same};
+use engine::{Device, Error, Result, Tensor};
+
+const OP: &str = "layer_norm";
 
 pub struct Output {
     pub y: Tensor,
     pub mean: Tensor,
     pub rstd: Tensor,
 }
+
 pub struct Grads {
     pub dx: Tensor,
     pub dweight: Option<Tensor>,
@@ -13,9 +28,46 @@ pub struct Grads {
 }
 
 /// affine = (weight `[C]`, bias `[C]`).
-pub fn forward(_x: &Tensor, _affine: Option<(&Tensor, &Tensor)>, _eps: f64) -> Result<Output> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Output> {
+    check_x(x)?;
+    if !(eps >= 0.0 && eps.is_finite()) {
+        return Err(Error::invalid(OP, format!("eps is {eps}; it must be 0 or a small positive number")));
+    }
+    if let Some((weight, bias)) = affine {
+        check_companion(x, ("weight", weight), x.channels())?;
+        check_companion(x, ("bias", bias), x.channels())?;
+    }
+    match x.device() {
+        Device::Cpu => cpu::forward(x, affine, eps),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-pub fn backward(_dy: &Tensor, _x: &Tensor, _weight: Option<&Tensor>, _mean: &Tensor, _rstd: &Tensor) -> Result<Grads> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// mean and rstd are the forward pass's. dweight and dbias are Some when there is a weight.
+pub fn backward(dy: &Tensor, x: &Tensor, weight: Option<&Tensor>, mean: &Tensor, rstd: &Tensor) -> Result<Grads> {
+    check_x(x)?;
+    expect_same(OP, ("x", x), ("dy", dy))?;
+    check_companion(x, ("mean", mean), x.rows())?;
+    check_companion(x, ("rstd", rstd), x.rows())?;
+    if let Some(weight) = weight {
+        check_companion(x, ("weight", weight), x.channels())?;
+    }
+    match x.device() {
+        Device::Cpu => cpu::backward(dy, x, weight, mean, rstd),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
+}
+
+fn check_x(x: &Tensor) -> Result<()> {
+    if x.rank() == 0 || x.channels() == 0 {
+        return Err(Error::shape(OP, format!("x is {:?}; its last axis must have at least one element", x.dims())));
+    }
+    Ok(())
+}
+
+fn check_companion(x: &Tensor, t: (&str, &Tensor), len: usize) -> Result<()> {
+    if t.1.dtype() != x.dtype() {
+        return Err(Error::DType { op: OP, got: t.1.dtype(), want: "x's dtype for all inputs; convert with to_dtype" });
+    }
+    expect_dims(OP, t, &[len], &format!("x {:?}", x.dims()))
 }

@@ -1,9 +1,26 @@
-//! LeakyReLU.
-use engine::{Result, Tensor};
+//! LeakyReLU: y = x where x > 0, else slope · x, any shape; empty tensors give empty results.
+//! Backward: dx = dy where x > 0, else slope · dy (the slope at x = 0 too, as in PyTorch).
 
-pub fn forward(_x: &Tensor, _slope: f64) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+mod cpu;
+
+use crate::add::expect_same;
+use engine::{Device, Error, Result, Tensor};
+
+const OP: &str = "leaky_relu";
+
+/// The slope is rounded to x's dtype.
+pub fn forward(x: &Tensor, slope: f64) -> Result<Tensor> {
+    match x.device() {
+        Device::Cpu => cpu::forward(x, slope),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-pub fn backward(_dy: &Tensor, _x: &Tensor, _slope: f64) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Errors when dy and x differ in shape or dtype.
+pub fn backward(dy: &Tensor, x: &Tensor, slope: f64) -> Result<Tensor> {
+    expect_same(OP, ("x", x), ("dy", dy))?;
+    match x.device() {
+        Device::Cpu => cpu::backward(dy, x, slope),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }

@@ -1,9 +1,25 @@
-//! ReLU.
-use engine::{Result, Tensor};
+//! ReLU: y = max(x, 0), any shape; empty tensors give empty results. NaN stays NaN.
+//! Backward: dx = dy where y > 0, else 0 (so 0 at x = 0, as in PyTorch).
 
-pub fn forward(_x: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+mod cpu;
+
+use crate::add::expect_same;
+use engine::{Device, Error, Result, Tensor};
+
+const OP: &str = "relu";
+
+pub fn forward(x: &Tensor) -> Result<Tensor> {
+    match x.device() {
+        Device::Cpu => cpu::forward(x),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-pub fn backward(_dy: &Tensor, _y: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// Errors when dy and y differ in shape or dtype.
+pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
+    expect_same(OP, ("y", y), ("dy", dy))?;
+    match y.device() {
+        Device::Cpu => cpu::backward(dy, y),
+        device => Err(Error::Unsupported { op: OP, dtype: y.dtype(), device }),
+    }
 }

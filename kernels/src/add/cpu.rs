@@ -1,0 +1,103 @@
+//! Elementwise loops over fixed chunks, for sums here and for the activations.
+
+use crate::real::Real;
+use engine::{DType, Error, Result, Tensor};
+use rayon::prelude::*;
+
+/// Elements that one task handles: small enough to share out, large enough to outweigh handing it over.
+pub(crate) const CHUNK: usize = 1 << 15;
+
+pub(super) fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match a.dtype() {
+        DType::F32 => zip::<f32>(a, b, |a, b| a + b),
+        DType::F64 => zip::<f64>(a, b, |a, b| a + b),
+        dtype => Err(Error::Unsupported { op: super::OP, dtype, device: a.device() }),
+    }
+}
+
+pub(super) fn accumulate(a: &mut Tensor, b: &Tensor) -> Result<()> {
+    match a.dtype() {
+        DType::F32 => add_into::<f32>(a, b),
+        DType::F64 => add_into::<f64>(a, b),
+        dtype => Err(Error::Unsupported { op: super::OP, dtype, device: a.device() }),
+    }
+}
+
+pub(super) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F32 => map::<f32>(x, |v| v * factor as f32),
+        DType::F64 => map::<f64>(x, |v| v * factor),
+        dtype => Err(Error::Unsupported { op: "scale", dtype, device: x.device() }),
+    }
+}
+
+fn add_into<T: Real>(a: &mut Tensor, b: &Tensor) -> Result<()> {
+    let from = b.as_slice::<T>()?;
+    a.as_mut_slice::<T>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(a, b)| {
+        for (a, &b) in a.iter_mut().zip(b) {
+            *a += b;
+        }
+    });
+    Ok(())
+}
+
+/// f of every element.
+pub(crate) fn map<T: Real>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Result<Tensor> {
+    let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
+    let from = x.as_slice::<T>()?;
+    out.as_mut_slice::<T>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(out, x)| {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = f(x);
+        }
+    });
+    Ok(out)
+}
+
+/// f of every pair of elements; the caller has checked that the shapes agree.
+pub(crate) fn zip<T: Real>(a: &Tensor, b: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Result<Tensor> {
+    let mut out = Tensor::empty(a.dims(), a.dtype(), a.device())?;
+    let (a, b) = (a.as_slice::<T>()?, b.as_slice::<T>()?);
+    let inputs = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+    out.as_mut_slice::<T>()?.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (a, b))| {
+        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            *out = f(a, b);
+        }
+    });
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::add::testing::{assert_close, random};
+    use crate::add::{accumulate, forward, scale};
+    use engine::{DType, Device, Error, Tensor};
+
+    #[test]
+    fn sums_match_the_formula_on_awkward_sizes() {
+        for dims in [vec![], vec![0, 3], vec![1], vec![7], vec![3, 10_949], vec![2, 3, 5, 7, 11]] {
+            for dtype in [DType::F32, DType::F64] {
+                let (mut a, b) = (random(1, &dims, dtype), random(2, &dims, dtype));
+                let (av, bv) = (a.to_f64_vec().expect("a"), b.to_f64_vec().expect("b"));
+                let sum: Vec<f64> = av.iter().zip(&bv).map(|(a, b)| a + b).collect();
+                let scaled: Vec<f64> = av.iter().map(|a| a * -0.3).collect();
+                assert_close(&forward(&a, &b).expect("forward"), &sum, 1e-7);
+                assert_close(&scale(&a, -0.3).expect("scale"), &scaled, 2e-7);
+                accumulate(&mut a, &b).expect("accumulate");
+                assert_close(&a, &sum, 1e-7);
+            }
+        }
+    }
+
+    #[test]
+    fn unlike_shared_and_integer_tensors_are_errors() {
+        let (mut a, b) = (random(1, &[2, 3], DType::F32), random(2, &[3, 2], DType::F32));
+        let message = forward(&a, &b).expect_err("shapes").to_string();
+        assert!(message.contains("[3, 2]") && message.contains("[2, 3]"), "{message}");
+        assert!(forward(&a, &random(2, &[2, 3], DType::F64)).is_err());
+        let view = a.clone();
+        assert_eq!(accumulate(&mut a, &view), Err(Error::Shared { op: "write" }));
+        let i = Tensor::zeros(&[2], DType::I32, Device::Cpu).expect("i32");
+        assert!(matches!(forward(&i, &i), Err(Error::Unsupported { op: "add", .. })));
+        assert!(matches!(scale(&i, 2.0), Err(Error::Unsupported { op: "scale", .. })));
+    }
+}
