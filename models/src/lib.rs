@@ -1,1 +1,1 @@
-
+pub mod sliding_window;
