@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod layers;
+pub mod sliding_window;
 pub mod state_dict;
 
 pub mod swin_unetr;

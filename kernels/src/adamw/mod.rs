@@ -1,7 +1,26 @@
-//! Fused AdamW with amsgrad.
-use engine::{Result, Tensor};
+//! AdamW with amsgrad: the whole update of one parameter in one pass.
+//!
+//! With `t = step`, counted from 1:
+//!
+//! ```text
+//! x    <- x (1 - lr weight_decay)                        decoupled decay
+//! m    <- beta1 m + (1 - beta1) g
+//! v    <- beta2 v + (1 - beta2) g²
+//! vmax <- max(vmax, v)                                   on the uncorrected v
+//! x    <- x - lr / (1 - beta1^t) · m / (sqrt(vmax) / sqrt(1 - beta2^t) + eps)
+//! ```
+//!
+//! Loshchilov and Hutter, "Decoupled weight decay regularization", with the maximum of Reddi et al., "On the convergence of
+//! Adam and beyond", in the order and with the corrections of `torch.optim.AdamW(amsgrad=True)`. The scalars are computed in
+//! f64. All five tensors have one shape and one dtype, f32 or f64; an empty parameter is left as it is.
 
-/// step counts from 1.
+mod cpu;
+
+use engine::{DType, Device, Error, Result, Tensor};
+
+const OP: &str = "adamw";
+
+/// `step` counts from 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     pub lr: f64,
@@ -12,12 +31,41 @@ pub struct Params {
     pub step: u64,
 }
 
+/// The moving averages of the gradient and of its square, and the largest of the latter so far. All start at zero.
 pub struct State<'a> {
     pub m: &'a mut Tensor,
     pub v: &'a mut Tensor,
     pub vmax: &'a mut Tensor,
 }
 
-pub fn update(_param: &mut Tensor, _grad: &Tensor, _state: State<'_>, _p: Params) -> Result<()> {
-    Err(engine::Error::invalid("kernel", "not written"))
+/// Updates `param` and `state` in place. Errors when shapes or dtypes differ, when `step` is 0, when a beta is outside [0, 1),
+/// and when another tensor shares the storage of one that is written.
+pub fn update(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) -> Result<()> {
+    check(param, grad, &state, p)?;
+    match (param.device(), param.dtype()) {
+        (Device::Cpu, DType::F32) => cpu::update::<f32>(param, grad, state, p),
+        (Device::Cpu, DType::F64) => cpu::update::<f64>(param, grad, state, p),
+        (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
+    }
 }
+
+fn check(param: &Tensor, grad: &Tensor, state: &State<'_>, p: Params) -> Result<()> {
+    for (name, t) in [("gradient", grad), ("m", &*state.m), ("v", &*state.v), ("vmax", &*state.vmax)] {
+        if t.dims() != param.dims() {
+            return Err(Error::shape(OP, format!("{name} is {:?}, the parameter {:?}", t.shape(), param.shape())));
+        }
+        if t.dtype() != param.dtype() {
+            return Err(Error::DType { op: OP, got: t.dtype(), want: "the parameter's dtype for gradient and state" });
+        }
+    }
+    if p.step == 0 {
+        return Err(Error::invalid(OP, "step 0: steps count from 1"));
+    }
+    if ![p.beta1, p.beta2].iter().all(|b| (0.0..1.0).contains(b)) {
+        return Err(Error::invalid(OP, format!("betas {} and {} must lie in [0, 1)", p.beta1, p.beta2)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

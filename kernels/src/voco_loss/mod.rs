@@ -1,5 +1,31 @@
-//! The three VoCo losses from student and teacher projections.
-use engine::{Result, Tensor};
+//! The three VoCo losses (contextual position prediction) from student and teacher projections.
+//!
+//! V volumes, each with S random crops and K base crops. `student` and `teacher` are `[V S + V K, dim]`: all crops, then all
+//! bases, volume-major; `labels` `[V, S, K]` is the share, in [0, 1], of each crop that lies in each base. With
+//! `r(x, q) = relu(cos(x, q))` (the cosine of [`crate::cosine`]), crops x, bases q, student s and teacher t, volume i and its
+//! partner j = (i + 1) mod V:
+//!
+//! ```text
+//! intra_i = ce(labels_i,        r(x_i^s, q_i^t))
+//! inter_i = ce(r(x_i^t, q_j^t), r(x_i^s, q_j^s))
+//! reg_i   = mean over a < b of r(q_ia^s, stop(q_ib^s))²
+//!
+//! ce(y, l) = -Σ y log(1 - |y - l| + ε) / (Σ y + ε)  -  Σ_{y = 0} log(1 - l + ε) / (#{y = 0} + ε)        ε = 1e-6
+//! ```
+//!
+//! Both sums of `ce` run over all S K entries of a volume, and `y = 0` is exact equality. Each term is the mean over volumes.
+//! Gradients go to the student alone: in `inter` to both factors of the prediction, in `reg` to the earlier base only. The
+//! ReLU's derivative is 0 at and below 0, that of |y - l| is 0 at equality. Wu, Zhuang and Chen, "VoCo: a simple-yet-effective
+//! volume contrastive learning framework" and its large-scale sequel, as their published code computes it.
+//!
+//! f32 or f64, one dtype throughout; everything is computed in f64. Errors: shapes or dtypes that do not fit, no volume, no
+//! crop, fewer than two bases (no pair to regularise).
+
+mod cpu;
+
+use engine::{DType, Device, Error, Result, Tensor};
+
+const OP: &str = "voco_loss";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -7,23 +33,66 @@ pub struct Params {
     pub crops: usize,
     pub bases: usize,
 }
-/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: relu cos(student crop, teacher base).
+
+/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: relu cos(student crop, teacher base of the
+/// same volume).
 pub struct Output {
     pub terms: Tensor,
     pub logits: Tensor,
 }
 
 /// student, teacher `[V*S + V*K, dim]` (all crops, then all bases, volume-major); labels `[V, S, K]`.
-pub fn forward(_student: &Tensor, _teacher: &Tensor, _labels: &Tensor, _p: Params) -> Result<Output> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn forward(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Result<Output> {
+    check(student, teacher, labels, p)?;
+    match (student.device(), student.dtype()) {
+        (Device::Cpu, DType::F32) => cpu::forward::<f32>(student, teacher, labels, p),
+        (Device::Cpu, DType::F64) => cpu::forward::<f64>(student, teacher, labels, p),
+        (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
+    }
 }
+
 /// dterms `[3]` -> gradient of student.
-pub fn backward(
-    _dterms: &Tensor,
-    _student: &Tensor,
-    _teacher: &Tensor,
-    _labels: &Tensor,
-    _p: Params,
-) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn backward(dterms: &Tensor, student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Result<Tensor> {
+    check(student, teacher, labels, p)?;
+    if dterms.dims() != [3] {
+        return Err(Error::shape(OP, format!("gradient {:?}; it must be [3]: intra, inter, reg", dterms.shape())));
+    }
+    same_dtype(student, dterms)?;
+    match (student.device(), student.dtype()) {
+        (Device::Cpu, DType::F32) => cpu::backward::<f32>(dterms, student, teacher, labels, p),
+        (Device::Cpu, DType::F64) => cpu::backward::<f64>(dterms, student, teacher, labels, p),
+        (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
+    }
 }
+
+fn check(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Result<()> {
+    let Params { volumes, crops, bases } = p;
+    if volumes == 0 || crops == 0 || bases < 2 {
+        let detail = format!("{volumes} volumes, {crops} crops, {bases} bases; needs at least 1, 1 and 2");
+        return Err(Error::invalid(OP, detail));
+    }
+    if labels.dims() != [volumes, crops, bases] {
+        return Err(Error::shape(OP, format!("labels {:?}; expected [{volumes}, {crops}, {bases}]", labels.shape())));
+    }
+    let rows = volumes * (crops + bases); // no overflow: labels hold volumes * crops * bases elements
+    if student.dims() != teacher.dims() || !matches!(student.dims(), [n, dim] if *n == rows && *dim > 0) {
+        let (s, t) = (student.shape(), teacher.shape());
+        let detail = format!(
+            "student {s:?} and teacher {t:?} must both be [{rows}, dim]: \
+             {volumes} volumes of {crops} crops and {bases} bases"
+        );
+        return Err(Error::shape(OP, detail));
+    }
+    same_dtype(student, teacher)?;
+    same_dtype(student, labels)
+}
+
+fn same_dtype(student: &Tensor, other: &Tensor) -> Result<()> {
+    if other.dtype() == student.dtype() {
+        return Ok(());
+    }
+    Err(Error::DType { op: OP, got: other.dtype(), want: "the student's dtype for teacher, labels and gradient" })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+use super::*;
+use engine::{Element, random};
+
+const P: Params = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1 };
+
+struct Optimiser {
+    param: Tensor,
+    m: Tensor,
+    v: Tensor,
+    vmax: Tensor,
+}
+
+impl Optimiser {
+    fn new<T: Element>(param: &[T]) -> Optimiser {
+        engine::memory::check(true);
+        let zeros = || Tensor::zeros(&[param.len()], T::DTYPE, Device::Cpu).expect("zeros");
+        let param = Tensor::from_slice(param, &[param.len()]).expect("parameter");
+        Optimiser { param, m: zeros(), v: zeros(), vmax: zeros() }
+    }
+
+    fn step<T: Element>(&mut self, grad: &[T], p: Params) -> Result<()> {
+        let grad = Tensor::from_slice(grad, &[grad.len()]).expect("gradient");
+        update(&mut self.param, &grad, State { m: &mut self.m, v: &mut self.v, vmax: &mut self.vmax }, p)
+    }
+}
+
+/// The textbook form in f64: corrected moments, one element.
+fn naive(x: f64, grads: &[f64], p: Params) -> f64 {
+    let (mut x, mut m, mut v, mut top) = (x, 0.0, 0.0, 0.0f64);
+    for (i, g) in grads.iter().enumerate() {
+        let t = i as i32 + 1;
+        x -= p.lr * p.weight_decay * x;
+        m = p.beta1 * m + (1.0 - p.beta1) * g;
+        v = p.beta2 * v + (1.0 - p.beta2) * g * g;
+        top = top.max(v);
+        let corrected = m / (1.0 - p.beta1.powi(t));
+        x -= p.lr * corrected / ((top / (1.0 - p.beta2.powi(t))).sqrt() + p.eps);
+    }
+    x
+}
+
+#[test]
+fn two_parameters_follow_the_golden_values() {
+    let mut o = Optimiser::new(&[1.0f64, -2.0]);
+    for t in 0..5 {
+        let scale = if t == 0 { 10.0 } else { 1.0 };
+        let grad = [0, 1].map(|i| scale * (2.0 * random::uniform(30 + t, i) - 1.0));
+        o.step(&grad, Params { step: t + 1, ..P }).expect("step");
+    }
+    let got = o.param.to_vec::<f64>().expect("read");
+    for (got, want) in got.iter().zip([0.9643294979832362, -2.0301252829555274]) {
+        assert!((got - want).abs() < 1e-15, "{got} {want}");
+    }
+}
+
+#[test]
+fn every_width_and_thread_count_gives_the_same_bits_near_the_naive_update() {
+    use crate::simd::{Level, limit};
+    let n = 3 * (1 << 14) + 7; // several chunks and a ragged end
+    let value = |seed, i: usize| random::normal(seed, i as u64) as f32;
+    let start: Vec<f32> = (0..n).map(|i| value(1, i)).collect();
+    let run = || {
+        let mut o = Optimiser::new(&start);
+        for step in 1..=12u64 {
+            let grad: Vec<f32> = (0..n).map(|i| value(10 + step, i) * (13 - step) as f32).collect();
+            o.step(&grad, Params { step, ..P }).expect("step");
+        }
+        o.param.to_vec::<f32>().expect("read")
+    };
+    let first = run();
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        limit(level);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(level as usize).build().expect("pool");
+        assert!(pool.install(run) == first);
+    }
+    let (mut off, mut all) = (0.0, 0.0);
+    for i in (0..n).step_by(97) {
+        let grads: Vec<f64> = (1..=12u64).map(|s| f64::from(value(10 + s, i) * (13 - s) as f32)).collect();
+        let want = naive(f64::from(start[i]), &grads, P);
+        off += (f64::from(first[i]) - want).powi(2);
+        all += want * want;
+    }
+    // twelve steps round each parameter twice: 24 half units, far under the bound
+    assert!((off / all).sqrt() < 5e-7, "{}", (off / all).sqrt());
+}
+
+#[test]
+fn the_largest_second_moment_is_kept_uncorrected() {
+    let mut o = Optimiser::new(&[0.5f64]);
+    o.step(&[10.0], P).expect("first");
+    o.step(&[0.0], Params { step: 2, ..P }).expect("second");
+    assert!((o.vmax.item().expect("vmax") - 0.1).abs() < 1e-15);
+    assert!((o.v.item().expect("v") - 0.0999).abs() < 1e-15);
+}
+
+#[test]
+fn an_empty_parameter_is_left_alone_and_nan_shows() {
+    Optimiser::new::<f32>(&[]).step::<f32>(&[], P).expect("empty");
+    let mut o = Optimiser::new(&[1.0f32, 1.0]);
+    o.step(&[f32::NAN, 1.0], P).expect("step");
+    let got = o.param.to_vec::<f32>().expect("read");
+    assert!(got[0].is_nan() && got[1].is_finite());
+}
+
+#[test]
+fn wrong_input_is_an_error() {
+    assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32, 2.0], P).is_err());
+    assert!(Optimiser::new(&[1.0f32]).step(&[1.0f64], P).is_err());
+    assert!(Optimiser::new(&[1i32]).step(&[1i32], P).is_err());
+    assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32], Params { step: 0, ..P }).is_err());
+    assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32], Params { beta2: 1.0, ..P }).is_err());
+    let mut o = Optimiser::new(&[1.0f32]);
+    let view = o.param.clone();
+    assert_eq!(o.step(&[1.0f32], P), Err(Error::Shared { op: "write" }));
+    drop(view);
+}

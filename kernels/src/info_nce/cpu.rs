@@ -1,0 +1,323 @@
+//! Blocks of 64 rows of q against blocks of 64 rows of k. Unit rows are laid out once, padded with zeros, as rows and (k) as
+//! transposed panels, so that every tile is a small matrix product without edges; the tile of similarities lives in the
+//! second-level cache. Blocks go to threads: of q for the loss and dq, of k for dk. Each sums over the other side in order.
+
+use super::tile::{BLOCK, STEP, Tile};
+use super::{Output, Params};
+use crate::simd::{self, Kernel, Vector};
+use engine::{Element, Result, Tensor};
+use rayon::prelude::*;
+
+/// The smallest norm that is divided by.
+const EPS: f64 = 1e-12;
+
+pub(super) fn forward<T: Tile>(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Output> {
+    let problem = Problem::<T>::new(q, k, targets, p)?;
+    let blocks = problem.q.blocks();
+    let rows: Vec<(Vec<T>, f64)> = blocks.par_iter().map(|&at| simd::dispatch(Loss(&problem, at))).collect();
+    let mut lse = Tensor::empty(&[q.dims()[0]], q.dtype(), q.device())?;
+    let flat = rows.iter().flat_map(|(lse, _)| lse);
+    lse.as_mut_slice::<T>()?.iter_mut().zip(flat).for_each(|(out, &v)| *out = v);
+    let loss = rows.iter().map(|(_, loss)| loss).sum::<f64>() / q.dims()[0] as f64;
+    Ok(Output { loss: Tensor::scalar(T::of(loss))?, lse })
+}
+
+pub(super) fn backward<T: Tile>(
+    dloss: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    targets: &Tensor,
+    lse: &Tensor,
+    p: Params,
+) -> Result<(Tensor, Tensor)> {
+    let problem = Problem::<T>::new(q, k, targets, p)?;
+    // the derivative by the cosine: the temperature is in it
+    let scale = dloss.item()? / (q.dims()[0] as f64 * p.temperature);
+    let rows = problem.targets.par_chunks(problem.k.len).zip(lse.as_slice::<T>()?);
+    let slopes = Slopes {
+        lse: lse.as_slice()?,
+        gains: rows.map(|(t, &lse)| gain(t, lse, scale)).collect(),
+        scale: T::of(scale),
+    };
+    let mut dq = Tensor::empty(q.dims(), q.dtype(), q.device())?;
+    let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
+    let (problem, slopes) = (&problem, &slopes);
+    problem.q.for_each_block(dq.as_mut_slice()?, |at, dx| simd::dispatch(QueryGradient { problem, slopes, at, dx }));
+    problem.k.for_each_block(dk.as_mut_slice()?, |at, dx| simd::dispatch(KeyGradient { problem, slopes, at, dx }));
+    Ok((dq, dk))
+}
+
+/// What the softmax is multiplied by: `scale Σ t`. `exp` saturates, so a NaN in the log-sum-exp is kept alive here.
+fn gain<T: Tile>(targets: &[T], lse: T, scale: f64) -> T {
+    let total: f64 = targets.iter().map(|&t| Element::to_f64(t)).sum();
+    T::of(scale * total) + T::zero() * lse
+}
+
+/// Up to `BLOCK` rows of one group.
+#[derive(Clone, Copy)]
+struct Block {
+    group: usize,
+    /// The first row, counted within the group.
+    start: usize,
+    rows: usize,
+    /// Which of all blocks this is, counted over the groups.
+    index: usize,
+}
+
+/// The unit rows of q or of k, in blocks: `[blocks, BLOCK, width]`, zeros where a block or a row is padded.
+struct Side<T> {
+    unit: Vec<T>,
+    norms: Vec<f64>,
+    groups: usize,
+    /// Rows per group.
+    len: usize,
+    dim: usize,
+    /// `dim` up to whole steps of the tile products.
+    width: usize,
+}
+
+impl<T: Tile> Side<T> {
+    fn new(t: &Tensor, groups: usize) -> Result<Self> {
+        let (values, dim, len) = (t.as_slice::<T>()?, t.channels(), t.dims()[0] / groups);
+        let width = dim.next_multiple_of(STEP);
+        let norms = values.par_chunks(dim).map(norm).collect();
+        let mut side = Side { unit: Vec::new(), norms, groups, len, dim, width };
+        let mut unit = vec![T::zero(); groups * side.per_group() * BLOCK * width];
+        let blocks = side.blocks();
+        unit.par_chunks_mut(BLOCK * width).zip(&blocks).for_each(|(unit, at)| {
+            let first = at.group * len + at.start;
+            for (r, row) in unit.chunks_mut(width).take(at.rows).enumerate() {
+                let n = side.norms[first + r];
+                let scale = 1.0 / if n < EPS { EPS } else { n };
+                for (u, &x) in row.iter_mut().zip(&values[(first + r) * dim..][..dim]) {
+                    *u = T::of(Element::to_f64(x) * scale);
+                }
+            }
+        });
+        side.unit = unit;
+        Ok(side)
+    }
+
+    fn per_group(&self) -> usize {
+        self.len.div_ceil(BLOCK)
+    }
+
+    fn block(&self, group: usize, b: usize) -> Block {
+        let start = b * BLOCK;
+        Block { group, start, rows: BLOCK.min(self.len - start), index: group * self.per_group() + b }
+    }
+
+    /// The blocks of one group, in order.
+    fn of_group(&self, group: usize) -> impl Iterator<Item = Block> {
+        (0..self.per_group()).map(move |b| self.block(group, b))
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        (0..self.groups).flat_map(|g| self.of_group(g)).collect()
+    }
+
+    /// Rows `[BLOCK, width]` of a block.
+    fn rows(&self, at: Block) -> &[T] {
+        &self.unit[at.index * BLOCK * self.width..][..BLOCK * self.width]
+    }
+
+    /// All blocks transposed, `[blocks, width, BLOCK]`.
+    fn panels(&self) -> Vec<T> {
+        let mut panels = vec![T::zero(); self.unit.len()];
+        let size = BLOCK * self.width;
+        panels.par_chunks_mut(size).zip(self.unit.par_chunks(size)).for_each(|(panel, rows)| {
+            for (d, panel) in panel.chunks_mut(BLOCK).enumerate() {
+                for (r, v) in panel.iter_mut().enumerate() {
+                    *v = rows[r * self.width + d];
+                }
+            }
+        });
+        panels
+    }
+
+    /// Runs `f` on every block and its rows of `out` `[G * len, dim]`.
+    fn for_each_block(&self, out: &mut [T], f: impl Fn(Block, &mut [T]) + Sync) {
+        out.par_chunks_mut(self.len * self.dim).enumerate().for_each(|(g, out)| {
+            let blocks = out.par_chunks_mut(BLOCK * self.dim).enumerate();
+            blocks.for_each(|(b, out)| f(self.block(g, b), out));
+        });
+    }
+
+    /// The gradient of a block's rows, given that of its unit rows.
+    fn through_norm(&self, at: Block, dunit: &[T], dx: &mut [T]) {
+        let rows = self.rows(at).chunks(self.width).zip(dunit.chunks(self.width)).zip(dx.chunks_mut(self.dim));
+        for (r, ((unit, g), dx)) in rows.enumerate() {
+            let n = self.norms[at.group * self.len + at.start + r];
+            let along = if n < EPS { 0.0 } else { dot(unit, g) };
+            let scale = 1.0 / if n < EPS { EPS } else { n };
+            for ((dx, &u), &g) in dx.iter_mut().zip(unit).zip(g) {
+                *dx = T::of((Element::to_f64(g) - along * Element::to_f64(u)) * scale);
+            }
+        }
+    }
+}
+
+fn norm<T: Tile>(x: &[T]) -> f64 {
+    dot(x, x).sqrt()
+}
+
+fn dot<T: Tile>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| Element::to_f64(a) * Element::to_f64(b)).sum()
+}
+
+struct Problem<'a, T> {
+    q: Side<T>,
+    k: Side<T>,
+    k_panels: Vec<T>,
+    targets: &'a [T],
+    inverse_temperature: T,
+}
+
+impl<'a, T: Tile> Problem<'a, T> {
+    fn new(q: &Tensor, k: &Tensor, targets: &'a Tensor, p: Params) -> Result<Self> {
+        let (q, k) = (Side::new(q, p.groups)?, Side::new(k, p.groups)?);
+        let k_panels = k.panels();
+        Ok(Problem { q, k, k_panels, targets: targets.as_slice()?, inverse_temperature: T::of(1.0 / p.temperature) })
+    }
+
+    /// The tile `[BLOCK, BLOCK]` of cosines between a block of q and one of k.
+    #[inline(always)]
+    fn cosines<V: Vector>(&self, q: Block, k: Block, tile: &mut [T]) {
+        let size = BLOCK * self.k.width;
+        tile.fill(T::zero());
+        T::add_product::<V>(self.q.rows(q), &self.k_panels[k.index * size..][..size], tile, self.k.width, BLOCK);
+    }
+
+    /// The targets of row r of a block of q with a block of k.
+    fn targets(&self, q: Block, r: usize, k: Block) -> &[T] {
+        let row = q.group * self.q.len + q.start + r;
+        &self.targets[row * self.k.len + k.start..][..k.rows]
+    }
+
+    /// The loss's derivatives by the cosines of a tile; zeros outside of the two blocks.
+    #[inline(always)]
+    fn slopes<V: Vector>(&self, slopes: &Slopes<T>, q: Block, k: Block, tile: &mut [T]) {
+        self.cosines::<V>(q, k, tile);
+        let first = q.group * self.q.len + q.start;
+        for (r, row) in tile.chunks_mut(BLOCK).enumerate() {
+            let (inside, outside) = row.split_at_mut(if r < q.rows { k.rows } else { 0 });
+            outside.fill(T::zero());
+            if !inside.is_empty() {
+                T::exp_all::<V>(inside, self.inverse_temperature, slopes.lse[first + r]);
+                for (x, &t) in inside.iter_mut().zip(self.targets(q, r, k)) {
+                    *x = *x * slopes.gains[first + r] - t * slopes.scale;
+                }
+            }
+        }
+    }
+}
+
+/// The loss of a block of q: the log-sum-exp of its rows, and their summed losses.
+struct Loss<'a, T>(&'a Problem<'a, T>, Block);
+
+impl<T: Tile> Kernel for Loss<'_, T> {
+    type Output = (Vec<T>, f64);
+
+    #[inline(always)]
+    fn run<V: Vector>(self) -> Self::Output {
+        let Loss(problem, q) = self;
+        let scale = problem.inverse_temperature;
+        let mut tile = vec![T::zero(); BLOCK * BLOCK];
+        let mut rows = [Running { top: f64::NEG_INFINITY, sum: 0.0, wanted: 0.0, total: 0.0 }; BLOCK];
+        for k in problem.k.of_group(q.group) {
+            problem.cosines::<V>(q, k, &mut tile);
+            for (r, (row, cosines)) in rows.iter_mut().zip(tile.chunks_mut(BLOCK)).take(q.rows).enumerate() {
+                let cosines = &mut cosines[..k.rows];
+                let (wanted, total) = T::weigh::<V>(cosines, problem.targets(q, r, k));
+                row.wanted += Element::to_f64(wanted) * Element::to_f64(scale);
+                row.total += Element::to_f64(total);
+                let top = T::largest::<V>(cosines) * scale;
+                row.add(Element::to_f64(top), Element::to_f64(T::exp_all::<V>(cosines, scale, top)));
+            }
+        }
+        let lse: Vec<T> = rows[..q.rows].iter().map(|r| T::of(r.lse())).collect();
+        (lse, rows[..q.rows].iter().map(|r| r.total * r.lse() - r.wanted).sum())
+    }
+}
+
+/// One row's sums over the columns so far: `sum` of `exp(z - top)`, `wanted = Σ t z`, `total = Σ t`.
+#[derive(Clone, Copy)]
+struct Running {
+    top: f64,
+    sum: f64,
+    wanted: f64,
+    total: f64,
+}
+
+impl Running {
+    /// Adds `sum`, which counts in units of `exp(top)`. A NaN in `top` stays.
+    #[inline(always)]
+    fn add(&mut self, top: f64, sum: f64) {
+        let higher = if self.top >= top || self.top.is_nan() { self.top } else { top };
+        self.sum = self.sum * (self.top - higher).exp() + sum * (top - higher).exp();
+        self.top = higher;
+    }
+
+    fn lse(&self) -> f64 {
+        self.top + self.sum.ln()
+    }
+}
+
+/// What turns cosines into the loss's derivatives: `gains[r] exp(z - lse[r]) - scale t`.
+struct Slopes<'a, T> {
+    lse: &'a [T],
+    gains: Vec<T>,
+    scale: T,
+}
+
+struct QueryGradient<'a, T> {
+    problem: &'a Problem<'a, T>,
+    slopes: &'a Slopes<'a, T>,
+    at: Block,
+    dx: &'a mut [T],
+}
+
+impl<T: Tile> Kernel for QueryGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (p, q) = (self.problem, self.at);
+        let mut tile = vec![T::zero(); BLOCK * BLOCK];
+        let mut dunit = vec![T::zero(); BLOCK * p.q.width];
+        for k in p.k.of_group(q.group) {
+            p.slopes::<V>(self.slopes, q, k, &mut tile);
+            T::add_product::<V>(&tile, p.k.rows(k), &mut dunit, BLOCK, p.q.width);
+        }
+        p.q.through_norm(q, &dunit, self.dx);
+    }
+}
+
+struct KeyGradient<'a, T> {
+    problem: &'a Problem<'a, T>,
+    slopes: &'a Slopes<'a, T>,
+    at: Block,
+    dx: &'a mut [T],
+}
+
+impl<T: Tile> Kernel for KeyGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (p, k) = (self.problem, self.at);
+        let mut tile = vec![T::zero(); BLOCK * BLOCK];
+        let mut turned = vec![T::zero(); BLOCK * BLOCK];
+        let mut dunit = vec![T::zero(); BLOCK * p.k.width];
+        for q in p.q.of_group(k.group) {
+            p.slopes::<V>(self.slopes, q, k, &mut tile);
+            for (r, row) in tile.chunks(BLOCK).enumerate() {
+                for (c, &v) in row.iter().enumerate() {
+                    turned[c * BLOCK + r] = v;
+                }
+            }
+            T::add_product::<V>(&turned, p.q.rows(q), &mut dunit, BLOCK, p.k.width);
+        }
+        p.k.through_norm(k, &dunit, self.dx);
+    }
+}

@@ -1,0 +1,42 @@
+//! One sum per chunk, sixteen running sums within it.
+
+use crate::real::Real;
+use crate::simd::{self, Kernel, Vector};
+use engine::{Element, Result, Tensor};
+use rayon::prelude::*;
+
+/// Elements per partial sum.
+const CHUNK: usize = 1 << 15;
+const LANES: usize = 16;
+
+pub(super) fn forward<T: Real>(x: &Tensor) -> Result<f64> {
+    let partials: Vec<f64> = x.as_slice::<T>()?.par_chunks(CHUNK).map(|c| simd::dispatch(SumOfSquares(c))).collect();
+    Ok(partials.iter().sum::<f64>().sqrt())
+}
+
+struct SumOfSquares<'a, T>(&'a [T]);
+
+impl<T: Real> Kernel for SumOfSquares<'_, T> {
+    type Output = f64;
+
+    /// Plain arithmetic, which the compiler turns into vectors of the caller's width; the number of running sums does not
+    /// depend on it.
+    #[inline(always)]
+    fn run<V: Vector>(self) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (whole, rest) = self.0.as_chunks::<LANES>();
+        for block in whole {
+            add_squares(&mut sums, block);
+        }
+        add_squares(&mut sums, rest);
+        sums.iter().sum()
+    }
+}
+
+#[inline(always)]
+fn add_squares<T: Real>(sums: &mut [f64; LANES], block: &[T]) {
+    for (s, &x) in sums.iter_mut().zip(block) {
+        let x = Element::to_f64(x);
+        *s += x * x;
+    }
+}
