@@ -43,18 +43,24 @@ pub(super) fn scatter<T: Real>(dims: [usize; 5], order: Order, dy: &[T], dx: &mu
     dx.par_chunks_exact_mut(width * c).enumerate().for_each(|(line, dx)| {
         let [b, d, h] = line_at(line, dims);
         let from = &dy[((b * half_d + d / 2) * half_h + h / 2) * half_w * channels..][..half_w * channels];
+        let held = [0, 1].map(|pw| slots_of([d % 2, h % 2, pw], order));
         for (w, dx) in dx.chunks_exact_mut(c).enumerate() {
-            let slots = from[w / 2 * channels..][..channels].chunks_exact(c);
-            let mut holding = slots.zip(order.parities()).filter(|(_, parity)| *parity == [d % 2, h % 2, w % 2]);
-            match holding.next() {
-                Some((first, _)) => dx.copy_from_slice(first),
-                None => dx.fill(T::zero()),
-            }
-            for (slot, _) in holding {
-                for (dx, dy) in dx.iter_mut().zip(slot) {
-                    *dx += *dy;
+            let slot = |s: usize| &from[w / 2 * channels + s * c..][..c];
+            match held[w % 2] {
+                [None, _] => dx.fill(T::zero()),
+                [Some(s), None] => dx.copy_from_slice(slot(s)),
+                [Some(s), Some(t)] => {
+                    for (dx, (a, b)) in dx.iter_mut().zip(slot(s).iter().zip(slot(t))) {
+                        *dx = *a + *b;
+                    }
                 }
             }
         }
     });
+}
+
+/// The slots that hold the voxels of a parity: none, one or two.
+fn slots_of(parity: [usize; 3], order: Order) -> [Option<usize>; 2] {
+    let mut slots = (0..8).filter(|&s| order.parities()[s] == parity);
+    [slots.next(), slots.next()]
 }
