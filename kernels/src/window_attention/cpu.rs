@@ -3,6 +3,8 @@
 //!
 //! The biases are expanded once per call to `[heads, n, stride]`, so that a row of scores starts from a row of biases.
 
+#![allow(clippy::needless_range_loop)] // a register tile is indexed by row and column, beside pointers
+
 use super::grid::{Grid, PADDING, REGIONS, Window};
 use super::{Grads, MASKED, Problem, Saved};
 use crate::simd::{self, Kernel, MAX_LANES, Vector};
@@ -183,7 +185,8 @@ impl Kernel for Forward<'_> {
         let masks = take(&mut scratch, REGIONS * x.stride);
         let q = take(&mut scratch, ROWS * x.head_dim);
         let scores = take(&mut scratch, ROWS * x.stride);
-        gather_panels(x, 1, window, head, 2 * V::LANES, k);
+        gather_rows(x, 1, window, head, dim, v); // k for now
+        to_panels(v, dim, x.head_dim, 2 * V::LANES, k);
         gather_rows(x, 2, window, head, dim, v);
         fill_masks(window, x.stride, masks);
         for queries in window.queries.chunks(ROWS) {
@@ -213,14 +216,18 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// k or v of all tokens with vectors along the tokens: `[stride / width, head_dim, width]`, zero after the last token.
-fn gather_panels(x: &Inputs<'_>, part: usize, window: &Window, head: usize, width: usize, out: &mut [f32]) {
-    let last = x.tokens / width * width * x.head_dim;
-    out[last..].fill(0.0);
-    for (j, &row) in window.rows.iter().enumerate() {
-        let column = j / width * width * x.head_dim + j % width;
-        for (d, v) in x.part(part, row, head).iter().enumerate() {
-            out[column + d * width] = *v;
+/// Rows `[n, dim]` with vectors along the tokens: `[stride / width, head_dim, width]`, zero after the last token.
+fn to_panels(rows: &[f32], dim: usize, head_dim: usize, width: usize, panels: &mut [f32]) {
+    let panels = panels.chunks_exact_mut(head_dim * width);
+    let groups = rows.chunks(dim * width).chain(std::iter::repeat(&[][..]));
+    for (panel, rows) in panels.zip(groups) {
+        if rows.len() < dim * width {
+            panel.fill(0.0);
+        }
+        for (j, row) in rows.chunks_exact(dim).enumerate() {
+            for (column, v) in panel.chunks_exact_mut(width).zip(row) {
+                column[j] = *v;
+            }
         }
     }
 }
@@ -306,7 +313,7 @@ struct Right {
 }
 
 impl Right {
-    /// Panel `index` of [`gather_panels`].
+    /// Panel `index` of [`to_panels`].
     #[inline(always)]
     unsafe fn panel<V: Vector>(panels: &[f32], index: usize, head_dim: usize) -> Right {
         let width = 2 * V::LANES;
@@ -582,9 +589,10 @@ impl Kernel for Backward<'_> {
             dots: [0.0; BLOCK],
             lse: [0.0; BLOCK],
         };
-        gather_panels(x, 1, window, head, 2 * V::LANES, keys.k);
-        gather_panels(x, 2, window, head, 2 * V::LANES, keys.v);
+        gather_rows(x, 2, window, head, dim, keys.k_rows); // v for now
+        to_panels(keys.k_rows, dim, x.head_dim, 2 * V::LANES, keys.v);
         gather_rows(x, 1, window, head, dim, keys.k_rows);
+        to_panels(keys.k_rows, dim, x.head_dim, 2 * V::LANES, keys.k);
         fill_masks(window, x.stride, keys.masks);
         keys.dk.fill(0.0);
         keys.dv.fill(0.0);

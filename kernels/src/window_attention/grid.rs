@@ -20,15 +20,11 @@ pub(super) struct Grid {
 impl Grid {
     /// `size` without a zero; `p` checked by [`Params::check`].
     pub fn new(size: [usize; 3], p: Params) -> Grid {
-        let mut grid = Grid { size, window: p.window, shift: p.shift, blocks: [1; 3], nominal: p.window };
-        for axis in 0..3 {
-            if size[axis] <= p.window[axis] {
-                grid.window[axis] = size[axis];
-                grid.shift[axis] = 0;
-            }
-            grid.blocks[axis] = size[axis].div_ceil(grid.window[axis]);
-        }
-        grid
+        let whole = |axis: usize| size[axis] <= p.window[axis];
+        let window = std::array::from_fn(|axis| if whole(axis) { size[axis] } else { p.window[axis] });
+        let shift = std::array::from_fn(|axis| if whole(axis) { 0 } else { p.shift[axis] });
+        let blocks = std::array::from_fn(|axis| size[axis].div_ceil(window[axis]));
+        Grid { size, window, shift, blocks, nominal: p.window }
     }
 
     /// Windows of one batch element.
