@@ -1,6 +1,6 @@
 //! Weights rearranged for the tiles: panels of [`width`] columns, each with its rows (tap by tap, channel by channel) in order.
 
-use crate::simd::{self, Level, MAX_LANES};
+use crate::simd::{self, Kernel, Level, MAX_LANES, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,18 +25,31 @@ pub fn width() -> usize {
 }
 
 /// Packs columns `panel * width ..` of the given taps and channels: `to[(t * channels + k) * width + j]`, zero behind column `n`.
+#[inline(always)]
 pub fn panel(w: &Weight<f32>, n: usize, panel: usize, width: usize, taps: &[usize], ks: Range<usize>, to: &mut [f32]) {
     let first = panel * width;
     let columns = width.min(n - first);
     for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(ks.len() * width)) {
         let from = &w.data[tap * w.tap + ks.start * w.k + first * w.n..];
         if w.n == 1 {
-            for (k, to) in to.chunks_exact_mut(width).enumerate() {
-                to[..columns].copy_from_slice(&from[k * w.k..][..columns]);
-                to[columns..].fill(0.0);
-            }
+            copy(from, w.k, columns, width, to);
         } else {
             transpose(from, w.k, w.n, columns, width, to);
+        }
+    }
+}
+
+/// `to[k * width + j] = from[k * k_step + j]`, zero from column `columns` on.
+#[inline(always)]
+fn copy(from: &[f32], k_step: usize, columns: usize, width: usize, to: &mut [f32]) {
+    for (k, to) in to.chunks_exact_mut(width).enumerate() {
+        let from = &from[k * k_step..][..columns];
+        let (blocks, rest) = from.as_chunks::<BLOCK>();
+        let (to_blocks, _) = to.as_chunks_mut::<BLOCK>();
+        to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
+        if columns < width {
+            to[columns - rest.len()..columns].copy_from_slice(rest);
+            to[columns..].fill(0.0);
         }
     }
 }
@@ -44,6 +57,7 @@ pub fn panel(w: &Weight<f32>, n: usize, panel: usize, width: usize, taps: &[usiz
 const BLOCK: usize = 8;
 
 /// `to[k * width + j] = from[k * k_step + j * n_step]`, in blocks that stay in registers; zero from column `columns` on.
+#[inline(always)]
 fn transpose(from: &[f32], k_step: usize, n_step: usize, columns: usize, width: usize, to: &mut [f32]) {
     let rows = to.len() / width;
     let blocks = if k_step == 1 { rows / BLOCK * BLOCK } else { 0 };
@@ -75,7 +89,26 @@ pub fn all(w: &Weight<f32>, n: usize, width: usize, taps: &[usize], channels: us
     let tap = channels * width;
     packed.par_chunks_mut(tap).enumerate().for_each(|(i, to)| {
         let t = i % taps.len();
-        panel(w, n, i / taps.len(), width, &taps[t..=t], 0..channels, to);
+        simd::dispatch(Panel { w, n, panel: i / taps.len(), width, tap: taps[t], channels, to });
     });
     packed
+}
+
+/// One panel of one tap.
+struct Panel<'a> {
+    w: &'a Weight<'a, f32>,
+    n: usize,
+    panel: usize,
+    width: usize,
+    tap: usize,
+    channels: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Panel<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        panel(self.w, self.n, self.panel, self.width, &[self.tap], 0..self.channels, self.to);
+    }
 }

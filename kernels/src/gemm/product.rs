@@ -68,6 +68,8 @@ struct Plan {
     taps: Vec<usize>,
     packed: Option<Vec<f32>>,
     zeros: Vec<f32>,
+    /// The bias, or zero, for each output.
+    start: Vec<f32>,
 }
 
 impl Product<'_> {
@@ -80,7 +82,8 @@ impl Product<'_> {
         let packed = (!few).then(|| pack::all(&self.weight, self.n, width, &taps, self.channels));
         let steps = self.steps();
         let zeros = vec![0.0; self.channels * if self.gathers() { taps.len() } else { 1 }];
-        let plan = Plan { width, steps, taps, packed, zeros };
+        let start = self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec);
+        let plan = Plan { width, steps, taps, packed, zeros, start };
 
         let block = if few { rows } else { BLOCK_ROWS };
         let blocks = rows.div_ceil(block);
@@ -137,7 +140,10 @@ impl Kernel for Unit<'_, '_> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         self.locate();
-        self.start();
+        let at_once = self.is_written_at_once();
+        if !at_once {
+            self.start();
+        }
         if self.product.gathers() {
             let (p, s) = (self.product, &mut *self.scratch);
             gather(p.map, p.source, p.channels, self.rows.len(), &s.runs, &mut s.patches);
@@ -151,7 +157,7 @@ impl Kernel for Unit<'_, '_> {
             }
             self.pack(step);
             for panel in self.panels.clone() {
-                let strip = self.strip(step, panel);
+                let strip = self.strip(step, panel, at_once);
                 // SAFETY: `list` made both lists MAX_ROWS - 1 longer than the rows, and panels are `width` wide.
                 unsafe { strip.run::<V>(self.scratch.listed) }
             }
@@ -160,6 +166,17 @@ impl Kernel for Unit<'_, '_> {
 }
 
 impl Unit<'_, '_> {
+    /// Whether a single step meets every row, so that its tiles write the outputs rather than add to them.
+    #[inline(always)]
+    fn is_written_at_once(&self) -> bool {
+        let p = self.product;
+        let met = |run: &Run| p.map.met(run, 0).is_some_and(|met| met.len == run.len());
+        match &self.plan.steps[..] {
+            [step] => p.gathers() || step.taps.len() > 1 || self.scratch.runs.iter().all(met),
+            _ => false,
+        }
+    }
+
     /// Finds the block's runs of rows, and where each row is written.
     #[inline(always)]
     fn locate(&mut self) {
@@ -181,10 +198,7 @@ impl Unit<'_, '_> {
         for &row in &self.scratch.targets {
             // SAFETY: this unit alone writes these columns of its rows.
             let row = unsafe { std::slice::from_raw_parts_mut(row.add(columns.start), columns.len()) };
-            match self.product.bias {
-                Some(bias) => row.copy_from_slice(&bias[columns.clone()]),
-                None => row.fill(0.0),
-            }
+            row.copy_from_slice(&self.plan.start[columns.clone()]);
         }
     }
 
@@ -243,7 +257,7 @@ impl Unit<'_, '_> {
 
     /// The arguments of one panel's tiles.
     #[inline(always)]
-    fn strip(&self, step: &Step, panel: usize) -> Strip {
+    fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip {
         let (p, plan, s) = (self.product, self.plan, &*self.scratch);
         let b = match &plan.packed {
             Some(packed) => {
@@ -268,6 +282,7 @@ impl Unit<'_, '_> {
             b: b.as_ptr(),
             width: plan.width,
             c: s.c.as_ptr(),
+            start: at_once.then(|| plan.start[col..].as_ptr()),
             col,
             n: plan.width.min(p.n - col),
         }
@@ -283,11 +298,29 @@ pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[R
     for run in runs {
         for tap in 0..map.taps() {
             let Some(met) = map.met(run, tap) else { continue };
-            let from = source[met.source * channels..].chunks(channels).step_by(met.step);
-            let to = patches[met.first * size + tap * channels..].chunks_mut(size);
-            for (to, from) in to.zip(from).take(met.len) {
-                to[..channels].copy_from_slice(from);
+            let from = &source[met.source * channels..][..((met.len - 1) * met.step + 1) * channels];
+            let to = &mut patches[met.first * size + tap * channels..][..(met.len - 1) * size + channels];
+            let step = met.step * channels;
+            for i in 0..met.len {
+                // SAFETY: the two slices reach from the first to the last of the pixels.
+                unsafe { copy(from.as_ptr().add(i * step), to.as_mut_ptr().add(i * size), channels) }
             }
+        }
+    }
+}
+
+/// Copies a few values without a call.
+#[inline(always)]
+unsafe fn copy(from: *const f32, to: *mut f32, len: usize) {
+    const PART: usize = 4;
+    let parts = len / PART;
+    // SAFETY: both pointers are good for `len` values.
+    unsafe {
+        for i in 0..parts {
+            to.cast::<[f32; PART]>().add(i).write_unaligned(from.cast::<[f32; PART]>().add(i).read_unaligned());
+        }
+        for i in parts * PART..len {
+            *to.add(i) = *from.add(i);
         }
     }
 }

@@ -5,8 +5,11 @@ use crate::simd::Vector;
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
 
+/// Channels per turn of the inner loop: few enough turns that the CPU foresees the last one.
+const UNROLL: usize = 4;
+
 /// Arguments of a sum over taps and channels:
-/// `c[row][col + j] += sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
+/// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
 #[derive(Clone, Copy)]
 pub struct Strip {
     /// Row pointers, tap by tap, `a_step` apart.
@@ -18,6 +21,8 @@ pub struct Strip {
     pub b: *const f32,
     pub width: usize,
     pub c: *const *mut f32,
+    /// What the sum is added to, the same for every row; without it, what `c` holds.
+    pub start: Option<*const f32>,
     pub col: usize,
     pub n: usize,
 }
@@ -45,6 +50,7 @@ impl Strip {
                     (_, _) => part.rows::<V, 6, 2>(rows),
                 }
                 strip.b = strip.b.add(n);
+                strip.start = strip.start.map(|start| start.add(n));
             }
             strip.col += n;
             strip.n -= n;
@@ -80,32 +86,54 @@ impl Strip {
                 for (i, a) in a.iter_mut().enumerate() {
                     *a = (*list.add(i)).add(self.k0);
                 }
-                for k in 0..self.channels {
-                    let mut right = [V::zero(); NV];
-                    for (j, right) in right.iter_mut().enumerate() {
-                        *right = V::load(b.add(j * V::LANES));
+                let whole = self.channels / UNROLL * UNROLL;
+                for k in (0..whole).step_by(UNROLL) {
+                    for k in k..k + UNROLL {
+                        multiply_add(&mut sum, &a, k, b);
+                        b = b.add(self.width);
                     }
-                    for i in 0..M {
-                        let left = V::splat(*a[i].add(k));
-                        for j in 0..NV {
-                            sum[i][j] = left.fma(right[j], sum[i][j]);
-                        }
-                    }
+                }
+                for k in whole..self.channels {
+                    multiply_add(&mut sum, &a, k, b);
                     b = b.add(self.width);
                 }
             }
             let full = self.n == NV * V::LANES;
             for (i, sum) in sum.iter().enumerate() {
                 let c = (*self.c.add(row + i)).add(self.col);
+                let start = self.start.unwrap_or(c);
                 for (j, sum) in sum.iter().enumerate() {
-                    let c = c.add(j * V::LANES);
+                    let (c, start) = (c.add(j * V::LANES), start.add(j * V::LANES));
                     if full {
-                        V::load(c).add(*sum).store(c);
+                        V::load(start).add(*sum).store(c);
                     } else {
                         let n = self.n - (j * V::LANES).min(self.n);
-                        V::load_first(c, n).add(*sum).store_first(c, n);
+                        V::load_first(start, n).add(*sum).store_first(c, n);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Adds one channel's products: `sum[i][j] += a[i][k] * b[j]`.
+#[inline(always)]
+unsafe fn multiply_add<V: Vector, const M: usize, const NV: usize>(
+    sum: &mut [[V; NV]; M],
+    a: &[*const f32; M],
+    k: usize,
+    b: *const f32,
+) {
+    // SAFETY: the caller's lists have channel k, and b a row of NV vectors.
+    unsafe {
+        let mut right = [V::zero(); NV];
+        for (j, right) in right.iter_mut().enumerate() {
+            *right = V::load(b.add(j * V::LANES));
+        }
+        for (sum, a) in sum.iter_mut().zip(a) {
+            let left = V::splat(*a.add(k));
+            for (sum, right) in sum.iter_mut().zip(&right) {
+                *sum = left.fma(*right, *sum);
             }
         }
     }
