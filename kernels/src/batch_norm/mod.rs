@@ -1,5 +1,15 @@
-//! Batch norm of `[N, C]` on batch statistics, no affine.
-use engine::{Result, Tensor};
+//! Batch norm of `[N, C]` on batch statistics, without affine (Ioffe and Szegedy 2015). Per channel, over the N rows:
+//! mean = Σ x / N, rstd = 1 / √(Σ (x − mean)² / N + eps) (the biased variance), y = x̂ = (x − mean) · rstd.
+//! Backward, with means over the rows: dx = rstd · (dy − mean(dy) − x̂ · mean(dy · x̂)).
+//!
+//! mean and rstd are `[C]`, of x's dtype. One row has no variance and is an error, as in PyTorch; so is a zero-sized axis.
+
+mod cpu;
+
+use crate::add::{expect_dims, expect_same};
+use engine::{Device, Error, Result, Tensor};
+
+const OP: &str = "batch_norm";
 
 pub struct Output {
     pub y: Tensor,
@@ -7,9 +17,39 @@ pub struct Output {
     pub rstd: Tensor,
 }
 
-pub fn forward(_x: &Tensor, _eps: f64) -> Result<Output> {
-    Err(engine::Error::invalid("kernel", "not written"))
+pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
+    check(x)?;
+    if !(eps >= 0.0 && eps.is_finite()) {
+        return Err(Error::invalid(OP, format!("eps is {eps}; it must be 0 or a small positive number")));
+    }
+    match x.device() {
+        Device::Cpu => cpu::forward(x, eps),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
 }
-pub fn backward(_dy: &Tensor, _x: &Tensor, _mean: &Tensor, _rstd: &Tensor) -> Result<Tensor> {
-    Err(engine::Error::invalid("kernel", "not written"))
+
+/// dx. mean and rstd are the forward pass's.
+pub fn backward(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<Tensor> {
+    let c = check(x)?;
+    expect_same(OP, ("x", x), ("dy", dy))?;
+    expect_same(OP, ("mean", mean), ("rstd", rstd))?;
+    expect_dims(OP, ("mean", mean), &[c], &format!("x {:?}", x.dims()))?;
+    if mean.dtype() != x.dtype() {
+        return Err(Error::DType { op: OP, got: mean.dtype(), want: "mean and rstd of x's dtype" });
+    }
+    match x.device() {
+        Device::Cpu => cpu::backward(dy, x, mean, rstd),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
+}
+
+/// The channels of x, when it can be normalised.
+fn check(x: &Tensor) -> Result<usize> {
+    match *x.dims() {
+        [n, c] if n > 1 && c > 0 => Ok(c),
+        _ => Err(Error::shape(
+            OP,
+            format!("x is {:?}; it must be [N, C] with N > 1, for a channel needs more than one value", x.dims()),
+        )),
+    }
 }

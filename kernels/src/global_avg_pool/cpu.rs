@@ -1,0 +1,112 @@
+//! Every sample's rows are summed in f64 in fixed chunks, and the chunks in order.
+
+use crate::add::cpu::CHUNK;
+use crate::real::Real;
+use engine::{DType, Element, Error, Result, Tensor};
+use rayon::prelude::*;
+
+pub fn forward(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F32 => forward_typed::<f32>(x),
+        DType::F64 => forward_typed::<f64>(x),
+        dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
+    }
+}
+
+pub fn backward(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
+    match dy.dtype() {
+        DType::F32 => backward_typed::<f32>(dy, x_dims),
+        DType::F64 => backward_typed::<f64>(dy, x_dims),
+        dtype => Err(Error::Unsupported { op: super::OP, dtype, device: dy.device() }),
+    }
+}
+
+fn forward_typed<T: Real>(x: &Tensor) -> Result<Tensor> {
+    let (n, c) = (x.dims()[0], x.channels());
+    let mut y = Tensor::empty(&[n, c], x.dtype(), x.device())?;
+    if y.numel() == 0 {
+        return Ok(y);
+    }
+    let sample = x.numel() / n;
+    let chunk = (CHUNK / c).max(1) * c;
+    let outputs = y.as_mut_slice::<T>()?.par_chunks_mut(c).zip(x.as_slice::<T>()?.par_chunks(sample));
+    outputs.for_each(|(y, x)| {
+        let parts: Vec<Vec<f64>> = x.par_chunks(chunk).map(|rows| column_sums(rows, c)).collect();
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = T::of(parts.iter().map(|part| part[i]).sum::<f64>() / (sample / c) as f64);
+        }
+    });
+    Ok(y)
+}
+
+fn column_sums<T: Real>(rows: &[T], c: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; c];
+    for row in rows.chunks_exact(c) {
+        for (sum, &v) in sums.iter_mut().zip(row) {
+            *sum += Element::to_f64(v);
+        }
+    }
+    sums
+}
+
+fn backward_typed<T: Real>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
+    let mut dx = Tensor::empty(x_dims, dy.dtype(), dy.device())?;
+    if dx.numel() == 0 {
+        return Ok(dx);
+    }
+    let c = dy.channels();
+    let sample = dx.numel() / x_dims[0];
+    let voxels = T::of((sample / c) as f64);
+    let chunk = (CHUNK / c).max(1) * c;
+    let inputs = dy.as_slice::<T>()?.par_chunks(c);
+    dx.as_mut_slice::<T>()?.par_chunks_mut(sample).zip(inputs).for_each(|(dx, dy)| {
+        let share: Vec<T> = dy.iter().map(|&v| v / voxels).collect();
+        dx.par_chunks_mut(chunk).for_each(|rows| rows.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&share)));
+    });
+    Ok(dx)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::add::testing::{assert_close, numeric_gradient, random};
+    use crate::global_avg_pool::{backward, forward};
+    use engine::{DType, Device, Tensor};
+
+    #[test]
+    fn matches_the_formula_on_awkward_shapes() {
+        for dims in [[1, 1, 1, 1, 1], [3, 2, 2, 2, 768], [2, 3, 5, 7, 11], [1, 33, 31, 37, 3]] {
+            let x = random(1, &dims, DType::F32);
+            let (values, c) = (x.to_f64_vec().expect("x"), dims[4]);
+            let voxels = dims[1] * dims[2] * dims[3];
+            let mut want = vec![0.0; dims[0] * c];
+            for (i, v) in values.iter().enumerate() {
+                want[i / (voxels * c) * c + i % c] += v / voxels as f64;
+            }
+            assert_close(&forward(&x).expect("forward"), &want, 1e-7);
+            let dy = random(2, &[dims[0], c], DType::F32);
+            let g = dy.to_f64_vec().expect("dy");
+            let want: Vec<f64> = (0..values.len()).map(|i| g[i / (voxels * c) * c + i % c] / voxels as f64).collect();
+            assert_close(&backward(&dy, &dims).expect("backward"), &want, 1e-7);
+        }
+    }
+
+    #[test]
+    fn gradient_matches_central_differences() {
+        let (x, dy) = (random(1, &[2, 2, 3, 1, 2], DType::F64), random(2, &[2, 2], DType::F64));
+        let dx = backward(&dy, x.dims()).expect("backward");
+        assert_close(&dx, &numeric_gradient(&x, &dy, |x| forward(x).expect("forward")), 1e-8);
+    }
+
+    #[test]
+    fn empty_is_empty_and_misfits_are_errors() {
+        assert_eq!(forward(&random(1, &[0, 1, 2, 3, 4], DType::F32)).expect("no samples").dims(), [0, 4]);
+        assert_eq!(forward(&random(1, &[2, 1, 2, 3, 0], DType::F32)).expect("no channels").dims(), [2, 0]);
+        assert!(forward(&random(1, &[2, 1, 0, 3, 4], DType::F32)).is_err());
+        assert!(forward(&random(1, &[2, 4], DType::F32)).is_err());
+        let dy = random(1, &[2, 4], DType::F32);
+        assert_eq!(backward(&random(1, &[2, 0], DType::F32), &[2, 1, 1, 1, 0]).expect("empty").numel(), 0);
+        assert!(backward(&dy, &[2, 1, 1, 1, 3]).is_err());
+        assert!(backward(&dy, &[2, 4]).is_err());
+        assert!(forward(&Tensor::zeros(&[1, 1, 1, 1, 1], DType::U8, Device::Cpu).expect("u8")).is_err());
+    }
+}
