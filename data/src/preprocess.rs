@@ -22,6 +22,16 @@ pub struct Settings {
     pub pad: [usize; 3],
 }
 
+impl Settings {
+    /// Errors when no volume could be processed: a voxel size that is not positive, a window without width.
+    fn check(&self) -> Result<()> {
+        let [low, high] = self.window;
+        let sensible = self.spacing.iter().all(|&s| s > 0.0 && s.is_finite()) && low < high && (high - low).is_finite();
+        let problem = || format!("spacing {:?} mm and window {:?} HU", self.spacing, self.window);
+        if sensible { Ok(()) } else { Err(Error::setting(problem(), "give positive sizes, and the lower HU first")) }
+    }
+}
+
 /// Result of the chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Processed {
@@ -36,6 +46,7 @@ pub struct Processed {
 /// Errors: what [`nifti::read`] refuses; an affine that is no orientation; no voxel above the window's lower end; a label
 /// whose grid is another one than the image's.
 pub fn run(image: &Path, label: Option<&Path>, settings: &Settings) -> Result<Processed> {
+    settings.check()?;
     let volume = nifti::read(image)?;
     let label = label.map(|path| nifti::read_label(path).map(|label| (path, label))).transpose()?;
     let (path, label) = label.unzip();
@@ -47,6 +58,7 @@ pub fn run(image: &Path, label: Option<&Path>, settings: &Settings) -> Result<Pr
 
 /// [`run`] for a volume in memory, in HU; `name` stands in errors.
 pub fn volume(name: &str, volume: Volume, settings: &Settings) -> Result<Processed> {
+    settings.check()?;
     apply(volume, None, settings).map_err(|(_, problem, remedy)| Error::file(Path::new(name), problem, remedy))
 }
 
@@ -120,4 +132,54 @@ type Bounds = ([usize; 3], [usize; 3]);
 
 fn union(a: Bounds, b: Bounds) -> Bounds {
     ([0, 1, 2].map(|i| a.0[i].min(b.0[i])), [0, 1, 2].map(|i| a.1[i].max(b.1[i])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::affine::IDENTITY;
+
+    const PLAIN: Settings = Settings { spacing: [1.0; 3], window: [0.0, 10.0], pad: [1; 3] };
+
+    fn column(data: &[f32]) -> Volume {
+        Volume { data: data.to_vec(), dims: [1, 1, data.len()], affine: IDENTITY }
+    }
+
+    #[test]
+    fn windows_crops_and_pads() {
+        let out = volume("v", column(&[-5.0, 0.0, 5.0, 0.0, 20.0, 0.0]), &PLAIN).unwrap().image;
+        assert_eq!((out.data, out.dims), (vec![0.5, 0.0, 1.0], [1, 1, 3]));
+        assert_eq!(out.affine[2][3], 2.0);
+        for (pad, want) in [(6, vec![0.0, 0.5, 0.0, 1.0, 0.0, 0.0]), (4, vec![0.5, 0.0, 1.0, 0.0])] {
+            let settings = Settings { pad: [1, 1, pad], ..PLAIN };
+            assert_eq!(volume("v", column(&[0.0, 5.0, 0.0, 20.0, 0.0]), &settings).unwrap().image.data, want);
+        }
+    }
+
+    #[test]
+    fn labels_outside_the_foreground_are_cut_off_before_padding() {
+        let label = Volume { data: vec![7, 8, 9], dims: [1, 1, 3], affine: IDENTITY };
+        let settings = Settings { pad: [1, 1, 3], ..PLAIN };
+        let out = apply(column(&[0.0, 5.0, 0.0]), Some(label), &settings);
+        assert_eq!(out.map_err(|e| e.1).unwrap().label, Some(vec![0, 8, 0]));
+    }
+
+    #[test]
+    fn missing_values_are_background_and_infinite_ones_the_end_of_the_window() {
+        let data = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 5.0, f32::NAN];
+        assert_eq!(volume("v", column(&data), &PLAIN).unwrap().image.data, [1.0, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn what_cannot_be_processed_is_an_error_with_a_name() {
+        let text = |v: Volume, s: &Settings| volume("patient", v, s).unwrap_err().to_string();
+        assert!(text(column(&[0.0, -4.0, f32::NAN]), &PLAIN).starts_with("patient: has no voxel above 0 HU"));
+        let flat = Volume { affine: [[0.0; 4]; 4], ..column(&[5.0]) };
+        assert!(text(flat, &PLAIN).contains("no orientation"));
+        for bad in [Settings { spacing: [0.0, 1.0, 1.0], ..PLAIN }, Settings { window: [5.0, 5.0], ..PLAIN }] {
+            assert!(text(column(&[5.0]), &bad).contains("spacing"));
+        }
+        let small = Volume { data: vec![1], dims: [1, 1, 1], affine: IDENTITY };
+        assert!(apply(column(&[5.0, 5.0]), Some(small), &PLAIN).is_err_and(|e| e.1.contains("covers")));
+    }
 }

@@ -13,6 +13,9 @@ const TOLERANCE: f64 = 1e-3;
 /// Off-diagonal drift across the volume, in voxels, below which the axes are treated one by one.
 const ALIGNED: f64 = 1e-6;
 
+/// Largest grid: a wrong voxel size in a header must not ask for more memory than any scan needs (8 GiB as f32).
+const MAX_VOXELS: f64 = (1u64 << 31) as f64;
+
 /// Where a resampled grid lies and where its voxels come from.
 pub(crate) struct Grid {
     pub(crate) dims: [usize; 3],
@@ -42,7 +45,8 @@ fn extent(dims: [usize; 3], input: &Affine, output: &Affine) -> Option<([usize; 
     let low = [0, 1, 2].map(|i| corners.iter().map(|c| c[i]).fold(f64::INFINITY, f64::min));
     let high = [0, 1, 2].map(|i| corners.iter().map(|c| c[i]).fold(f64::NEG_INFINITY, f64::max));
     let size = [0, 1, 2].map(|i| (high[i] - low[i] + 1.0).round_ties_even());
-    if !size.iter().all(|&n| (1.0..1e6).contains(&n)) {
+    let sensible = size.iter().all(|&n| n >= 1.0) && size.iter().product::<f64>() <= MAX_VOXELS;
+    if !sensible {
         return None;
     }
     let lowest = (0..8).find(|&c| (0..3).all(|i| corners[c][i] - low[i] <= 1e-8));
@@ -217,6 +221,14 @@ mod tests {
         let general = grid.gather(|at| trilinear(&volume, at));
         let fast = linear(volume, &grid).data;
         assert!(fast.iter().zip(&general).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn an_absurd_voxel_size_has_no_grid() {
+        let mut affine = IDENTITY;
+        (affine[0][0], affine[1][1]) = (1e6, 1e6);
+        assert!(grid([64; 3], &affine, [1.5; 3]).is_none());
+        assert!(grid([64; 3], &IDENTITY, [1e-7; 3]).is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Slices converted at a time: 16 floats along z are one cache line.
+/// Slices converted at a time, and side of a tile: 16 floats along z are one cache line.
 const SLAB: usize = 16;
 /// Deflate cannot compress better than this.
 const MAX_RATIO: u64 = 1032;
@@ -149,14 +149,22 @@ struct Place {
 }
 
 impl Place {
+    /// Goes tile by tile, so that every cache line of the slab is read once and every one of `out` written once.
     fn fill<const N: usize>(&self, raw: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f64 + Sync) {
         let [nx, ny, nz] = self.dims;
         let (slope, inter) = self.scale.unwrap_or((1.0, 0.0));
         let (voxels, _) = raw.as_chunks::<N>();
-        out.par_chunks_mut(ny * nz).enumerate().for_each(|(x, plane)| {
-            for (y, line) in plane.chunks_mut(nz).enumerate() {
-                let column = voxels[y * nx + x..].iter().step_by(nx * ny);
-                line[self.z..].iter_mut().zip(column).for_each(|(v, &b)| *v = (value(b) * slope + inter) as f32);
+        let slices = voxels.len() / (nx * ny);
+        out.par_chunks_mut(SLAB * ny * nz).enumerate().for_each(|(block, planes)| {
+            let mut tile = [[0.0; SLAB]; SLAB]; // [x, z]
+            for y in 0..ny {
+                for z in 0..slices {
+                    let row = &voxels[(z * ny + y) * nx..][..nx];
+                    let columns = row[block * SLAB..].iter().zip(&mut tile);
+                    columns.for_each(|(&b, column)| column[z] = (value(b) * slope + inter) as f32);
+                }
+                let lines = planes.chunks_mut(ny * nz).map(|plane| &mut plane[y * nz + self.z..][..slices]);
+                lines.zip(&tile).for_each(|(line, column)| line.copy_from_slice(&column[..slices]));
             }
         });
     }
