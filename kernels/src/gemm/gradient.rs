@@ -5,8 +5,8 @@
 //! taps, some of the outputs i), cut so that its part of the gradient stays in the second-level cache.
 
 use super::map::{Map, Run};
-use super::product::{FEW_CHANNELS, gather};
-use super::tile::Outer;
+use super::product::{FEW_CHANNELS, fetch_ahead, gather};
+use super::tile::{Outer, prefetch};
 use crate::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -129,6 +129,8 @@ impl Kernel for Unit<'_, '_> {
         for start in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = start..self.rows.end.min(start + BLOCK_ROWS);
             let s = &mut *self.scratch;
+            fetch_ahead(g.map, g.x, g.n, &rows, &mut s.runs);
+            prefetch(&g.y[rows.end * g.m..g.y.len().min((rows.end + BLOCK_ROWS) * g.m)]);
             g.map.runs(rows.clone(), &mut s.runs);
             if g.gathers() {
                 gather(g.map, g.x, g.n, rows.len(), &s.runs, &mut s.patches);

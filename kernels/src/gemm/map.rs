@@ -7,6 +7,9 @@ use std::ops::Range;
 struct Tap {
     kernel: usize,
     offset: isize,
+    /// The rows that meet the source.
+    first: usize,
+    end: usize,
 }
 
 /// One axis: `rows` positions in the target, at `start`, `start + stride`, ..
@@ -28,12 +31,11 @@ impl Axis {
         (at < self.source).then_some(at)
     }
 
-    /// The rows that meet the source under `tap`.
-    fn inside(&self, tap: usize) -> Range<usize> {
-        let offset = self.taps[tap].offset;
-        let first = offset.min(0).unsigned_abs().div_ceil(self.step);
+    /// Adds the tap of kernel position `kernel` that meets source position `row * step + offset`.
+    fn tap(&mut self, kernel: usize, offset: isize) {
         let end = self.source.saturating_add_signed(-offset).div_ceil(self.step).min(self.rows);
-        first.min(end)..end
+        let first = offset.min(0).unsigned_abs().div_ceil(self.step).min(end);
+        self.taps.push(Tap { kernel, offset, first, end });
     }
 
     fn place(&self, row: usize) -> usize {
@@ -50,6 +52,8 @@ pub struct Map {
     batch: usize,
     axes: [Axis; 3],
     kernel: [usize; 3],
+    /// Positions in the axes' taps.
+    taps: Vec<[usize; 3]>,
 }
 
 /// Sizes of the convolution that a map is made for, as `[D, H, W]`.
@@ -80,7 +84,7 @@ impl Run {
 }
 
 /// Rows `first..first + len` of a block, whose source pixels are `source`, `source + step`, ..
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Met {
     pub first: usize,
     pub len: usize,
@@ -91,41 +95,39 @@ pub struct Met {
 impl Map {
     /// Rows are output pixels, sources are input pixels: input = output * stride + tap - padding.
     pub fn convolution(g: &Geometry) -> Map {
-        let axis = |a: usize| Axis {
-            rows: g.output[a],
-            step: g.stride[a],
-            taps: (0..g.kernel[a]).map(|k| Tap { kernel: k, offset: k as isize - g.padding[a] as isize }).collect(),
-            source: g.input[a],
-            target: g.output[a],
-            start: 0,
-            stride: 1,
+        let axis = |a: usize| {
+            let (rows, source) = (g.output[a], g.input[a]);
+            let mut axis = Axis { rows, step: g.stride[a], taps: vec![], source, target: rows, start: 0, stride: 1 };
+            (0..g.kernel[a]).for_each(|k| axis.tap(k, k as isize - g.padding[a] as isize));
+            axis
         };
-        Map { batch: g.batch, axes: [axis(0), axis(1), axis(2)], kernel: g.kernel }
+        Map::new(g, [axis(0), axis(1), axis(2)])
+    }
+
+    fn new(g: &Geometry, axes: [Axis; 3]) -> Map {
+        let [d, h, w] = [0, 1, 2].map(|a| axes[a].taps.len());
+        let taps = (0..d * h * w).map(|t| [t / (h * w), t / w % h, t % w]).collect();
+        Map { batch: g.batch, axes, kernel: g.kernel, taps }
     }
 
     /// Rows are input pixels, sources are output pixels: output = (input + padding - tap) / stride where that is whole.
     pub fn transposed(g: &Geometry) -> Vec<Map> {
         let axis = |a: usize, start: usize| {
             let (s, reach) = (g.stride[a], (start + g.padding[a]) as isize);
-            let whole = |k: &usize| (reach - *k as isize).rem_euclid(s as isize) == 0;
-            Axis {
-                rows: g.input[a].saturating_sub(start).div_ceil(s),
-                step: 1,
-                taps: (0..g.kernel[a])
-                    .filter(whole)
-                    .map(|k| Tap { kernel: k, offset: (reach - k as isize).div_euclid(s as isize) })
-                    .collect(),
-                source: g.output[a],
-                target: g.input[a],
-                start,
-                stride: s,
+            let rows = g.input[a].saturating_sub(start).div_ceil(s);
+            let (source, target) = (g.output[a], g.input[a]);
+            let mut axis = Axis { rows, step: 1, taps: vec![], source, target, start, stride: s };
+            let distances = (0..g.kernel[a]).map(|k| (k, reach - k as isize));
+            for (k, distance) in distances.filter(|(_, distance)| distance.rem_euclid(s as isize) == 0) {
+                axis.tap(k, distance.div_euclid(s as isize));
             }
+            axis
         };
         let mut maps = Vec::new();
         for d in 0..g.stride[0] {
             for h in 0..g.stride[1] {
                 for w in 0..g.stride[2] {
-                    maps.push(Map { batch: g.batch, axes: [axis(0, d), axis(1, h), axis(2, w)], kernel: g.kernel });
+                    maps.push(Map::new(g, [axis(0, d), axis(1, h), axis(2, w)]));
                 }
             }
         }
@@ -145,19 +147,21 @@ impl Map {
     }
 
     pub fn taps(&self) -> usize {
-        self.axes.iter().map(|a| a.taps.len()).product()
+        self.taps.len()
+    }
+
+    /// How many taps in a row meet neighbouring pixels along W: all of a line, or one.
+    pub fn line_taps(&self) -> usize {
+        let taps = &self.axes[2].taps;
+        let neighbours = taps.windows(2).all(|pair| pair[0].offset + 1 == pair[1].offset);
+        if neighbours { taps.len() } else { 1 }
     }
 
     /// The tap's position in the weight.
     pub fn kernel_tap(&self, tap: usize) -> usize {
-        let [d, h, w] = self.split(tap);
+        let [d, h, w] = self.taps[tap];
         let at = |a: usize, t: usize| self.axes[a].taps[t].kernel;
         (at(0, d) * self.kernel[1] + at(1, h)) * self.kernel[2] + at(2, w)
-    }
-
-    fn split(&self, tap: usize) -> [usize; 3] {
-        let (h, w) = (self.axes[1].taps.len(), self.axes[2].taps.len());
-        [tap / (h * w), tap / w % h, tap % w]
     }
 
     /// Splits a block of rows into runs within lines.
@@ -183,10 +187,9 @@ impl Map {
 
     /// The part of a run that meets the source under `tap`.
     pub fn met(&self, run: &Run, tap: usize) -> Option<Met> {
-        let ([td, th, tw], [d, h, w]) = (self.split(tap), &self.axes);
+        let ([td, th, tw], [d, h, w]) = (self.taps[tap], &self.axes);
         let line = (run.n * d.source + d.meets(run.d, td)?) * h.source + h.meets(run.h, th)?;
-        let inside = w.inside(tw);
-        let (first, end) = (inside.start.max(run.w.start), inside.end.min(run.w.end));
+        let (first, end) = (w.taps[tw].first.max(run.w.start), w.taps[tw].end.min(run.w.end));
         if first >= end {
             return None;
         }

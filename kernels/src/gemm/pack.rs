@@ -24,33 +24,47 @@ pub fn width() -> usize {
     if simd::level() == Level::Avx512 { 3 * MAX_LANES } else { MAX_LANES }
 }
 
-/// Packs columns `panel * width ..` of the given taps and channels: `to[(t * channels + k) * width + j]`, zero behind column `n`.
+/// Packs the given panels of `n` columns, taps and channels: `to[((p * taps + t) * channels + k) * width + j]`, zero behind
+/// column `n`.
 #[inline(always)]
-pub fn panel(w: &Weight<f32>, n: usize, panel: usize, width: usize, taps: &[usize], ks: Range<usize>, to: &mut [f32]) {
-    let first = panel * width;
-    let columns = width.min(n - first);
-    for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(ks.len() * width)) {
-        let from = &w.data[tap * w.tap + ks.start * w.k + first * w.n..];
+pub fn panels(
+    w: &Weight<f32>,
+    n: usize,
+    width: usize,
+    panels: Range<usize>,
+    taps: &[usize],
+    ks: Range<usize>,
+    to: &mut [f32],
+) {
+    let size = ks.len() * width;
+    for (t, &tap) in taps.iter().enumerate() {
+        let from = &w.data[tap * w.tap + ks.start * w.k..];
+        let place = |panel: usize| ((panel - panels.start) * taps.len() + t) * size;
         if w.n == 1 {
-            copy(from, w.k, columns, width, to);
+            for panel in panels.clone() {
+                let columns = panel * width..n.min((panel + 1) * width);
+                let rows = to[place(panel)..][..size].chunks_exact_mut(width);
+                rows.enumerate().for_each(|(k, to)| copy(&from[k * w.k..][columns.clone()], to));
+            }
         } else {
-            transpose(from, w.k, w.n, columns, width, to);
+            for panel in panels.clone() {
+                let first = panel * width;
+                let to = &mut to[place(panel)..][..size];
+                transpose(&from[first * w.n..], w.k, w.n, width.min(n - first), width, to);
+            }
         }
     }
 }
 
-/// `to[k * width + j] = from[k * k_step + j]`, zero from column `columns` on.
+/// Fills up with zeros.
 #[inline(always)]
-fn copy(from: &[f32], k_step: usize, columns: usize, width: usize, to: &mut [f32]) {
-    for (k, to) in to.chunks_exact_mut(width).enumerate() {
-        let from = &from[k * k_step..][..columns];
-        let (blocks, rest) = from.as_chunks::<BLOCK>();
-        let (to_blocks, _) = to.as_chunks_mut::<BLOCK>();
-        to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
-        if columns < width {
-            to[columns - rest.len()..columns].copy_from_slice(rest);
-            to[columns..].fill(0.0);
-        }
+fn copy(from: &[f32], to: &mut [f32]) {
+    let (blocks, rest) = from.as_chunks::<BLOCK>();
+    let (to_blocks, _) = to.as_chunks_mut::<BLOCK>();
+    to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
+    if from.len() < to.len() {
+        to[from.len() - rest.len()..from.len()].copy_from_slice(rest);
+        to[from.len()..].fill(0.0);
     }
 }
 
@@ -109,6 +123,7 @@ impl Kernel for Panel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
-        panel(self.w, self.n, self.panel, self.width, &[self.tap], 0..self.channels, self.to);
+        let panel = self.panel..self.panel + 1;
+        panels(self.w, self.n, self.width, panel, &[self.tap], 0..self.channels, self.to);
     }
 }

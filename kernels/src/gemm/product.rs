@@ -7,9 +7,9 @@
 //!
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads.
 
-use super::map::{Map, Run};
+use super::map::{Map, Met, Run};
 use super::pack::{self, Weight};
-use super::tile::{MAX_ROWS, Strip};
+use super::tile::{MAX_ROWS, Strip, prefetch};
 use crate::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -139,6 +139,7 @@ impl Kernel for Unit<'_, '_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
+        fetch_ahead(self.product.map, self.product.source, self.product.channels, &self.rows, &mut self.scratch.runs);
         self.locate();
         let at_once = self.is_written_at_once();
         if !at_once {
@@ -249,10 +250,8 @@ impl Unit<'_, '_> {
         let (p, plan, weights) = (self.product, self.plan, &mut self.scratch.weights);
         let size = step.taps.len() * step.channels.len() * plan.width;
         weights.resize(weights.len().max(size * self.panels.len()), 0.0);
-        for (panel, to) in self.panels.clone().zip(weights.chunks_exact_mut(size)) {
-            let taps = &plan.taps[step.taps.clone()];
-            pack::panel(&p.weight, p.n, panel, plan.width, taps, step.channels.clone(), to);
-        }
+        let taps = &plan.taps[step.taps.clone()];
+        pack::panels(&p.weight, p.n, plan.width, self.panels.clone(), taps, step.channels.clone(), weights);
     }
 
     /// The arguments of one panel's tiles.
@@ -289,38 +288,64 @@ impl Unit<'_, '_> {
     }
 }
 
+/// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
+#[inline(always)]
+pub fn fetch_ahead(map: &Map, source: &[f32], channels: usize, rows: &Range<usize>, runs: &mut Vec<Run>) {
+    let next = rows.end..map.rows().min(rows.end + rows.len());
+    if map.taps() == 0 || channels < FEW_CHANNELS {
+        return;
+    }
+    map.runs(next, runs);
+    for met in runs.iter().filter_map(|run| map.met(run, map.taps() - 1)) {
+        prefetch(&source[met.source * channels..][..((met.len - 1) * met.step + 1) * channels]);
+    }
+}
+
 /// Copies the sources of a block's rows, all taps side by side, zero where a tap meets padding: `[rows][taps][channels]`.
 #[inline(always)]
 pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<f32>) {
     let size = map.taps() * channels;
     patches.clear();
     patches.resize(rows * size, 0.0);
+    // Values of `taps` neighbouring taps from `tap` on, for the given ones of the rows that `met` has.
+    let mut put = |met: &Met, rows: Range<usize>, tap: usize, taps: usize| {
+        if rows.is_empty() {
+            return;
+        }
+        let (step, len) = (met.step * channels, taps * channels);
+        let from =
+            &source[(met.source + (rows.start - met.first) * met.step) * channels..][..(rows.len() - 1) * step + len];
+        let to = &mut patches[rows.start * size + tap * channels..][..(rows.len() - 1) * size + len];
+        match len {
+            1 => copy_rows::<1>(from, step, to, size, rows.len()),
+            3 => copy_rows::<3>(from, step, to, size, rows.len()),
+            _ => (0..rows.len()).for_each(|i| to[i * size..][..len].copy_from_slice(&from[i * step..][..len])),
+        }
+    };
+    let line = map.line_taps();
     for run in runs {
-        for tap in 0..map.taps() {
-            let Some(met) = map.met(run, tap) else { continue };
-            let from = &source[met.source * channels..][..((met.len - 1) * met.step + 1) * channels];
-            let to = &mut patches[met.first * size + tap * channels..][..(met.len - 1) * size + channels];
-            let step = met.step * channels;
-            for i in 0..met.len {
-                // SAFETY: the two slices reach from the first to the last of the pixels.
-                unsafe { copy(from.as_ptr().add(i * step), to.as_mut_ptr().add(i * size), channels) }
+        for first in (0..map.taps()).step_by(line) {
+            let mets = || (first..first + line).map(|tap| (tap, map.met(run, tap).unwrap_or_default()));
+            // Rows that meet the source under all taps of the line are copied a line at a time.
+            let start = mets().map(|(_, met)| met.first).max().unwrap_or(0);
+            let end = mets().map(|(_, met)| met.first + met.len).min().unwrap_or(0).max(start);
+            for (tap, met) in mets() {
+                let met_end = met.first + met.len;
+                put(&met, met.first..start.min(met_end), tap, 1);
+                put(&met, end.max(met.first)..met_end, tap, 1);
+                if tap == first {
+                    put(&met, start..end, tap, line);
+                }
             }
         }
     }
 }
 
-/// Copies a few values without a call.
+/// Copies `rows` rows of so few values that a call for each would take longer.
 #[inline(always)]
-unsafe fn copy(from: *const f32, to: *mut f32, len: usize) {
-    const PART: usize = 4;
-    let parts = len / PART;
-    // SAFETY: both pointers are good for `len` values.
-    unsafe {
-        for i in 0..parts {
-            to.cast::<[f32; PART]>().add(i).write_unaligned(from.cast::<[f32; PART]>().add(i).read_unaligned());
-        }
-        for i in parts * PART..len {
-            *to.add(i) = *from.add(i);
-        }
+fn copy_rows<const LEN: usize>(from: &[f32], from_step: usize, to: &mut [f32], to_step: usize, rows: usize) {
+    for row in 0..rows {
+        let from = &from[row * from_step..][..LEN];
+        to[row * to_step..][..LEN].copy_from_slice(from);
     }
 }

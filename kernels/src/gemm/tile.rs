@@ -5,9 +5,6 @@ use crate::simd::Vector;
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
 
-/// Channels per turn of the inner loop: few enough turns that the CPU foresees the last one.
-const UNROLL: usize = 4;
-
 /// Arguments of a sum over taps and channels:
 /// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
 #[derive(Clone, Copy)]
@@ -86,15 +83,17 @@ impl Strip {
                 for (i, a) in a.iter_mut().enumerate() {
                     *a = (*list.add(i)).add(self.k0);
                 }
-                let whole = self.channels / UNROLL * UNROLL;
-                for k in (0..whole).step_by(UNROLL) {
-                    for k in k..k + UNROLL {
-                        multiply_add(&mut sum, &a, k, b);
-                        b = b.add(self.width);
+                for k in 0..self.channels {
+                    let mut right = [V::zero(); NV];
+                    for (j, right) in right.iter_mut().enumerate() {
+                        *right = V::load(b.add(j * V::LANES));
                     }
-                }
-                for k in whole..self.channels {
-                    multiply_add(&mut sum, &a, k, b);
+                    for (sum, a) in sum.iter_mut().zip(&a) {
+                        let left = V::splat(*a.add(k));
+                        for (sum, right) in sum.iter_mut().zip(&right) {
+                            *sum = left.fma(*right, *sum);
+                        }
+                    }
                     b = b.add(self.width);
                 }
             }
@@ -111,29 +110,6 @@ impl Strip {
                         V::load_first(start, n).add(*sum).store_first(c, n);
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Adds one channel's products: `sum[i][j] += a[i][k] * b[j]`.
-#[inline(always)]
-unsafe fn multiply_add<V: Vector, const M: usize, const NV: usize>(
-    sum: &mut [[V; NV]; M],
-    a: &[*const f32; M],
-    k: usize,
-    b: *const f32,
-) {
-    // SAFETY: the caller's lists have channel k, and b a row of NV vectors.
-    unsafe {
-        let mut right = [V::zero(); NV];
-        for (j, right) in right.iter_mut().enumerate() {
-            *right = V::load(b.add(j * V::LANES));
-        }
-        for (sum, a) in sum.iter_mut().zip(a) {
-            let left = V::splat(*a.add(k));
-            for (sum, right) in sum.iter_mut().zip(&right) {
-                *sum = left.fma(*right, *sum);
             }
         }
     }
@@ -243,4 +219,17 @@ impl Outer {
             }
         }
     }
+}
+
+/// Asks for values that will be read soon to be in the second-level cache: tiles read rows too far apart for the CPU to foresee.
+#[inline(always)]
+pub fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
