@@ -286,8 +286,8 @@ impl<T: Real> Kernel for ChunkMoments<'_, T> {
             let off = sum[i] / count;
             Moments { count, mean: Element::to_f64(shift[i]) + off, squares: (squares[i] - off * sum[i]).max(0.0) }
         };
-        let filled = p.min(self.x.len());
-        (0..self.channels).map(|c| combine((c..filled).step_by(self.channels).map(slot))).collect()
+        let slots: Vec<Moments> = (0..p.min(self.x.len())).map(slot).collect();
+        (0..self.channels).map(|c| combine(slots.iter().skip(c).step_by(self.channels).copied())).collect()
     }
 }
 

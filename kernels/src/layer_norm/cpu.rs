@@ -106,20 +106,27 @@ impl<T: Real> Kernel for Forward<'_, T> {
         let rows = self.x.chunks_exact(self.c).zip(self.y.chunks_exact_mut(self.c));
         for ((x, y), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
             (*mean, *rstd) = moments(x, self.eps);
-            let (m, r) = (*mean, *rstd);
             match self.affine {
-                None => {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = (x - m) * r;
-                    }
-                }
-                Some((weight, bias)) => {
-                    for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                        *y = (x - m) * r * w + b;
-                    }
-                }
+                None => normalise(x, *mean, *rstd, y),
+                Some((weight, bias)) => normalise_affine(x, *mean, *rstd, weight, bias, y),
             }
         }
+    }
+}
+
+// The loops below are functions because arguments are known not to overlap, and fields of a struct are not.
+
+#[inline(always)]
+fn normalise<T: Real>(x: &[T], mean: T, rstd: T, y: &mut [T]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = (x - mean) * rstd;
+    }
+}
+
+#[inline(always)]
+fn normalise_affine<T: Real>(x: &[T], mean: T, rstd: T, weight: &[T], bias: &[T], y: &mut [T]) {
+    for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+        *y = (x - mean) * rstd * w + b;
     }
 }
 
@@ -127,8 +134,7 @@ impl<T: Real> Kernel for Forward<'_, T> {
 #[inline(always)]
 fn moments<T: Real>(x: &[T], eps: T) -> (T, T) {
     let n = T::of(x.len() as f64);
-    let (sum, _) = sums(x, x, |v, _| (v, T::zero()));
-    let near = sum / n;
+    let near = sum(x) / n;
     let (off, squares) = sums(x, x, |v, _| (v - near, (v - near) * (v - near)));
     let variance = (squares - off * off / n) / n;
     (near + off / n, T::one() / (variance.max(T::zero()) + eps).sqrt())
@@ -163,22 +169,52 @@ impl<T: Real> Kernel for Backward<'_, T> {
             match &mut self.affine {
                 None => dx.copy_from_slice(dy),
                 Some(Affine { weight, dweight, dbias }) => {
-                    for ((dx, &dy), &w) in dx.iter_mut().zip(dy).zip(weight.iter()) {
-                        *dx = dy * w;
-                    }
-                    for (((dw, db), &dy), &x) in dweight.iter_mut().zip(dbias.iter_mut()).zip(dy).zip(x) {
-                        *dw += dy * ((x - mean) * rstd);
-                        *db += dy;
-                    }
+                    scale(dy, weight, dx);
+                    add_share(dy, x, mean, rstd, dweight, dbias);
                 }
             }
             let (g, gx) = sums(dx, x, |g, x| (g, g * ((x - mean) * rstd)));
-            let (g, gx) = (g / n, gx / n);
-            for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = rstd * (*dx - g - (x - mean) * rstd * gx);
-            }
+            finish(x, mean, rstd, g / n, gx / n, dx);
         }
     }
+}
+
+#[inline(always)]
+fn scale<T: Real>(dy: &[T], weight: &[T], g: &mut [T]) {
+    for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
+        *g = dy * w;
+    }
+}
+
+#[inline(always)]
+fn add_share<T: Real>(dy: &[T], x: &[T], mean: T, rstd: T, dweight: &mut [T], dbias: &mut [T]) {
+    for (((dw, db), &dy), &x) in dweight.iter_mut().zip(dbias).zip(dy).zip(x) {
+        *dw += dy * ((x - mean) * rstd);
+        *db += dy;
+    }
+}
+
+/// dx holds g; `g` and `gx` are the means of g and g · x̂.
+#[inline(always)]
+fn finish<T: Real>(x: &[T], mean: T, rstd: T, g: T, gx: T, dx: &mut [T]) {
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        *dx = rstd * (*dx - g - (x - mean) * rstd * gx);
+    }
+}
+
+/// The sum of a row.
+#[inline(always)]
+fn sum<T: Real>(x: &[T]) -> T {
+    let mut s = [T::zero(); LANES];
+    let x = x.chunks_exact(LANES);
+    let rest = x.remainder();
+    s[..rest.len()].copy_from_slice(rest);
+    for x in x {
+        for i in 0..LANES {
+            s[i] += x[i];
+        }
+    }
+    halve(s)
 }
 
 /// Both of f's values summed over the pairs of a and b, which have one length.
