@@ -75,11 +75,12 @@ impl Case {
             loss += (0..self.columns).map(|j| t[j] * (lse - z[j])).sum::<f64>() / count;
             for j in 0..self.columns {
                 let b = &k[(first + j) * dim..][..dim];
+                let (cosine, a_norm, b_norm) = (cosine(j), norm(a), norm(b));
                 let slope = ((z[j] - lse).exp() * t.iter().sum::<f64>() - t[j]) / count / self.p.temperature;
                 for d in 0..dim {
-                    let (a_unit, b_unit) = (a[d] / norm(a), b[d] / norm(b));
-                    dq[r * dim + d] += slope * (b_unit - cosine(j) * a_unit) / norm(a);
-                    dk[(first + j) * dim + d] += slope * (a_unit - cosine(j) * b_unit) / norm(b);
+                    let (a_unit, b_unit) = (a[d] / a_norm, b[d] / b_norm);
+                    dq[r * dim + d] += slope * (b_unit - cosine * a_unit) / a_norm;
+                    dk[(first + j) * dim + d] += slope * (a_unit - cosine * b_unit) / b_norm;
                 }
             }
         }
