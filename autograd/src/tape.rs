@@ -207,3 +207,92 @@ impl<F: Fn(&Tape<'_>, &[Var]) -> Result<Var>> Rule for Checkpoint<F> {
         Ok(inputs.iter().map(|v| v.node.and_then(|n| inner.remove(&n))).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Init, ParamStoreBuilder, ops};
+    use engine::{DType, Device};
+
+    fn tensor(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values, &[values.len()]).expect("tensor")
+    }
+
+    fn store() -> (ParamStore, ParamId, ParamId) {
+        let mut b = ParamStoreBuilder::default();
+        let (a, w) = (b.add("a", &[3], Init::Ones), b.add("w", &[3], Init::Ones));
+        (b.build(DType::F64, Device::Cpu, 0).expect("store"), a, w)
+    }
+
+    #[test]
+    fn a_parameter_that_backward_misses_is_named() {
+        let (store, a, _) = store();
+        let tape = Tape::new(&store);
+        let y = ops::relu(&tape, &tape.param(a).expect("a")).expect("relu");
+        let missed = tape.backward(&y, tensor(&[1.0; 3])).err();
+        assert_eq!(missed, Some(Error::Unreached(vec!["w".into()])));
+    }
+
+    #[test]
+    fn a_parameter_used_twice_gets_both_gradients() {
+        let (store, a, w) = store();
+        let tape = Tape::new(&store);
+        let sum = ops::add(&tape, &tape.param(a).expect("a"), &tape.param(w).expect("w")).expect("add");
+        let y = ops::add(&tape, &sum, &tape.param(a).expect("a")).expect("add");
+        let grads = tape.backward(&y, tensor(&[1.0, 2.0, 3.0])).expect("backward");
+        let grad = |id| grads.param(&store, id).and_then(|g| Ok(g.to_f64_vec()?)).expect("gradient");
+        assert_eq!((grad(a), grad(w)), (vec![2.0, 4.0, 6.0], vec![1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn an_operand_used_twice_gets_both_gradients_and_the_cotangent_is_kept() {
+        let store = ParamStore::none(DType::F64, Device::Cpu).expect("store");
+        let tape = Tape::new(&store);
+        let x = tape.leaf(tensor(&[1.0, -2.0]));
+        let y = ops::add(&tape, &x, &ops::relu(&tape, &x).expect("relu")).expect("add");
+        let cotangent = tensor(&[1.0, 10.0]);
+        let grads = tape.backward(&y, cotangent.clone()).expect("backward");
+        assert_eq!(grads.leaf(&x).expect("gradient").to_f64_vec().expect("read"), [2.0, 10.0]);
+        assert_eq!(cotangent.to_f64_vec().expect("read"), [1.0, 10.0]);
+    }
+
+    #[test]
+    fn constants_and_inference_record_nothing() {
+        let (store, a, _) = store();
+        let tape = Tape::new(&store);
+        let x = tape.constant(tensor(&[1.0; 3]));
+        let y = ops::relu(&tape, &x).expect("relu");
+        assert!(tape.nodes.borrow().is_empty());
+        assert_eq!(tape.backward(&y, tensor(&[1.0; 3])).err(), Some(Error::Untracked));
+        let inference = Tape::inference(&store);
+        ops::relu(&inference, &inference.param(a).expect("a")).expect("relu");
+        assert!(inference.nodes.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_cotangent_of_another_shape_is_refused() {
+        let (store, a, _) = store();
+        let tape = Tape::new(&store);
+        let y = tape.param(a).expect("a");
+        assert!(matches!(tape.backward(&y, tensor(&[1.0])), Err(Error::Cotangent { .. })));
+    }
+
+    #[test]
+    fn memory_falls_as_gradients_rise() {
+        // A chain of n saved activations: backward must drop each one as it passes, so its peak stays near forward's.
+        let store = ParamStore::none(DType::F64, Device::Cpu).expect("store");
+        let tape = Tape::new(&store);
+        let n = 50;
+        let mut y = tape.leaf(Tensor::full(&[1 << 16], 0.5, DType::F64, Device::Cpu).expect("x"));
+        for _ in 0..n {
+            y = ops::gelu(&tape, &y).expect("gelu");
+        }
+        let one = (1 << 16) * 8;
+        let cotangent = Tensor::full(&[1 << 16], 1.0, DType::F64, Device::Cpu).expect("dy");
+        let before = engine::memory::usage().live;
+        engine::memory::reset_peak();
+        drop(tape.backward(&y, cotangent).expect("backward"));
+        // Other tests run beside this one: leave them the room of ten tensors, far less than the fifty of the chain.
+        assert!(engine::memory::usage().peak < before + 10 * one);
+    }
+}

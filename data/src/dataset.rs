@@ -5,8 +5,10 @@ use crate::nifti;
 use crate::preprocess::Settings;
 use crate::volume::Volume;
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use walkdir::WalkDir;
 
@@ -14,7 +16,8 @@ use walkdir::WalkDir;
 const LABEL_ENDINGS: [&str; 6] = ["_label", "_labels", "_seg", "_mask", "_gtv", "_oar"];
 
 /// Part of the body: decides the chain's settings and how often a volume is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Region {
     Abdomen,
     Chest,
@@ -41,6 +44,19 @@ impl Region {
         match self {
             Region::Abdomen | Region::HeadNeck => 8,
             Region::Chest => 1,
+        }
+    }
+}
+
+impl FromStr for Region {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "abdomen" => Ok(Region::Abdomen),
+            "chest" => Ok(Region::Chest),
+            "headneck" => Ok(Region::HeadNeck),
+            _ => Err("use abdomen, chest or headneck".into()),
         }
     }
 }

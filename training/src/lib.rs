@@ -1,1 +1,13 @@
+//! Recipes: what is trained, in which order, and what is written down about it.
 
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod optimizer;
+pub mod pretrain;
+pub mod schedule;
+pub mod source;
+
+pub use config::Config;
+pub use error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Saves the input, the output (whose sign is the side of the LeakyReLU) and the statistics.
+//! Saves the output and the statistics; the input too where the kernel cannot recover it from the output.
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
@@ -8,7 +8,10 @@ use kernels::instance_norm::{self, Params};
 /// act(norm(x) + residual).
 pub fn instance_norm(tape: &Tape, x: &Var, residual: Option<&Var>, p: Params) -> Result<Var> {
     let out = instance_norm::forward(x.value(), residual.map(Var::value), p)?;
-    let rule = InstanceNorm { x: x.value().clone(), y: out.y.clone(), mean: out.mean, rstd: out.rstd, p };
+    // Without a residual, backward inverts the LeakyReLU and never reads x: the convolution's output need not be kept.
+    let invertible = residual.is_none() && p.slope.is_none_or(|s| s >= instance_norm::MIN_INVERTIBLE_SLOPE);
+    let x_saved = if invertible { out.y.clone() } else { x.value().clone() };
+    let rule = InstanceNorm { x: x_saved, y: out.y.clone(), mean: out.mean, rstd: out.rstd, p };
     let inputs = [Some(x), residual];
     Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), out.y, rule))
 }

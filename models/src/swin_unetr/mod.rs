@@ -27,6 +27,14 @@ pub struct SwinUnetrConfig {
     pub patch_merging: Order,
 }
 
+/// The name under which files record an order of patch merging: the same weights mean another function under the other.
+pub fn merging_name(order: Order) -> &'static str {
+    match order {
+        Order::Monai13 => "monai-1.3",
+        Order::Standard => "standard",
+    }
+}
+
 pub struct SwinUnetr {
     config: SwinUnetrConfig,
     patch_embed: Conv3d,

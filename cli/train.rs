@@ -1,0 +1,324 @@
+//! `vocoe train`: settings from file and flags, data, and what the person in front of it sees.
+
+use clap::{Args, ValueEnum};
+use data::Region;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use training::config::{LossKind, SourceConfig};
+use training::metrics::Metrics;
+use training::{Config, pretrain};
+
+/// Pre-trains a SwinUNETR encoder with VoCo.
+#[derive(Args, Debug)]
+pub struct Train {
+    /// Settings file (TOML); flags override it
+    #[arg(long, value_name = "F.toml")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// One definition per setting, for the file's keys and for the flags.
+#[derive(Args, Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    /// A folder, a text list, or a dataset.json; may be given several times
+    #[arg(long, value_name = "PATH")]
+    data: Vec<PathBuf>,
+    /// Body region of every --data: decides spacing, window and resizing
+    #[arg(long)]
+    region: Option<Region>,
+    #[arg(skip)]
+    sources: Vec<SourceConfig>,
+    /// Leave out files that match
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Feature size 12, 48, 96 or 192 [default: B]
+    #[arg(long)]
+    size: Option<Size>,
+    /// Any multiple of 12, in place of --size
+    #[arg(long, value_name = "N")]
+    feature_size: Option<usize>,
+    /// Width of the projectors [default: 1024, tiny: 128]
+    #[arg(long, value_name = "N")]
+    projection: Option<usize>,
+    /// Optimiser steps [default: 2000000]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Steps of linear warm-up [default: 5000, at most a twentieth of the steps]
+    #[arg(long, value_name = "N")]
+    warmup: Option<u64>,
+    /// Volumes per step [default: 2]
+    #[arg(long, value_name = "N")]
+    volumes: Option<usize>,
+    /// Random crops per volume [default: 2]
+    #[arg(long, value_name = "N")]
+    crops: Option<usize>,
+    /// Base crops along x and along y [default: 3]
+    #[arg(long, value_name = "N")]
+    grid: Option<usize>,
+    /// Side of a crop in voxels [default: 64]
+    #[arg(long, value_name = "N")]
+    roi: Option<usize>,
+    /// First loss term [default: voco]
+    #[arg(long)]
+    loss: Option<Loss>,
+    /// Learning rate after warm-up [default: 1e-4]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// [default: 0.01]
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f64>,
+    /// Share of itself that the teacher keeps at a step [default: 0.9]
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// Probability that the student sees nothing of a crop [default: 0.2]
+    #[arg(long, value_name = "P")]
+    row_dropout: Option<f64>,
+    /// [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Compute threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Threads that read and cut volumes; results do not depend on it [default: 2]
+    #[arg(long, value_name = "N")]
+    loader_threads: Option<usize>,
+    /// auto or cpu [default: auto]
+    #[arg(long)]
+    device: Option<String>,
+    /// Recompute activations in backward: less memory, a third more arithmetic
+    #[arg(long)]
+    recompute: bool,
+    /// Write the weights every N steps, and at the end [default: 1000]
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// Folder for results [default: the first free runs/pretrain-N or runs/demo-N]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Train a tiny model on generated phantoms, for about two minutes
+    #[arg(long)]
+    demo: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
+enum Size {
+    #[value(name = "tiny")]
+    #[serde(rename = "tiny")]
+    Tiny,
+    #[value(name = "B")]
+    B,
+    #[value(name = "L")]
+    L,
+    #[value(name = "H")]
+    H,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Loss {
+    Voco,
+    Infonce,
+}
+
+impl Train {
+    pub fn run(self) -> Result<(), crate::Error> {
+        let config = self.resolve()?;
+        config.check()?;
+        refuse_to_overwrite(&config.out)?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(config.threads)
+            .build_global()
+            .map_err(|e| training::Error::Config(format!("threads: {e}")))?;
+        println!("{}", toml::to_string(&config).map_err(|e| training::Error::Config(e.to_string()))?);
+        let mut loader = training::source::loader(&config, &mut |line| eprintln!("{line}"))?;
+        let mut display = Display::new(config.steps);
+        let outcome = pretrain::run(&config, &mut loader, &mut |m| display.show(m))?;
+        display.finish();
+        println!("{}", summary(&outcome.metrics));
+        println!("weights: {}", outcome.model.display());
+        Ok(())
+    }
+
+    /// Flags over file over defaults.
+    fn resolve(self) -> Result<Config, crate::Error> {
+        let file = match &self.config {
+            Some(path) => read_options(path)?,
+            None => Options::default(),
+        };
+        Ok(self.options.over(file).resolve())
+    }
+}
+
+fn read_options(path: &Path) -> Result<Options, crate::Error> {
+    let problem = |e: String| training::Error::Config(format!("{}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))?;
+    Ok(toml::from_str(&text).map_err(|e| problem(one_line(&e.to_string())))?)
+}
+
+/// TOML's own message spans several lines, with a picture of the place.
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+impl Options {
+    /// These settings where they are given, else those of `file`.
+    fn over(self, file: Options) -> Options {
+        let own_data = !self.data.is_empty();
+        Options {
+            data: if own_data { self.data } else { file.data },
+            sources: if own_data { Vec::new() } else { file.sources },
+            region: self.region.or(file.region),
+            exclude: if self.exclude.is_empty() { file.exclude } else { self.exclude },
+            // A size given by flag replaces the file's feature size too.
+            feature_size: self.feature_size.or(if self.size.is_some() { None } else { file.feature_size }),
+            projection: self.projection.or(if self.size.is_some() { None } else { file.projection }),
+            size: self.size.or(file.size),
+            steps: self.steps.or(file.steps),
+            warmup: self.warmup.or(file.warmup),
+            volumes: self.volumes.or(file.volumes),
+            crops: self.crops.or(file.crops),
+            grid: self.grid.or(file.grid),
+            roi: self.roi.or(file.roi),
+            loss: self.loss.or(file.loss),
+            lr: self.lr.or(file.lr),
+            weight_decay: self.weight_decay.or(file.weight_decay),
+            momentum: self.momentum.or(file.momentum),
+            row_dropout: self.row_dropout.or(file.row_dropout),
+            seed: self.seed.or(file.seed),
+            threads: self.threads.or(file.threads),
+            loader_threads: self.loader_threads.or(file.loader_threads),
+            device: self.device.or(file.device),
+            recompute: self.recompute || file.recompute,
+            checkpoint_every: self.checkpoint_every.or(file.checkpoint_every),
+            out: self.out.or(file.out),
+            demo: self.demo || file.demo,
+        }
+    }
+
+    fn resolve(self) -> Config {
+        let demo = self.demo;
+        let size = self.size.unwrap_or(if demo { Size::Tiny } else { Size::B });
+        let steps = self.steps.unwrap_or(if demo { DEMO_STEPS } else { 2_000_000 });
+        let region = self.region.unwrap_or(Region::Abdomen);
+        let mut sources = self.sources;
+        sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
+        Config {
+            demo,
+            exclude: self.exclude,
+            feature_size: self.feature_size.unwrap_or(size.feature_size()),
+            projection: self.projection.unwrap_or(if size == Size::Tiny { 128 } else { 1024 }),
+            steps,
+            warmup: self.warmup.unwrap_or((steps / 20).min(5000)),
+            volumes: self.volumes.unwrap_or(2),
+            crops: self.crops.unwrap_or(2),
+            grid: self.grid.unwrap_or(3),
+            roi: self.roi.unwrap_or(64),
+            loss: match self.loss {
+                Some(Loss::Infonce) => LossKind::Infonce,
+                _ => LossKind::Voco,
+            },
+            lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),
+            weight_decay: self.weight_decay.unwrap_or(0.01),
+            momentum: self.momentum.unwrap_or(0.9),
+            row_dropout: self.row_dropout.unwrap_or(0.2),
+            seed: self.seed.unwrap_or(0),
+            threads: self.threads.unwrap_or_else(cores),
+            loader_threads: self.loader_threads.unwrap_or(2),
+            device: self.device.unwrap_or_else(|| "auto".into()),
+            recompute: self.recompute,
+            checkpoint_every: self.checkpoint_every.unwrap_or(1000),
+            out: self.out.unwrap_or_else(|| free_folder(if demo { "demo" } else { "pretrain" })),
+            sources,
+        }
+    }
+}
+
+/// About two minutes on two cores.
+const DEMO_STEPS: u64 = 36;
+/// Higher than the recipe's: the demo is short.
+const DEMO_LR: f64 = 1e-3;
+
+impl Size {
+    fn feature_size(self) -> usize {
+        match self {
+            Size::Tiny => 12,
+            Size::B => 48,
+            Size::L => 96,
+            Size::H => 192,
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// `runs/NAME-N` with the smallest N that does not exist.
+fn free_folder(name: &str) -> PathBuf {
+    let numbered = (1..).map(|n: u32| Path::new("runs").join(format!("{name}-{n}")));
+    numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| "runs".into())
+}
+
+fn refuse_to_overwrite(out: &Path) -> Result<(), crate::Error> {
+    if out.join("metrics.jsonl").exists() {
+        let what = format!("{}: holds a run already; choose another --out, or remove it", out.display());
+        return Err(training::Error::Config(what).into());
+    }
+    Ok(())
+}
+
+/// A progress bar on a terminal; elsewhere a line now and then.
+struct Display {
+    bar: ProgressBar,
+    plain: bool,
+    steps: u64,
+    last: Instant,
+}
+
+/// Seconds between lines when the output is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Display {
+    fn new(steps: u64) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(steps) };
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Display { bar, plain, steps, last: Instant::now() }
+    }
+
+    fn show(&mut self, m: &Metrics) {
+        let line = format!(
+            "loss {:.4} (intra {:.4} inter {:.4} reg {:.4})  top-1 {:.2}  {:.2} crops/s  wait {:.0} %",
+            m.loss,
+            m.intra,
+            m.inter,
+            m.reg,
+            m.position_top1,
+            m.crops_per_s,
+            100.0 * m.data_wait
+        );
+        if self.plain && (m.step == 1 || m.step == self.steps || self.last.elapsed() >= LINE_EVERY) {
+            eprintln!("step {}/{}  {line}", m.step, self.steps);
+            self.last = Instant::now();
+        }
+        self.bar.set_position(m.step);
+        self.bar.set_message(line);
+    }
+
+    fn finish(&self) {
+        self.bar.finish();
+    }
+}
+
+/// The loss of the first and of the last sixth of the steps.
+fn summary(metrics: &[Metrics]) -> String {
+    let sixth = (metrics.len() / 6).max(1);
+    let mean = |part: &[Metrics]| part.iter().map(|m| m.loss).sum::<f64>() / part.len() as f64;
+    let (first, last) = (mean(&metrics[..sixth]), mean(&metrics[metrics.len() - sixth..]));
+    format!("loss: first sixth {first:.4}, last sixth {last:.4} ({:+.1} %)", 100.0 * (last / first - 1.0))
+}

@@ -1,0 +1,130 @@
+//! One run's resolved settings, as they are printed and saved in `config.toml`.
+
+use crate::{Error, Result};
+use data::Region;
+use engine::Device;
+use kernels::patch_merging::Order;
+use models::{Loss, SwinUnetrConfig, VocoConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Softmax temperature of the InfoNCE term.
+const TEMPERATURE: f64 = 0.2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossKind {
+    Voco,
+    Infonce,
+}
+
+/// A folder, list or `dataset.json`, and the body region that decides its preprocessing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    pub path: PathBuf,
+    pub region: Region,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// Trains on generated phantoms; `sources` is empty.
+    pub demo: bool,
+    pub exclude: Vec<String>,
+    pub feature_size: usize,
+    /// Width of the projectors' hidden layers and output.
+    pub projection: usize,
+    pub steps: u64,
+    pub warmup: u64,
+    pub volumes: usize,
+    pub crops: usize,
+    pub grid: usize,
+    /// Side of a crop in voxels.
+    pub roi: usize,
+    pub loss: LossKind,
+    pub lr: f64,
+    pub weight_decay: f64,
+    pub momentum: f64,
+    pub row_dropout: f64,
+    pub seed: u64,
+    pub threads: usize,
+    pub loader_threads: usize,
+    pub device: String,
+    pub recompute: bool,
+    pub checkpoint_every: u64,
+    pub out: PathBuf,
+    pub sources: Vec<SourceConfig>,
+}
+
+impl Config {
+    pub fn voco(&self) -> VocoConfig {
+        let network = SwinUnetrConfig {
+            in_channels: 1,
+            feature_size: self.feature_size,
+            out_channels: None,
+            patch_merging: Order::Monai13,
+        };
+        let loss = match self.loss {
+            LossKind::Voco => Loss::Voco,
+            LossKind::Infonce => Loss::InfoNce { temperature: TEMPERATURE },
+        };
+        VocoConfig {
+            network,
+            hidden: self.projection,
+            out: self.projection,
+            momentum: self.momentum,
+            row_dropout: self.row_dropout,
+            loss,
+            recompute: self.recompute,
+        }
+    }
+
+    pub fn device(&self) -> Result<Device> {
+        match self.device.as_str() {
+            "auto" | "cpu" => Ok(Device::Cpu),
+            other => {
+                Err(Error::Config(format!("device {other}: this build runs on the CPU; use --device cpu or auto")))
+            }
+        }
+    }
+
+    /// Says what is wrong with settings that cannot work, before anything is read or written.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Config(what));
+        if self.sources.is_empty() && !self.demo {
+            return refuse("nothing to train on: give --data PATH, or --demo".into());
+        }
+        if self.steps == 0 {
+            return refuse("steps = 0: train for at least one step (--steps)".into());
+        }
+        if self.volumes == 0 || self.crops == 0 {
+            return refuse(format!("{} volumes x {} crops: both must be at least 1", self.volumes, self.crops));
+        }
+        if self.volumes * (self.crops + self.grid * self.grid) < 2 || self.grid < 2 {
+            return refuse(format!("grid {}: the base crops must be at least 2 x 2 (--grid)", self.grid));
+        }
+        if !self.roi.is_multiple_of(32) || self.roi < 64 {
+            return refuse(format!("roi {}: crops need a side divisible by 32 and of at least 64 voxels", self.roi));
+        }
+        if self.feature_size == 0 || !self.feature_size.is_multiple_of(12) {
+            return refuse(format!(
+                "feature size {}: use a multiple of 12 (--size, --feature-size)",
+                self.feature_size
+            ));
+        }
+        if self.projection == 0 {
+            return refuse("projection 0: the projectors need at least one channel".into());
+        }
+        if !(self.lr.is_finite() && self.lr >= 0.0) {
+            return refuse(format!("lr {}: must be finite and not negative", self.lr));
+        }
+        if !(0.0..1.0).contains(&self.row_dropout) || !(0.0..=1.0).contains(&self.momentum) {
+            let (p, m) = (self.row_dropout, self.momentum);
+            return refuse(format!("row_dropout {p} must lie in [0, 1), momentum {m} in [0, 1]"));
+        }
+        if self.threads == 0 || self.loader_threads == 0 {
+            return refuse("threads 0: use at least one".into());
+        }
+        self.device().map(drop)
+    }
+}

@@ -1,0 +1,28 @@
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(transparent)]
+    Models(#[from] models::Error),
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    #[error("{0}")]
+    Config(String),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("step {step}: the loss is {loss}; a lower learning rate, or a look at the volumes of this step, may help")]
+    Diverged { step: u64, loss: f64 },
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<'_> {
+        move |source| Error::Io { path: path.to_path_buf(), source }
+    }
+}
