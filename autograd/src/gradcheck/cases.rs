@@ -76,7 +76,8 @@ pub fn cases() -> Vec<Case> {
         case("voco_loss", || {
             let p = voco_loss::Params { volumes: 2, crops: 2, bases: 4 };
             let (teacher, labels) = (normal(&[12, 6], 8)?, voco_labels(16)?.reshape(&[2, 2, 4])?);
-            on(&[&[12, 6]], |t, v| Ok(ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0))
+            // Without the third term: its gradient stops at one of the two bases of each pair, which differences cannot.
+            on(&[&[12, 6]], |t, v| ops::rows_at(t, &ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0, 0, 2))
         }),
         case("window_attention", || attention(&[1, 4, 4, 4], 2, 2, [2; 3], [0; 3])),
         case("window_attention_shifted", || attention(&[1, 5, 3, 4], 2, 3, [2, 3, 2], [1, 1, 1])),
