@@ -14,7 +14,7 @@
 
 pub(crate) mod cpu;
 
-use crate::gemm::{Geometry, same_dtype};
+use crate::gemm::{Geometry, MAX_STEP, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +82,16 @@ fn geometry(op: &'static str, x: &[usize], w: &[usize], p: Params) -> Result<Geo
     if x.contains(&0) || w.contains(&0) {
         return Err(Error::shape(op, format!("x {x:?} or w {w:?} has an axis of size zero")));
     }
-    if p.stride.contains(&0) {
-        return Err(Error::invalid(op, format!("stride {:?} must be at least 1", p.stride)));
+    if p.stride.iter().any(|s| !(1..=MAX_STEP).contains(s)) {
+        return Err(Error::invalid(op, format!("stride {:?} must be from 1 to {MAX_STEP}", p.stride)));
+    }
+    if p.padding.iter().any(|&pad| pad > MAX_STEP) {
+        return Err(Error::invalid(op, format!("padding {:?} must be at most {MAX_STEP}", p.padding)));
     }
     let (input, kernel) = ([d, h, wide], [kd, kh, kw]);
     let mut output = [0; 3];
     for a in 0..3 {
-        let room = p.padding[a].checked_mul(2).and_then(|pad| pad.checked_add(input[a]));
-        let Some(room) = room.and_then(|room| room.checked_sub(kernel[a])) else {
+        let Some(room) = (input[a] + 2 * p.padding[a]).checked_sub(kernel[a]) else {
             return Err(Error::shape(
                 op,
                 format!(

@@ -15,7 +15,7 @@
 mod cpu;
 
 use crate::conv3d::check_bias;
-use crate::gemm::{Geometry, same_dtype};
+use crate::gemm::{Geometry, MAX_STEP, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ fn geometry(op: &'static str, x: &[usize], w: &[usize], p: Params) -> Result<Geo
     if x.contains(&0) || w.contains(&0) {
         return Err(Error::shape(op, format!("x {x:?} or w {w:?} has an axis of size zero")));
     }
-    if p.stride.contains(&0) {
-        return Err(Error::invalid(op, format!("stride {:?} must be at least 1", p.stride)));
+    if p.stride.iter().any(|s| !(1..=MAX_STEP).contains(s)) {
+        return Err(Error::invalid(op, format!("stride {:?} must be from 1 to {MAX_STEP}", p.stride)));
     }
     let (output, kernel) = ([d, h, wide], [kd, kh, kw]);
     let mut input = [0; 3];

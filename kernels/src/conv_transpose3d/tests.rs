@@ -58,6 +58,10 @@ fn misfits_are_errors() {
     assert!(fprop(&x, &wide(&w), None, p).is_err(), "dtypes");
     assert!(fprop(&x, &w, None, Params { stride: [0, 1, 1] }).is_err(), "stride");
     assert!(fprop(&x, &w, None, Params { stride: [usize::MAX; 3] }).is_err(), "stride too large");
+    let far = Params { stride: [1 << 31; 3] };
+    assert!(fprop(&x, &w, None, far).is_err(), "output too large");
+    let single = fprop(&values(&[1, 1, 1, 1, 3], 1), &w, None, far).expect("one pixel has no next one");
+    assert_eq!(single.dims(), [1, 2, 2, 2, 4]);
     assert!(dgrad(&values(&[1, 5, 4, 4, 4], 1), &w, p).is_err(), "no output size");
     assert!(dgrad(&values(&[1, 1, 4, 4, 4], 1), &w, p).is_err(), "smaller than the kernel");
     assert!(dgrad(&dy, &w, Params { stride: [0; 3] }).is_err(), "stride");

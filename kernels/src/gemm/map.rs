@@ -56,6 +56,9 @@ pub struct Map {
     taps: Vec<[usize; 3]>,
 }
 
+/// The largest stride and padding, so that positions can be computed without overflow.
+pub const MAX_STEP: usize = 1 << 31;
+
 /// Sizes of the convolution that a map is made for, as `[D, H, W]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
@@ -123,15 +126,15 @@ impl Map {
             }
             axis
         };
+        let starts = [0, 1, 2].map(|a| g.stride[a].min(g.input[a]));
         let mut maps = Vec::new();
-        for d in 0..g.stride[0] {
-            for h in 0..g.stride[1] {
-                for w in 0..g.stride[2] {
+        for d in 0..starts[0] {
+            for h in 0..starts[1] {
+                for w in 0..starts[2] {
                     maps.push(Map::new(g, [axis(0, d), axis(1, h), axis(2, w)]));
                 }
             }
         }
-        maps.retain(|m| m.rows() > 0);
         maps
     }
 

@@ -10,7 +10,7 @@ mod product;
 pub mod testing;
 mod tile;
 
-pub use map::{Geometry, Map};
+pub use map::{Geometry, MAX_STEP, Map};
 
 use engine::{DType, Element, Error, Result, Tensor};
 use pack::Weight;
