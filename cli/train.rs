@@ -1,6 +1,7 @@
 //! `vocoe train`: settings from file and flags, data, and what the person in front of it sees.
 
-use clap::{Args, ValueEnum};
+use crate::{DeviceChoice, Error, Result};
+use clap::ValueEnum;
 use data::Region;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
@@ -11,9 +12,9 @@ use training::config::{LossKind, SourceConfig};
 use training::metrics::Metrics;
 use training::{Config, pretrain};
 
-/// Pre-trains a SwinUNETR encoder with VoCo.
-#[derive(Args, Debug)]
-pub struct Train {
+/// Pre-train a SwinUNETR encoder with VoCo.
+#[derive(clap::Args, Debug)]
+pub struct Args {
     /// Settings file (TOML); flags override it
     #[arg(long, value_name = "F.toml")]
     config: Option<PathBuf>,
@@ -22,7 +23,7 @@ pub struct Train {
 }
 
 /// One definition per setting, for the file's keys and for the flags.
-#[derive(Args, Debug, Default, Clone, Deserialize)]
+#[derive(clap::Args, Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
@@ -81,15 +82,12 @@ struct Options {
     /// [default: 0]
     #[arg(long)]
     seed: Option<u64>,
-    /// Compute threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
     #[arg(long, value_name = "N")]
     loader_threads: Option<usize>,
-    /// auto or cpu [default: auto]
+    /// Where to compute [default: auto]
     #[arg(long)]
-    device: Option<String>,
+    device: Option<DeviceChoice>,
     /// Recompute activations in backward: less memory, a third more arithmetic
     #[arg(long)]
     recompute: bool,
@@ -124,39 +122,33 @@ enum Loss {
     Infonce,
 }
 
-impl Train {
-    pub fn run(self) -> Result<(), crate::Error> {
-        let config = self.resolve()?;
-        config.check()?;
-        refuse_to_overwrite(&config.out)?;
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(config.threads)
-            .build_global()
-            .map_err(|e| training::Error::Config(format!("threads: {e}")))?;
-        println!("{}", toml::to_string(&config).map_err(|e| training::Error::Config(e.to_string()))?);
-        let mut loader = training::source::loader(&config, &mut |line| eprintln!("{line}"))?;
-        let mut display = Display::new(config.steps);
-        let outcome = pretrain::run(&config, &mut loader, &mut |m| display.show(m))?;
-        display.finish();
-        println!("{}", summary(&outcome.metrics));
-        println!("weights: {}", outcome.model.display());
-        Ok(())
-    }
-
-    /// Flags over file over defaults.
-    fn resolve(self) -> Result<Config, crate::Error> {
-        let file = match &self.config {
-            Some(path) => read_options(path)?,
-            None => Options::default(),
-        };
-        Ok(self.options.over(file).resolve())
-    }
+pub fn command(args: Args) -> Result<bool> {
+    let config = resolve(args)?;
+    config.check()?;
+    refuse_to_overwrite(&config.out)?;
+    print!("{}", toml::to_string(&config).map_err(|e| Error::Message(e.to_string()))?);
+    let mut notice = |line: String| eprintln!("{line}");
+    let mut batches = training::source::batches(&config, &mut notice)?;
+    let mut display = Display::new(config.steps);
+    let outcome = pretrain::run(&config, &mut batches, &mut |m| display.show(m))?;
+    display.finish();
+    println!("{}", summary(&outcome.metrics));
+    println!("weights: {}", outcome.model.display());
+    Ok(true)
 }
 
-fn read_options(path: &Path) -> Result<Options, crate::Error> {
-    let problem = |e: String| training::Error::Config(format!("{}: {e}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))?;
-    Ok(toml::from_str(&text).map_err(|e| problem(one_line(&e.to_string())))?)
+/// Flags over file over defaults.
+fn resolve(args: Args) -> Result<Config> {
+    let file = match &args.config {
+        Some(path) => read_options(path)?,
+        None => Options::default(),
+    };
+    args.options.over(file).resolve()
+}
+
+fn read_options(path: &Path) -> Result<Options> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    toml::from_str(&text).map_err(|e| Error::file(path, one_line(&e.to_string())))
 }
 
 /// TOML's own message spans several lines, with a picture of the place.
@@ -189,7 +181,6 @@ impl Options {
             momentum: self.momentum.or(file.momentum),
             row_dropout: self.row_dropout.or(file.row_dropout),
             seed: self.seed.or(file.seed),
-            threads: self.threads.or(file.threads),
             loader_threads: self.loader_threads.or(file.loader_threads),
             device: self.device.or(file.device),
             recompute: self.recompute || file.recompute,
@@ -199,14 +190,14 @@ impl Options {
         }
     }
 
-    fn resolve(self) -> Config {
+    fn resolve(self) -> Result<Config> {
         let demo = self.demo;
         let size = self.size.unwrap_or(if demo { Size::Tiny } else { Size::B });
         let steps = self.steps.unwrap_or(if demo { DEMO_STEPS } else { 2_000_000 });
         let region = self.region.unwrap_or(Region::Abdomen);
         let mut sources = self.sources;
         sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
-        Config {
+        Ok(Config {
             demo,
             exclude: self.exclude,
             feature_size: self.feature_size.unwrap_or(size.feature_size()),
@@ -226,14 +217,13 @@ impl Options {
             momentum: self.momentum.unwrap_or(0.9),
             row_dropout: self.row_dropout.unwrap_or(0.2),
             seed: self.seed.unwrap_or(0),
-            threads: self.threads.unwrap_or_else(cores),
             loader_threads: self.loader_threads.unwrap_or(2),
-            device: self.device.unwrap_or_else(|| "auto".into()),
+            device: self.device.unwrap_or_default().resolve()?.to_string(),
             recompute: self.recompute,
             checkpoint_every: self.checkpoint_every.unwrap_or(1000),
             out: self.out.unwrap_or_else(|| free_folder(if demo { "demo" } else { "pretrain" })),
             sources,
-        }
+        })
     }
 }
 
@@ -253,20 +243,15 @@ impl Size {
     }
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
-}
-
 /// `runs/NAME-N` with the smallest N that does not exist.
 fn free_folder(name: &str) -> PathBuf {
     let numbered = (1..).map(|n: u32| Path::new("runs").join(format!("{name}-{n}")));
     numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| "runs".into())
 }
 
-fn refuse_to_overwrite(out: &Path) -> Result<(), crate::Error> {
+fn refuse_to_overwrite(out: &Path) -> Result<()> {
     if out.join("metrics.jsonl").exists() {
-        let what = format!("{}: holds a run already; choose another --out, or remove it", out.display());
-        return Err(training::Error::Config(what).into());
+        return Err(Error::file(out, "holds a run already; choose another --out, or remove it"));
     }
     Ok(())
 }

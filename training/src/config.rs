@@ -47,8 +47,8 @@ pub struct Config {
     pub momentum: f64,
     pub row_dropout: f64,
     pub seed: u64,
-    pub threads: usize,
     pub loader_threads: usize,
+    /// Always `cpu` so far.
     pub device: String,
     pub recompute: bool,
     pub checkpoint_every: u64,
@@ -122,8 +122,8 @@ impl Config {
             let (p, m) = (self.row_dropout, self.momentum);
             return refuse(format!("row_dropout {p} must lie in [0, 1), momentum {m} in [0, 1]"));
         }
-        if self.threads == 0 || self.loader_threads == 0 {
-            return refuse("threads 0: use at least one".into());
+        if self.loader_threads == 0 {
+            return refuse("loader_threads 0: use at least one".into());
         }
         self.device().map(drop)
     }

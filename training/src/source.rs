@@ -8,7 +8,7 @@ const PATIENTS: u64 = 8;
 
 /// Starts the loader on everything that `config` names. `notice` gets one line for each thing worth saying: what was found and
 /// left out, and later each volume that could not be used.
-pub fn loader<'n>(
+pub fn batches<'n>(
     config: &Config,
     notice: &'n mut dyn FnMut(String),
 ) -> Result<impl Iterator<Item = data::Result<Batch>> + use<'n>> {

@@ -15,24 +15,27 @@ use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "patch_merging";
 
-/// Which neighbour each of the eight slots holds. Weights of the two orders have the same shapes and are not interchangeable.
+/// Which neighbour each of the eight slots holds. Weights of the orders have the same shapes and are not interchangeable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Order {
-    /// MONAI up to 1.4, and so the published VoCo weights: two neighbours are left out and two appear twice.
+    /// MONAI's `merging` up to 1.4, and so the published VoCo weights: two neighbours are left out and two appear twice.
     #[default]
     Monai13,
-    /// MONAI from 1.5: every neighbour once.
+    /// MONAI's `merging` from 1.5: every neighbour once, the single steps first.
+    Monai15,
+    /// MONAI's `mergingv2`, all versions: every neighbour once, w fastest.
     Standard,
 }
 
 impl Order {
     /// Parity (d, h, w) of each slot.
     fn parities(self) -> [[usize; 3]; 8] {
-        let [fifth, sixth, seventh] = match self {
-            Order::Monai13 => [[1, 0, 1], [0, 1, 0], [0, 0, 1]],
-            Order::Standard => [[1, 1, 0], [1, 0, 1], [0, 1, 1]],
-        };
-        [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], fifth, sixth, seventh, [1, 1, 1]]
+        match self {
+            Order::Monai13 => [0, 4, 2, 1, 5, 2, 1, 7],
+            Order::Monai15 => [0, 4, 2, 1, 6, 5, 3, 7],
+            Order::Standard => [0, 1, 2, 3, 4, 5, 6, 7],
+        }
+        .map(|bits: usize| [bits >> 2, bits >> 1 & 1, bits & 1])
     }
 }
 

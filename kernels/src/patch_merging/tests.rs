@@ -3,9 +3,10 @@ use engine::Element;
 
 const SHAPES: [[usize; 5]; 6] =
     [[1, 1, 1, 1, 1], [2, 2, 2, 2, 3], [1, 5, 8, 13, 2], [2, 3, 1, 7, 5], [1, 4, 6, 1, 17], [1, 1, 2, 3, 48]];
-/// As written in the description of the two orders.
+/// As written in the description of the orders.
 const MONAI13: [&str; 8] = ["000", "100", "010", "001", "101", "010", "001", "111"];
-const STANDARD: [&str; 8] = ["000", "100", "010", "001", "110", "101", "011", "111"];
+const MONAI15: [&str; 8] = ["000", "100", "010", "001", "110", "101", "011", "111"];
+const STANDARD: [&str; 8] = ["000", "001", "010", "011", "100", "101", "110", "111"];
 
 fn values(n: usize, seed: usize) -> Vec<f64> {
     (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f64 / 64.0 - 7.0).collect()
@@ -26,7 +27,8 @@ fn source([_, d, h, w, c]: [usize; 5], slots: [&str; 8], at: usize) -> Option<us
 fn gathers_and_scatters<T: Element>() {
     engine::memory::check(true);
     for dims in SHAPES {
-        for (order, slots) in [(Order::Monai13, MONAI13), (Order::Standard, STANDARD)] {
+        let orders = [(Order::Monai13, MONAI13), (Order::Monai15, MONAI15), (Order::Standard, STANDARD)];
+        for (order, slots) in orders {
             let x = values(dims.iter().product(), 1);
             let dy = values(merged(dims).iter().product(), 2);
             let mut dx = vec![0.0; x.len()];

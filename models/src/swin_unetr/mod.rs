@@ -27,12 +27,25 @@ pub struct SwinUnetrConfig {
     pub patch_merging: Order,
 }
 
-/// The name under which files record an order of patch merging: the same weights mean another function under the other.
+/// The names under which files record the order of patch merging: the same weights mean another function under another.
+const MERGING_NAMES: [(&str, Order); 3] =
+    [("monai-1.3", Order::Monai13), ("monai-1.5", Order::Monai15), ("standard", Order::Standard)];
+
 pub fn merging_name(order: Order) -> &'static str {
     match order {
-        Order::Monai13 => "monai-1.3",
-        Order::Standard => "standard",
+        Order::Monai13 => MERGING_NAMES[0].0,
+        Order::Monai15 => MERGING_NAMES[1].0,
+        Order::Standard => MERGING_NAMES[2].0,
     }
+}
+
+/// The order of this name. Errors with the names that there are.
+pub fn merging_order(name: &str) -> Result<Order> {
+    let found = MERGING_NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, order)| *order).ok_or_else(|| {
+        let known = MERGING_NAMES.map(|(known, _)| known).join(", ");
+        Error::Config(format!("patch_merging \"{name}\": use one of {known}"))
+    })
 }
 
 pub struct SwinUnetr {

@@ -1,0 +1,179 @@
+//! `vocoe verify`: every reference case of a folder, computed again and compared with PyTorch's numbers.
+//!
+//! A case is a safetensors file; `tests/reference/README.md` describes the format. Its `kind` picks the computation from
+//! [`KINDS`]; [`compare`] holds the bounds.
+
+pub mod case;
+pub mod compare;
+pub mod made;
+mod models;
+mod ops;
+mod optimiser;
+mod preprocess;
+mod report;
+mod sliding_window;
+
+use crate::{DeviceChoice, Error, Result};
+use case::Case;
+use compare::Comparison;
+use engine::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Compute the reference cases of a folder and compare them with PyTorch's numbers.
+///
+/// One line per case: the tensor that comes closest to its bound (or breaks it), its error, the bound, the verdict. Exit 1
+/// when a case fails, is NaN, cannot be read or has an unknown kind.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder with the cases (*.safetensors)
+    #[arg(long, value_name = "DIR")]
+    pub reference: PathBuf,
+    /// Only cases whose names contain this text
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub filter: String,
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceChoice,
+    /// Folder with the CT volumes of `preprocess` cases [default: DIR/../../ct]
+    #[arg(long, value_name = "DIR")]
+    pub ct: Option<PathBuf>,
+    /// One JSON object per line instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a run depends on besides its case.
+pub struct Context {
+    pub device: Device,
+    /// The folder of the cases: `attrs.weights` names a file in it, or in its parent.
+    pub folder: PathBuf,
+    pub ct: PathBuf,
+}
+
+/// What a run computed, in PyTorch's layouts, under the names that a case gives its expectations: `out.y`, `grad.x`, ...
+pub type Computed = BTreeMap<String, Tensor>;
+
+type Run = fn(&Case, &Context) -> Result<Computed>;
+
+/// Every kind of case and its computation.
+const KINDS: &[(&str, Run)] = &[
+    ("adamw", optimiser::adamw),
+    ("batch_norm", ops::batch_norm),
+    ("conv3d", ops::conv3d),
+    ("conv_transpose3d", ops::conv_transpose3d),
+    ("dice_ce", ops::dice_ce),
+    ("gelu", ops::gelu),
+    ("global_avg_pool3d", ops::global_avg_pool),
+    ("info_nce", ops::info_nce),
+    ("instance_norm", ops::instance_norm),
+    ("layer_norm", ops::layer_norm),
+    ("leaky_relu", ops::leaky_relu),
+    ("linear", ops::linear),
+    ("preprocess", preprocess::run),
+    ("relu", ops::relu),
+    ("resize_trilinear", ops::resize),
+    ("sliding_window", sliding_window::run),
+    ("swin_unetr", models::swin_unetr),
+    ("voco_head", models::voco_head),
+    ("voco_loss", ops::voco_loss),
+    ("voco_trajectory", models::voco_trajectory),
+    ("window_attention", ops::window_attention),
+];
+
+/// The names of all kinds.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(kind, _)| *kind)
+}
+
+/// The kind of files that only hold parameters for other cases.
+const WEIGHTS: &str = "weights";
+
+/// The verdict on one file.
+#[derive(Debug)]
+pub struct Outcome {
+    pub name: String,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    /// What was compared; never empty. The case passes when all of it does.
+    Compared(Vec<Comparison>),
+    /// It could not be computed or compared.
+    Failed(String),
+    /// A readable file of parameters.
+    Weights,
+}
+
+impl Outcome {
+    pub fn failed(&self) -> bool {
+        match &self.verdict {
+            Verdict::Compared(all) => !all.iter().all(Comparison::passed),
+            Verdict::Failed(_) => true,
+            Verdict::Weights => false,
+        }
+    }
+}
+
+/// Prints one line per case; whether all passed.
+pub fn command(args: &Args) -> Result<bool> {
+    let files = files(&args.reference, &args.filter)?;
+    let context = Context {
+        device: args.device.resolve()?,
+        folder: args.reference.clone(),
+        ct: args.ct.clone().unwrap_or_else(|| args.reference.join("../../ct")),
+    };
+    let mut report = report::Report::new(args.json);
+    for file in &files {
+        report.add(&check(file, &context))?;
+    }
+    report.finish(&args.reference)
+}
+
+/// The folder's safetensors files whose names contain `filter`, by name. Errors when there are none.
+pub fn files(folder: &Path, filter: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::file(folder, e))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::file(folder, e))?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") && case::name(&path).contains(filter) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true if filter.is_empty() => Err(Error::file(folder, "no reference case (*.safetensors) in this folder")),
+        true => Err(Error::file(folder, format!("no reference case matches --filter {filter}"))),
+        false => Ok(files),
+    }
+}
+
+/// Computes one case and compares it. Memory is poisoned and guarded meanwhile, and a panic is a failure of the case alone.
+pub fn check(file: &Path, context: &Context) -> Outcome {
+    engine::memory::check(true);
+    let verdict = catch_unwind(AssertUnwindSafe(|| judge(file, context)));
+    let verdict = match verdict {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err(error)) => Verdict::Failed(error.to_string()),
+        Err(panic) => Verdict::Failed(format!("panicked: {}", message(&*panic))),
+    };
+    Outcome { name: case::name(file), verdict }
+}
+
+fn judge(file: &Path, context: &Context) -> Result<Verdict> {
+    let case = Case::read(file)?;
+    if case.kind == WEIGHTS {
+        return Ok(Verdict::Weights);
+    }
+    let Some((_, run)) = KINDS.iter().find(|(kind, _)| *kind == case.kind) else {
+        let known: Vec<&str> = kinds().collect();
+        return Err(Error::Message(format!("unknown kind \"{}\"; known are {}", case.kind, known.join(", "))));
+    };
+    Ok(Verdict::Compared(compare::compare(&case, &run(&case, context)?)?))
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}

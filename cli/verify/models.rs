@@ -1,0 +1,175 @@
+//! Whole networks: SwinUNETR forward and backward, one VoCo step, and a few steps of training.
+
+use super::case::Case;
+use super::ops::{Layout, losses};
+use super::{Computed, Context, made};
+use crate::{Error, Result};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape};
+use engine::{DType, Tensor};
+use kernels::adamw::{self, Params, State};
+use models::state_dict::{self, LoadReport, StateDict};
+use models::swin_unetr::merging_order;
+use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
+use serde::Deserialize;
+
+/// The value of `attrs.weights` that gives every parameter the hash of its name.
+const HASH_FILL: &str = "hash-fill";
+
+#[derive(Deserialize)]
+struct Network {
+    feature_size: usize,
+    #[serde(default = "one")]
+    in_channels: usize,
+    out_channels: Option<usize>,
+    patch_merging: String,
+    weights: String,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Network {
+    fn config(&self) -> Result<SwinUnetrConfig> {
+        let patch_merging = merging_order(&self.patch_merging)?;
+        let Network { feature_size, in_channels, out_channels, .. } = *self;
+        Ok(SwinUnetrConfig { in_channels, feature_size, out_channels, patch_merging })
+    }
+
+    /// Fills `store` by name: from `param.*`, and from what `attrs.weights` says. Errors when a parameter stays without.
+    fn load(&self, case: &Case, context: &Context, store: &mut ParamStore) -> Result<()> {
+        let mut given = StateDict::new();
+        if self.weights == HASH_FILL {
+            made::fill(store)?;
+        } else {
+            given = state_dict::load(&context.weights(&self.weights)?)?;
+        }
+        given.extend(case.under("param.").map(|(name, t)| (name.to_string(), t.clone())));
+        let LoadReport { mismatched, missing, .. } = state_dict::import(store, &given)?;
+        if let Some((name, ours, theirs)) = mismatched.first() {
+            return Err(Error::Message(format!("{name}: {theirs:?} in {}, {ours:?} here", self.weights)));
+        }
+        match missing.first() {
+            Some(name) if self.weights != HASH_FILL => {
+                Err(Error::Message(format!("{} has no parameter {name} ({} missing)", self.weights, missing.len())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Context {
+    /// The weight file of this name beside the cases, or in the folder above.
+    fn weights(&self, name: &str) -> Result<std::path::PathBuf> {
+        let file = format!("{name}.safetensors");
+        let places = [self.folder.join(&file), self.folder.join("..").join(&file)];
+        let found = places.into_iter().find(|p| p.is_file());
+        found.ok_or_else(|| Error::Message(format!("no weights {file} in {} or above", self.folder.display())))
+    }
+}
+
+/// Every gradient of `store`'s parameters, in PyTorch's layout.
+fn gradients(store: &ParamStore, grads: &Gradients, computed: &mut Computed) -> Result<()> {
+    for id in store.ids() {
+        let grad = state_dict::to_pytorch(&grads.param(store, id)?)?;
+        computed.insert(format!("grad.{}", store.name(id)), grad);
+    }
+    Ok(())
+}
+
+pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
+    let network: Network = case.attrs()?;
+    let mut builder = ParamStoreBuilder::default();
+    let model = SwinUnetr::new(&mut builder, "", network.config()?)?;
+    let mut store = builder.build(DType::F32, context.device, 0)?;
+    network.load(case, context, &mut store)?;
+    let layout = Layout::ChannelsFirst;
+    let tape = Tape::new(&store);
+    let x = tape.leaf(layout.inward(&case.float("in.x")?)?);
+    let y = model.forward(&tape, &x)?;
+    let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
+    let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?)?;
+    if let Some(dx) = grads.leaf(&x) {
+        computed.insert("grad.x".into(), layout.outward(dx)?);
+    }
+    gradients(&store, &grads, &mut computed)?;
+    Ok(computed)
+}
+
+#[derive(Deserialize)]
+struct Pretraining {
+    hidden: usize,
+    out: usize,
+    momentum: f64,
+    feature_dropout: f64,
+}
+
+/// The pre-training model and the batch of a case.
+fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)> {
+    let network: Network = case.attrs()?;
+    let Pretraining { hidden, out, momentum, feature_dropout } = case.attrs()?;
+    let config = VocoConfig {
+        network: SwinUnetrConfig { out_channels: None, ..network.config()? },
+        hidden,
+        out,
+        momentum,
+        row_dropout: feature_dropout,
+        loss: Loss::Voco,
+        recompute,
+    };
+    let mut voco = Voco::new(config, DType::F32, context.device, 0)?;
+    network.load(case, context, &mut voco.params)?;
+    network.load(case, context, &mut voco.teacher_params)?;
+    let batch = Batch {
+        crops: intensities(case, "in.images")?,
+        bases: intensities(case, "in.bases")?,
+        labels: case.float("in.labels")?,
+    };
+    Ok((voco, batch))
+}
+
+/// `[N, C, D, H, W]` bytes as `[N, D, H, W, C]` in [0, 1].
+fn intensities(case: &Case, name: &str) -> Result<Tensor> {
+    let bytes = case.tensor(name)?;
+    let values: Vec<f32> = bytes.as_slice::<u8>()?.iter().map(|&v| (f64::from(v) / 255.0) as f32).collect();
+    Layout::ChannelsFirst.inward(&Tensor::from_slice(&values, bytes.dims())?)
+}
+
+/// One step up to the gradients, all crops in one batch.
+pub fn voco_head(case: &Case, context: &Context) -> Result<Computed> {
+    let (mut voco, batch) = voco(case, context, false)?;
+    let step = voco.step(&batch, 0)?;
+    let mut computed = losses(&[step.intra, step.inter, step.reg])?;
+    gradients(&voco.params, &step.grads, &mut computed)?;
+    for (name, t) in state_dict::export(&voco.teacher_params)? {
+        computed.insert(format!("after.{name}"), t);
+    }
+    Ok(computed)
+}
+
+#[derive(Deserialize)]
+struct Training {
+    steps: u64,
+    lr: f64,
+    weight_decay: f64,
+    amsgrad: bool,
+}
+
+/// Several steps of AdamW on one batch, crop by crop with recompute.
+pub fn voco_trajectory(case: &Case, context: &Context) -> Result<Computed> {
+    let Training { steps, lr, weight_decay, amsgrad } = case.attrs()?;
+    if !amsgrad {
+        return Err(Error::Message("AdamW without amsgrad: only with".into()));
+    }
+    let (mut voco, batch) = voco(case, context, true)?;
+    let (mut m, mut v, mut vmax) = (voco.params.zeros_like()?, voco.params.zeros_like()?, voco.params.zeros_like()?);
+    let mut curve = Vec::new();
+    for step in 1..=steps {
+        let done = voco.step(&batch, 0)?;
+        curve.extend([done.intra, done.inter, done.reg, done.intra + done.inter + done.reg]);
+        let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
+        let p = Params { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step };
+        adamw::update(voco.params.slab_mut(), done.grads.slab(), state, p)?;
+    }
+    Ok(Computed::from([("out.losses".into(), Tensor::from_slice(&curve, &[curve.len() / 4, 4])?)]))
+}

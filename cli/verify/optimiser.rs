@@ -1,0 +1,58 @@
+//! AdamW: the parameter after every step, at the learning rate of the warm-up cosine.
+
+use super::case::Case;
+use super::{Computed, Context};
+use crate::{Error, Result};
+use engine::{DType, Tensor};
+use kernels::adamw::{self, Params, State};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Attrs {
+    lr: f64,
+    weight_decay: f64,
+    betas: [f64; 2],
+    eps: f64,
+    amsgrad: bool,
+    warmup_steps: u64,
+    total_steps: u64,
+}
+
+pub fn adamw(case: &Case, _: &Context) -> Result<Computed> {
+    let a: Attrs = case.attrs()?;
+    if !a.amsgrad {
+        return Err(Error::Message("AdamW without amsgrad: only with".into()));
+    }
+    // a copy of its own: the case's tensor stays as it is
+    let start = case.float("in.param")?;
+    let mut param = Tensor::from_slice(start.as_slice::<f32>()?, start.dims())?;
+    let grads = case.float("in.grads")?;
+    if grads.dims().get(1..) != Some(param.dims()) {
+        let detail = format!("in.grads {:?} is not [steps, ..] of in.param {:?}", grads.dims(), param.dims());
+        return Err(Error::Message(detail));
+    }
+    let zeros = || Tensor::zeros(start.dims(), DType::F32, start.device());
+    let (mut m, mut v, mut vmax) = (zeros()?, zeros()?, zeros()?);
+    let (mut after, mut rates) = (Vec::new(), Vec::new());
+    for step in 0..grads.dims()[0] {
+        let lr = a.lr * warmup_cosine(step as u64, a.warmup_steps, a.total_steps);
+        let grad = grads.rows_at(step, 1)?.reshape(start.dims())?;
+        let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
+        let [beta1, beta2] = a.betas;
+        let (weight_decay, eps) = (a.weight_decay, a.eps);
+        adamw::update(&mut param, &grad, state, Params { lr, beta1, beta2, eps, weight_decay, step: step as u64 + 1 })?;
+        after.extend_from_slice(param.as_slice::<f32>()?);
+        rates.push(lr);
+    }
+    let params = Tensor::from_slice(&after, grads.dims())?;
+    Ok(Computed::from([("out.params".into(), params), ("out.lrs".into(), Tensor::from_slice(&rates, &[rates.len()])?)]))
+}
+
+/// Linear from 0 over the warm-up, then half a cosine down to 0.
+fn warmup_cosine(step: u64, warmup: u64, total: u64) -> f64 {
+    if step < warmup {
+        return step as f64 / warmup as f64;
+    }
+    let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+    (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
+}

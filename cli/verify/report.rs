@@ -1,0 +1,89 @@
+//! What `vocoe verify` prints.
+
+use super::compare::Comparison;
+use super::{Outcome, Verdict};
+use crate::{Error, Result};
+use serde_json::json;
+use std::io::Write;
+use std::path::Path;
+
+pub struct Report {
+    json: bool,
+    ok: usize,
+    failed: usize,
+    weights: usize,
+}
+
+impl Report {
+    pub fn new(json: bool) -> Self {
+        Report { json, ok: 0, failed: 0, weights: 0 }
+    }
+
+    pub fn add(&mut self, outcome: &Outcome) -> Result<()> {
+        let counter = match (outcome.failed(), &outcome.verdict) {
+            (true, _) => &mut self.failed,
+            (false, Verdict::Weights) => &mut self.weights,
+            (false, _) => &mut self.ok,
+        };
+        *counter += 1;
+        print(if self.json { json_line(outcome) } else { text_line(outcome) })
+    }
+
+    /// The summary; whether all cases passed. Errors when there was none.
+    pub fn finish(self, folder: &Path) -> Result<bool> {
+        let Report { json, ok, failed, weights } = self;
+        if ok + failed == 0 {
+            return Err(Error::file(folder, "only weights, no reference case to compute"));
+        }
+        print(if json {
+            json!({"cases": ok + failed, "ok": ok, "failed": failed, "weights": weights}).to_string()
+        } else {
+            format!("verify: {} cases, {ok} ok, {failed} failed, {weights} weight files", ok + failed)
+        })?;
+        Ok(failed == 0)
+    }
+}
+
+fn print(line: String) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}").map_err(Error::Output)
+}
+
+/// The comparison that comes closest to its bound, or breaks it.
+fn worst(all: &[Comparison]) -> Option<&Comparison> {
+    all.iter().max_by(|a, b| a.strain().total_cmp(&b.strain()))
+}
+
+fn text_line(outcome: &Outcome) -> String {
+    let name = &outcome.name;
+    match &outcome.verdict {
+        Verdict::Compared(all) => {
+            let verdict = if outcome.failed() { "FAILED" } else { "ok" };
+            let failures = all.iter().filter(|c| !c.passed()).count();
+            let count = if failures > 1 { format!(" ({failures} of {} tensors)", all.len()) } else { String::new() };
+            let (tensor, error, bound) = worst(all).map_or(("", f64::NAN, 0.0), |c| (&c.tensor, c.error, c.bound));
+            let relation = if error <= bound { "<=" } else { "> " };
+            format!("{name:32} {tensor:24} {error:9.2e} {relation} {bound:.2e}  {verdict}{count}")
+        }
+        Verdict::Failed(detail) => format!("{name:32} {detail}  FAILED"),
+        Verdict::Weights => format!("{name:32} weights, readable"),
+    }
+}
+
+/// NaN becomes null.
+fn json_line(outcome: &Outcome) -> String {
+    let (status, worst, tensors, detail) = match &outcome.verdict {
+        Verdict::Compared(all) => (if outcome.failed() { "failed" } else { "ok" }, worst(all), Some(all.len()), None),
+        Verdict::Failed(detail) => ("failed", None, None, Some(detail)),
+        Verdict::Weights => ("weights", None, None, None),
+    };
+    json!({
+        "case": outcome.name,
+        "status": status,
+        "tensor": worst.map(|w| &w.tensor),
+        "error": worst.map(|w| w.error),
+        "bound": worst.map(|w| w.bound),
+        "tensors": tensors,
+        "detail": detail,
+    })
+    .to_string()
+}

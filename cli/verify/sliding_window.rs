@@ -1,0 +1,37 @@
+//! Inference in overlapping windows, with a fixed 3³ convolution as the network.
+
+use super::case::Case;
+use super::ops::Layout;
+use super::{Computed, Context};
+use crate::Result;
+use kernels::conv3d::{self, Params};
+use models::sliding_window::{Blend, SlidingWindow};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Attrs {
+    roi: [usize; 3],
+    overlap: f64,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    Constant,
+    Gaussian,
+}
+
+pub fn run(case: &Case, _: &Context) -> Result<Computed> {
+    let Attrs { roi, overlap, mode } = case.attrs()?;
+    let blend = match mode {
+        Mode::Constant => Blend::Constant,
+        Mode::Gaussian => Blend::Gaussian,
+    };
+    let layout = Layout::ChannelsFirst;
+    let x = layout.inward(&case.float("in.x")?)?;
+    let weight = layout.inward(&case.float("in.weight")?)?;
+    let p = Params { stride: [1; 3], padding: [1; 3] };
+    let y = SlidingWindow { roi, overlap, blend }.run(&x, |window| conv3d::fprop(window, &weight, None, p))?;
+    Ok(Computed::from([("out.y".into(), layout.outward(&y)?)]))
+}
