@@ -203,10 +203,10 @@ impl Options {
             feature_size: self.feature_size.unwrap_or(size.feature_size()),
             projection: self.projection.unwrap_or(if size == Size::Tiny { 128 } else { 1024 }),
             steps,
-            warmup: self.warmup.unwrap_or((steps / 20).min(5000)),
-            volumes: self.volumes.unwrap_or(2),
-            crops: self.crops.unwrap_or(2),
-            grid: self.grid.unwrap_or(3),
+            warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP } else { (steps / 20).min(5000) }),
+            volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
+            crops: self.crops.unwrap_or(if demo { DEMO_CROPS } else { 2 }),
+            grid: self.grid.unwrap_or(if demo { DEMO_GRID } else { 3 }),
             roi: self.roi.unwrap_or(64),
             loss: match self.loss {
                 Some(Loss::Infonce) => LossKind::Infonce,
@@ -227,10 +227,13 @@ impl Options {
     }
 }
 
-/// About two minutes on two cores.
-const DEMO_STEPS: u64 = 36;
-/// Higher than the recipe's: the demo is short.
-const DEMO_LR: f64 = 1e-3;
+/// The demo: about two minutes on two cores, so fewer crops a step and a higher rate than the recipe's.
+const DEMO_STEPS: u64 = 30;
+const DEMO_WARMUP: u64 = 3;
+const DEMO_VOLUMES: usize = 1;
+const DEMO_CROPS: usize = 3;
+const DEMO_GRID: usize = 2;
+const DEMO_LR: f64 = 2e-3;
 
 impl Size {
     fn feature_size(self) -> usize {

@@ -18,8 +18,11 @@ use std::ops::Range;
 const FEW_ROWS: usize = 512;
 /// Rows of a block: their channels (of one tap) and outputs stay near.
 const BLOCK_ROWS: usize = 192;
-/// Channels of a step: with a panel of weights, half of a first-level cache.
-const STEP_CHANNELS: usize = 256;
+/// Channels of a step of one tap. Each step is summed on its own and then added to the outputs: with steps this short the
+/// rounding error of a long sum stays near that of its last additions.
+const STEP_CHANNELS: usize = 128;
+/// The same for a step of several taps of few channels.
+const SHARED_STEP_CHANNELS: usize = 24;
 /// Source channels from which each tap is a step of its own.
 const LONE_TAP_CHANNELS: usize = 48;
 /// Source channels below which rows are copied, all taps side by side.
@@ -112,7 +115,7 @@ impl Product<'_> {
                 .flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) }))
                 .collect();
         }
-        let parts = (taps * channels).div_ceil(STEP_CHANNELS).max(1);
+        let parts = (taps * channels).div_ceil(SHARED_STEP_CHANNELS).max(1);
         let share = taps.div_ceil(parts).max(1);
         (0..taps.div_ceil(share))
             .map(|i| Step { taps: i * share..taps.min((i + 1) * share), channels: 0..channels })
