@@ -1,13 +1,13 @@
 //! Every committed reference case, through the library.
 
-use engine::Device;
+use engine::{DType, Device};
 use std::path::Path;
 use vocoe::verify::{self, Context, Verdict, case};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference");
 
 fn context() -> Context {
-    Context { device: Device::Cpu, folder: FOLDER.into(), ct: "no volumes here".into() }
+    Context { device: Device::Cpu, dtype: DType::F32, folder: FOLDER.into(), ct: "no volumes here".into() }
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn every_kind_that_needs_no_patient_has_a_case() {
     let kinds: Vec<String> = verify::files(Path::new(FOLDER), "")
         .expect("cases")
         .iter()
-        .map(|file| case::Case::read(file).expect("case").kind)
+        .map(|file| case::Case::read(file, DType::F32).expect("case").kind)
         .collect();
     let absent: Vec<&str> = verify::kinds().filter(|k| *k != "preprocess" && !kinds.iter().any(|x| x == k)).collect();
     assert!(absent.is_empty(), "no case of kind {absent:?}");

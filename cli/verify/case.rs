@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub struct Case {
     pub path: PathBuf,
     pub kind: String,
+    /// What it is computed in, F32 or F64.
+    pub dtype: DType,
     /// Those of the file, and those that `attrs.made` describes.
     pub tensors: BTreeMap<String, Tensor>,
     attrs: serde_json::Value,
@@ -32,7 +34,7 @@ struct Common {
 
 impl Case {
     /// Errors when the file is no safetensors file, lacks `kind` or `attrs`, or holds a dtype that no case uses.
-    pub fn read(path: &Path) -> Result<Case> {
+    pub fn read(path: &Path, dtype: DType) -> Result<Case> {
         let bad = |detail: String| Error::file(path, detail);
         let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
         let broken = |e| bad(format!("not a readable safetensors file: {e}"));
@@ -43,7 +45,7 @@ impl Case {
         };
         let kind = entry("kind")?;
         let attrs = serde_json::from_str(&entry("attrs")?).map_err(|e| bad(format!("attrs: {e}")))?;
-        let mut case = Case { path: path.to_path_buf(), kind, tensors: BTreeMap::new(), attrs };
+        let mut case = Case { path: path.to_path_buf(), kind, dtype, tensors: BTreeMap::new(), attrs };
         for (name, view) in SafeTensors::deserialize(&bytes).map_err(broken)?.tensors() {
             let tensor = tensor(&view).map_err(|e| bad(format!("{name}: {e}")))?;
             case.tensors.insert(name, tensor);
@@ -63,9 +65,9 @@ impl Case {
         self.tensors.get(name).ok_or_else(|| Error::Message(format!("the case has no tensor {name}")))
     }
 
-    /// A tensor rounded to f32.
+    /// A tensor in the dtype of the computation.
     pub fn float(&self, name: &str) -> Result<Tensor> {
-        Ok(self.tensor(name)?.to_dtype(DType::F32)?)
+        Ok(self.tensor(name)?.to_dtype(self.dtype)?)
     }
 
     /// The tensors whose names start with `prefix`, under the rest of their names.

@@ -15,8 +15,9 @@ mod sliding_window;
 
 use crate::{DeviceChoice, Error, Result};
 use case::Case;
+use clap::ValueEnum;
 use compare::Comparison;
-use engine::{Device, Tensor};
+use engine::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,10 @@ pub struct Args {
     pub filter: String,
     #[arg(long, value_enum, default_value_t)]
     pub device: DeviceChoice,
+    /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
+    /// so bounds are tighter (1e-6) and the same for all
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Precision,
     /// Folder with the CT volumes of `preprocess` cases [default: DIR/../../ct]
     #[arg(long, value_name = "DIR")]
     pub ct: Option<PathBuf>,
@@ -43,9 +48,28 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What `--dtype` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    #[default]
+    F32,
+    F64,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> DType {
+        match precision {
+            Precision::F32 => DType::F32,
+            Precision::F64 => DType::F64,
+        }
+    }
+}
+
 /// What a run depends on besides its case.
 pub struct Context {
     pub device: Device,
+    /// F32 or F64.
+    pub dtype: DType,
     /// The folder of the cases: `attrs.weights` names a file in it, or in its parent.
     pub folder: PathBuf,
     pub ct: PathBuf,
@@ -121,6 +145,7 @@ pub fn command(args: &Args) -> Result<bool> {
     let files = files(&args.reference, &args.filter)?;
     let context = Context {
         device: args.device.resolve()?,
+        dtype: args.dtype.into(),
         folder: args.reference.clone(),
         ct: args.ct.clone().unwrap_or_else(|| args.reference.join("../../ct")),
     };
@@ -162,7 +187,7 @@ pub fn check(file: &Path, context: &Context) -> Outcome {
 }
 
 fn judge(file: &Path, context: &Context) -> Result<Verdict> {
-    let case = Case::read(file)?;
+    let case = Case::read(file, context.dtype)?;
     if case.kind == WEIGHTS {
         return Ok(Verdict::Weights);
     }

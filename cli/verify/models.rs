@@ -5,7 +5,7 @@ use super::ops::{Layout, losses};
 use super::{Computed, Context, made};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape};
-use engine::{DType, Tensor};
+use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
@@ -81,7 +81,7 @@ pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
     let network: Network = case.attrs()?;
     let mut builder = ParamStoreBuilder::default();
     let model = SwinUnetr::new(&mut builder, "", network.config()?)?;
-    let mut store = builder.build(DType::F32, context.device, 0)?;
+    let mut store = builder.build(case.dtype, context.device, 0)?;
     network.load(case, context, &mut store)?;
     let layout = Layout::ChannelsFirst;
     let tape = Tape::new(&store);
@@ -117,7 +117,7 @@ fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)
         loss: Loss::Voco,
         recompute,
     };
-    let mut voco = Voco::new(config, DType::F32, context.device, 0)?;
+    let mut voco = Voco::new(config, case.dtype, context.device, 0)?;
     network.load(case, context, &mut voco.params)?;
     network.load(case, context, &mut voco.teacher_params)?;
     let batch = Batch {
@@ -131,8 +131,8 @@ fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)
 /// `[N, C, D, H, W]` bytes as `[N, D, H, W, C]` in [0, 1].
 fn intensities(case: &Case, name: &str) -> Result<Tensor> {
     let bytes = case.tensor(name)?;
-    let values: Vec<f32> = bytes.as_slice::<u8>()?.iter().map(|&v| (f64::from(v) / 255.0) as f32).collect();
-    Layout::ChannelsFirst.inward(&Tensor::from_slice(&values, bytes.dims())?)
+    let values: Vec<f64> = bytes.as_slice::<u8>()?.iter().map(|&v| f64::from(v) / 255.0).collect();
+    Layout::ChannelsFirst.inward(&Tensor::from_slice(&values, bytes.dims())?.to_dtype(case.dtype)?)
 }
 
 /// One step up to the gradients, all crops in one batch.

@@ -35,7 +35,7 @@ struct Inputs<'c>(Vec<(&'c str, Var)>);
 impl<'c> Inputs<'c> {
     fn new(case: &'c Case, layout: Layout, tape: &Tape) -> Result<Self> {
         let floats = case.under("in.").filter(|(_, t)| t.dtype().is_float());
-        let leaf = |(name, t): (&'c str, &Tensor)| Ok((name, tape.leaf(layout.inward(&t.to_dtype(DType::F32)?)?)));
+        let leaf = |(name, t): (&'c str, &Tensor)| Ok((name, tape.leaf(layout.inward(&t.to_dtype(case.dtype)?)?)));
         Ok(Inputs(floats.map(leaf).collect::<Result<_>>()?))
     }
 
@@ -55,7 +55,7 @@ fn differentiate(
     layout: Layout,
     f: impl FnOnce(&Tape, &Inputs) -> Result<Var>,
 ) -> Result<Computed> {
-    let store = ParamStore::none(DType::F32, device)?;
+    let store = ParamStore::none(case.dtype, device)?;
     let tape = Tape::new(&store);
     let inputs = Inputs::new(case, layout, &tape)?;
     let y = f(&tape, &inputs)?;
@@ -172,8 +172,8 @@ pub fn info_nce(case: &Case, context: &Context) -> Result<Computed> {
     differentiate(case, context.device, Layout::Same, |t, i| {
         let (q, k) = (i.get("q")?, i.get("k")?);
         let rows = q.dims().first().copied().unwrap_or(0);
-        let identity: Vec<f32> = (0..rows * rows).map(|e| if e / rows == e % rows { 1.0 } else { 0.0 }).collect();
-        let targets = Tensor::from_slice(&identity, &[rows, rows])?;
+        let identity: Vec<f64> = (0..rows * rows).map(|e| if e / rows == e % rows { 1.0 } else { 0.0 }).collect();
+        let targets = Tensor::from_slice(&identity, &[rows, rows])?.to_dtype(case.dtype)?;
         Ok(ops::info_nce(t, q, k, &targets, nce::Params { temperature, groups: 1 })?)
     })
 }
@@ -217,13 +217,13 @@ struct Volumes {
 /// The three terms, and the gradient of their sum.
 pub fn voco_loss(case: &Case, context: &Context) -> Result<Computed> {
     let Volumes { volumes, crops, bases } = case.attrs()?;
-    let store = ParamStore::none(DType::F32, context.device)?;
+    let store = ParamStore::none(case.dtype, context.device)?;
     let tape = Tape::new(&store);
     let student = tape.leaf(case.float("in.student")?);
     let (teacher, labels) = (case.float("in.teacher")?, case.float("in.labels")?);
     let (terms, _) = ops::voco_loss(&tape, &student, &teacher, &labels, voco::Params { volumes, crops, bases })?;
     let values = terms.value().to_f64_vec()?;
-    let ones = Tensor::full(terms.dims(), 1.0, DType::F32, context.device)?;
+    let ones = Tensor::full(terms.dims(), 1.0, case.dtype, context.device)?;
     let grads = tape.backward(&terms, ones)?;
     let mut computed = losses(&values)?;
     if let Some(grad) = grads.leaf(&student) {

@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::{Computed, Context};
 use crate::{Error, Result};
-use engine::{DType, Tensor};
+use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use serde::Deserialize;
 
@@ -25,13 +25,13 @@ pub fn adamw(case: &Case, _: &Context) -> Result<Computed> {
     }
     // a copy of its own: the case's tensor stays as it is
     let start = case.float("in.param")?;
-    let mut param = Tensor::from_slice(start.as_slice::<f32>()?, start.dims())?;
+    let mut param = Tensor::from_slice(&start.to_f64_vec()?, start.dims())?.to_dtype(case.dtype)?;
     let grads = case.float("in.grads")?;
     if grads.dims().get(1..) != Some(param.dims()) {
         let detail = format!("in.grads {:?} is not [steps, ..] of in.param {:?}", grads.dims(), param.dims());
         return Err(Error::Message(detail));
     }
-    let zeros = || Tensor::zeros(start.dims(), DType::F32, start.device());
+    let zeros = || Tensor::zeros(start.dims(), case.dtype, start.device());
     let (mut m, mut v, mut vmax) = (zeros()?, zeros()?, zeros()?);
     let (mut after, mut rates) = (Vec::new(), Vec::new());
     for step in 0..grads.dims()[0] {
@@ -41,7 +41,7 @@ pub fn adamw(case: &Case, _: &Context) -> Result<Computed> {
         let [beta1, beta2] = a.betas;
         let (weight_decay, eps) = (a.weight_decay, a.eps);
         adamw::update(&mut param, &grad, state, Params { lr, beta1, beta2, eps, weight_decay, step: step as u64 + 1 })?;
-        after.extend_from_slice(param.as_slice::<f32>()?);
+        after.extend(param.to_f64_vec()?);
         rates.push(lr);
     }
     let params = Tensor::from_slice(&after, grads.dims())?;

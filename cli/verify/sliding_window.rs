@@ -1,9 +1,10 @@
-//! Inference in overlapping windows, with a fixed 3³ convolution as the network.
+//! Inference in overlapping windows, with a fixed 3³ convolution as the network, in f32 as ever.
 
 use super::case::Case;
 use super::ops::Layout;
 use super::{Computed, Context};
 use crate::Result;
+use engine::DType;
 use kernels::conv3d::{self, Params};
 use models::sliding_window::{Blend, SlidingWindow};
 use serde::Deserialize;
@@ -29,8 +30,8 @@ pub fn run(case: &Case, _: &Context) -> Result<Computed> {
         Mode::Gaussian => Blend::Gaussian,
     };
     let layout = Layout::ChannelsFirst;
-    let x = layout.inward(&case.float("in.x")?)?;
-    let weight = layout.inward(&case.float("in.weight")?)?;
+    let x = layout.inward(&case.tensor("in.x")?.to_dtype(DType::F32)?)?;
+    let weight = layout.inward(&case.tensor("in.weight")?.to_dtype(DType::F32)?)?;
     let p = Params { stride: [1; 3], padding: [1; 3] };
     let y = SlidingWindow { roi, overlap, blend }.run(&x, |window| conv3d::fprop(window, &weight, None, p))?;
     Ok(Computed::from([("out.y".into(), layout.outward(&y)?)]))

@@ -3,11 +3,13 @@
 pub mod adamw;
 pub mod add;
 pub mod batch_norm;
+mod check;
 pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod cosine;
 pub mod dice_ce;
+mod elementwise;
 pub mod ema;
 pub mod gelu;
 pub(crate) mod gemm;
@@ -25,5 +27,7 @@ pub mod resize;
 pub mod row_dropout;
 pub mod simd;
 pub mod sum_rows;
+#[cfg(test)]
+mod testing;
 pub mod voco_loss;
 pub mod window_attention;

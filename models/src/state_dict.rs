@@ -10,6 +10,7 @@ use engine::{DType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::Path;
 
 const TO_PYTORCH: [usize; 5] = [0, 4, 1, 2, 3];
@@ -54,7 +55,14 @@ pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>)
     });
     let bytes = serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(|e| Error::file(path, e))?;
     let partial = path.with_extension("partial");
-    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::file(path, e))
+    write_synced(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::file(path, e))
+}
+
+/// Writes a file whose bytes are on the disk when it returns, so that renaming it cannot leave a name without its contents.
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// For query token i and key token j of a cubic window, the row of the bias table: `169 Δd + 13 Δh + Δw` counted from the most

@@ -66,8 +66,8 @@ fn column_means(len: usize, c: usize, f: impl Fn(usize, usize) -> f64) -> Vec<f6
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::batch_norm::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;

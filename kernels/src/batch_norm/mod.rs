@@ -6,7 +6,7 @@
 
 mod cpu;
 
-use crate::add::{expect_dims, expect_same};
+use crate::check::{expect_dims, expect_same};
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "batch_norm";

@@ -1,6 +1,6 @@
 //! The result is rows, one per index of the axes before the joined one; a row is the inputs' rows one after another.
 
-use crate::add::cpu::CHUNK;
+use crate::elementwise::CHUNK;
 use crate::real::Real;
 use engine::{DType, Error, Result, Tensor};
 use rayon::prelude::*;
@@ -81,8 +81,8 @@ fn copy<T: Real>(from: &[T], to: &mut [T]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::random;
     use crate::concat::{forward, split};
+    use crate::testing::random;
     use engine::{DType, Device, Tensor};
 
     /// The element at `index` of a tensor of shape `dims`.

@@ -5,7 +5,7 @@
 //! fitted here for the smallest relative error over a in [0, 14], which is 2.5e-8.
 //! In f64, erf comes from its power series and, further out, its continued fraction.
 
-use crate::add::cpu::{CHUNK, map, zip};
+use crate::elementwise::{CHUNK, map, zip};
 use crate::simd::{Kernel, Vector, dispatch};
 use engine::{DType, Error, Result, Tensor};
 use rayon::prelude::*;
@@ -184,9 +184,9 @@ fn half_erfc(z: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::phi;
-    use crate::add::testing::{assert_close, error, numeric_gradient, random};
     use crate::gelu::{backward, forward};
     use crate::simd::{Level, limit};
+    use crate::testing::{assert_close, error, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     /// The normal density integrated from 0 to x by Simpson's rule.

@@ -6,7 +6,7 @@
 
 use super::map::{Map, Run};
 use super::product::{FEW_CHANNELS, fetch_ahead, gather};
-use super::tile::{Outer, prefetch};
+use super::tile::{Outer, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -40,12 +40,6 @@ struct Cuts {
     all_taps: usize,
     n: usize,
 }
-
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-// SAFETY: units write disjoint places.
-unsafe impl Send for Target {}
-unsafe impl Sync for Target {}
 
 /// What a thread reuses from unit to unit.
 #[derive(Default)]

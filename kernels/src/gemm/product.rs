@@ -9,7 +9,7 @@
 
 use super::map::{Map, Met, Run};
 use super::pack::{self, Weight};
-use super::tile::{MAX_ROWS, Strip, prefetch};
+use super::tile::{MAX_ROWS, Strip, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -43,13 +43,6 @@ struct Step {
     taps: Range<usize>,
     channels: Range<usize>,
 }
-
-/// A pointer that units on several threads write through, each its own rows and columns.
-#[derive(Clone, Copy)]
-struct Target(*mut f32);
-// SAFETY: units write disjoint places.
-unsafe impl Send for Target {}
-unsafe impl Sync for Target {}
 
 /// What a thread reuses from unit to unit.
 #[derive(Default)]

@@ -5,6 +5,13 @@ use crate::simd::Vector;
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
 
+/// A pointer that units on several threads write through, each its own rows and columns.
+#[derive(Clone, Copy)]
+pub struct Target(pub *mut f32);
+// SAFETY: units write disjoint places.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
+
 /// Arguments of a sum over taps and channels:
 /// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Every sample's rows are summed in f64 in fixed chunks, and the chunks in order.
 
-use crate::add::cpu::CHUNK;
+use crate::elementwise::CHUNK;
 use crate::real::Real;
 use engine::{DType, Element, Error, Result, Tensor};
 use rayon::prelude::*;
@@ -68,8 +68,8 @@ fn backward_typed<T: Real>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::global_avg_pool::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]

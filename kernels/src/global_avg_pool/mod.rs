@@ -4,7 +4,7 @@
 
 mod cpu;
 
-use crate::add::expect_dims;
+use crate::check::expect_dims;
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "global_avg_pool";

@@ -426,9 +426,9 @@ impl<T: Real> Kernel for Gradient<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::instance_norm::{Params, backward, forward};
     use crate::simd::{Level, limit};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;

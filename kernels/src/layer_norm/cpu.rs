@@ -251,8 +251,8 @@ fn halve<T: Real>(mut lanes: [T; LANES]) -> T {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::layer_norm::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;

@@ -1,6 +1,6 @@
 //! One pass over memory.
 
-use crate::add::cpu::{map, zip};
+use crate::elementwise::{map, zip};
 use engine::{DType, Error, Result, Tensor};
 
 pub fn forward(x: &Tensor, slope: f64) -> Result<Tensor> {
@@ -23,8 +23,8 @@ pub fn backward(dy: &Tensor, x: &Tensor, slope: f64) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::leaky_relu::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]

@@ -1,6 +1,6 @@
 //! One pass over memory.
 
-use crate::add::cpu::{map, zip};
+use crate::elementwise::{map, zip};
 use engine::{DType, Error, Result, Tensor};
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
@@ -22,8 +22,8 @@ pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::relu::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]

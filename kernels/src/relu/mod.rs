@@ -3,7 +3,7 @@
 
 mod cpu;
 
-use crate::add::expect_same;
+use crate::check::expect_same;
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "relu";

@@ -99,8 +99,8 @@ fn add_scaled<T: Real>(to: &mut [T], from: &[T], weight: T) {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::resize::{backward, forward};
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     /// One voxel at a time, from the definition: sampled input positions and their eight neighbours.

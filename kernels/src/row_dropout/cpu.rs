@@ -28,8 +28,8 @@ fn forward_typed<T: Real>(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::add::testing::{assert_close, numeric_gradient, random};
     use crate::row_dropout::forward;
+    use crate::testing::{assert_close, numeric_gradient, random};
     use engine::random::uniform;
     use engine::{DType, Device, Tensor};
 

@@ -1,0 +1,19 @@
+//! What operations ask of their inputs before they start.
+
+use engine::{Error, Result, Tensor};
+
+/// Errors unless both tensors, given with their names, have one shape and one dtype.
+pub(crate) fn expect_same(op: &'static str, a: (&str, &Tensor), b: (&str, &Tensor)) -> Result<()> {
+    if a.1.dtype() != b.1.dtype() {
+        return Err(Error::DType { op, got: b.1.dtype(), want: "one dtype for all inputs; convert with to_dtype" });
+    }
+    expect_dims(op, b, a.1.dims(), a.0)
+}
+
+/// Errors unless the tensor, given with its name, has these sizes; `whose` says where they come from.
+pub(crate) fn expect_dims(op: &'static str, t: (&str, &Tensor), want: &[usize], whose: &str) -> Result<()> {
+    if t.1.dims() == want {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("{} is {:?}, but {want:?} is needed to go with {whose}", t.0, t.1.dims())))
+}
