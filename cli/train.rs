@@ -43,7 +43,7 @@ struct Options {
     /// Any multiple of 12, in place of --size
     #[arg(long, value_name = "N")]
     feature_size: Option<usize>,
-    /// Width of the projectors [default: 1024, tiny: 128]
+    /// Width of the projectors [default: 1024]
     #[arg(long, value_name = "N")]
     projection: Option<usize>,
     /// Optimiser steps [default: 2000000]
@@ -201,7 +201,7 @@ impl Options {
             demo,
             exclude: self.exclude,
             feature_size: self.feature_size.unwrap_or(size.feature_size()),
-            projection: self.projection.unwrap_or(if size == Size::Tiny { 128 } else { 1024 }),
+            projection: self.projection.unwrap_or(1024),
             steps,
             warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP } else { (steps / 20).min(5000) }),
             volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
@@ -228,12 +228,12 @@ impl Options {
 }
 
 /// The demo: about two minutes on two cores, so fewer crops a step and a higher rate than the recipe's.
-const DEMO_STEPS: u64 = 30;
+const DEMO_STEPS: u64 = 36;
 const DEMO_WARMUP: u64 = 3;
 const DEMO_VOLUMES: usize = 1;
 const DEMO_CROPS: usize = 3;
 const DEMO_GRID: usize = 2;
-const DEMO_LR: f64 = 2e-3;
+const DEMO_LR: f64 = 3e-4;
 
 impl Size {
     fn feature_size(self) -> usize {

@@ -82,6 +82,15 @@ pub fn fill(store: &mut ParamStore) -> Result<()> {
     Ok(())
 }
 
+/// Rounds every parameter of `store` to a number that f32 holds, as those of cases are.
+pub fn round(store: &mut ParamStore) -> Result<()> {
+    for id in store.ids() {
+        let value = store.value(id)?.to_f64_vec()?;
+        store.set(id, &value.iter().map(|&v| f64::from(v as f32)).collect::<Vec<f64>>())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,7 @@ impl Network {
         let mut given = StateDict::new();
         if self.weights == HASH_FILL {
             made::fill(store)?;
+            made::round(store)?;
         } else {
             given = state_dict::load(&context.weights(&self.weights)?)?;
         }
