@@ -7,10 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use training::Config;
+use training::checkpoint::Saved;
 use training::config::{LossKind, SourceConfig};
 use training::metrics::Metrics;
-use training::{Config, pretrain};
+use training::pretrain::{self, Watch};
 
 /// Pre-train a SwinUNETR encoder with VoCo.
 #[derive(clap::Args, Debug)]
@@ -18,6 +22,9 @@ pub struct Args {
     /// Settings file (TOML); flags override it
     #[arg(long, value_name = "F.toml")]
     config: Option<PathBuf>,
+    /// Go on with the run in --out, or from this checkpoint, with that run's settings
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, default_missing_value = "")]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
@@ -91,9 +98,12 @@ struct Options {
     /// Recompute activations in backward: less memory, a third more arithmetic
     #[arg(long)]
     recompute: bool,
-    /// Write the weights every N steps, and at the end [default: 1000]
+    /// Write a checkpoint every N steps, and at the end [default: 1000]
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints stay, besides the best [default: 3]
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
     /// Folder for results [default: the first free runs/pretrain-N or runs/demo-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -123,27 +133,88 @@ enum Loss {
 }
 
 pub fn command(args: Args) -> Result<bool> {
-    let config = resolve(args)?;
+    let (config, saved) = match args.resume {
+        Some(from) => resume(args.options, &from)?,
+        None => (fresh(args.config.as_deref(), args.options)?, None),
+    };
     config.check()?;
-    refuse_to_overwrite(&config.out)?;
-    print!("{}", toml::to_string(&config).map_err(|e| Error::Message(e.to_string()))?);
+    print!("{}", config.to_toml()?);
     let mut notice = |line: String| eprintln!("{line}");
-    let mut batches = training::source::batches(&config, &mut notice)?;
+    let first = saved.as_ref().map_or(0, |s| s.step);
+    let mut batches = training::source::batches(&config, first, &mut notice)?;
+    let stop = stop_on_signals()?;
     let mut display = Display::new(config.steps);
-    let outcome = pretrain::run(&config, &mut batches, &mut |m| display.show(m))?;
+    let mut note = |line: String| eprintln!("note: {line}");
+    let mut watch = Watch { observe: &mut |m| display.show(m), note: &mut note, stop: &stop };
+    let outcome = pretrain::run(&config, saved, &mut batches, &mut watch)?;
     display.finish();
     println!("{}", summary(&outcome.metrics));
-    println!("weights: {}", outcome.model.display());
-    Ok(true)
+    println!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss);
+    match &outcome.model {
+        Some(model) => println!("weights: {}", model.display()),
+        None => {
+            let (checkpoint, out) = (outcome.checkpoint.display(), config.out.display());
+            eprintln!("stopped; all of it is in {checkpoint}. Go on with: vocoe train --resume --out {out}");
+        }
+    }
+    Ok(outcome.model.is_some())
 }
 
-/// Flags over file over defaults.
-fn resolve(args: Args) -> Result<Config> {
-    let file = match &args.config {
+/// The settings of a new run: flags over file over defaults.
+fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
+    let file = match file {
         Some(path) => read_options(path)?,
         None => Options::default(),
     };
-    args.options.over(file).resolve()
+    let config = flags.over(file).resolve()?;
+    refuse_to_overwrite(&config.out)?;
+    Ok(config)
+}
+
+/// Settings that may change on the way without changing a run's numbers.
+const FREE: [&str; 5] = ["out", "loader_threads", "checkpoint_every", "keep", "device"];
+
+/// The settings and the state of the run in --out, or of the checkpoint `from`.
+fn resume(flags: Options, from: &Path) -> Result<(Config, Option<Saved>)> {
+    let mut note = |line: String| eprintln!("note: {line}");
+    let saved = if from.as_os_str().is_empty() {
+        let out = flags.out.as_ref();
+        let out = out.ok_or_else(|| Error::Message("--resume needs --out DIR, or the path of a checkpoint".into()))?;
+        Saved::newest(&out.join("checkpoints"), &mut note)?
+    } else {
+        Saved::read(from)?
+    };
+    let run = saved.path.parent().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
+    let mut stored: Options =
+        toml::from_str(&saved.config).map_err(|e| Error::file(&saved.path, one_line(&e.to_string())))?;
+    stored.out = Some(run);
+    let was = stored.clone().resolve()?;
+    let config = flags.over(stored).resolve()?;
+    if let Some(name) = changed(&was, &config)? {
+        let rule = "a run goes on with the settings it began with; leave it out, or start a new run";
+        return Err(Error::Message(format!("--resume: {name} differs from the run's: {rule}")));
+    }
+    eprintln!("resuming from {} after step {}", saved.path.display(), saved.step);
+    Ok((config, Some(saved)))
+}
+
+/// The first setting in which two configurations differ, of those that matter for the numbers.
+fn changed(a: &Config, b: &Config) -> Result<Option<String>> {
+    let table = |c: &Config| toml::Table::try_from(c).map_err(|e| Error::Message(e.to_string()));
+    let (a, b) = (table(a)?, table(b)?);
+    let names = a.keys().chain(b.keys()).filter(|k| !FREE.contains(&k.as_str()));
+    Ok(names.into_iter().find(|k| a.get(*k) != b.get(*k)).cloned())
+}
+
+/// True after an interrupt or a request to terminate. A second one ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(|e| Error::Message(format!("signals: {e}")))?;
+    }
+    Ok(stop)
 }
 
 fn read_options(path: &Path) -> Result<Options> {
@@ -185,6 +256,7 @@ impl Options {
             device: self.device.or(file.device),
             recompute: self.recompute || file.recompute,
             checkpoint_every: self.checkpoint_every.or(file.checkpoint_every),
+            keep: self.keep.or(file.keep),
             out: self.out.or(file.out),
             demo: self.demo || file.demo,
         }
@@ -221,6 +293,7 @@ impl Options {
             device: self.device.unwrap_or_default().resolve()?.to_string(),
             recompute: self.recompute,
             checkpoint_every: self.checkpoint_every.unwrap_or(1000),
+            keep: self.keep.unwrap_or(3),
             out: self.out.unwrap_or_else(|| free_folder(if demo { "demo" } else { "pretrain" })),
             sources,
         })

@@ -38,8 +38,12 @@ pub fn from_pytorch(t: &Tensor) -> Result<Tensor> {
     Ok(if t.rank() == 5 { t.permute(&FROM_PYTORCH)? } else { t.clone() })
 }
 
-/// Writes a state dict with MONAI's index buffers and the given metadata, to a temporary file that then takes the name.
-pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>) -> Result<()> {
+/// The metadata entry that [`read`] compares with the file's contents.
+const CHECKSUM: &str = "checksum";
+
+/// Writes a state dict with MONAI's index buffers, the given metadata and a checksum, to a temporary file that then takes the
+/// name. What had the name before stays until then, and nothing is left behind when writing fails.
+pub fn save(path: &Path, tensors: &StateDict, mut metadata: HashMap<String, String>) -> Result<()> {
     let mut blobs: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, t) in tensors {
         let data = t.to_dtype(DType::F32)?.to_vec::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -50,19 +54,45 @@ pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>)
             blobs.push((format!("{prefix}{INDEX}"), Dtype::I64, vec![n, n], data));
         }
     }
+    metadata
+        .insert(CHECKSUM.into(), checksum(&metadata, blobs.iter().map(|(n, _, dims, data)| (&**n, &**dims, &**data))));
     let views = blobs.iter().map(|(name, dtype, dims, data)| {
         TensorView::new(*dtype, dims.clone(), data).map(|view| (name.as_str(), view)).map_err(|e| Error::file(path, e))
     });
     let bytes = serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(|e| Error::file(path, e))?;
     let partial = path.with_extension("partial");
-    write_synced(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::file(path, e))
+    write_synced(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| {
+        let _ = std::fs::remove_file(&partial); // it may never have come to be
+        Error::file(path, e)
+    })
+}
+
+/// CRC-32 of the metadata, names, shapes and bytes, in the order of their names.
+fn checksum<'a>(
+    metadata: &HashMap<String, String>,
+    tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>,
+) -> String {
+    let mut hasher = crc32fast::Hasher::new();
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM).collect::<BTreeMap<_, _>>() {
+        hasher.update(format!("{key}={value};").as_bytes());
+    }
+    for (name, (dims, data)) in tensors.map(|(name, dims, data)| (name, (dims, data))).collect::<BTreeMap<_, _>>() {
+        hasher.update(format!("{name}{dims:?};").as_bytes());
+        hasher.update(data);
+    }
+    format!("{:08x}", hasher.finalize())
 }
 
 /// Writes a file whose bytes are on the disk when it returns, so that renaming it cannot leave a name without its contents.
 fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    // The folder's entry is data of the folder. Where folders cannot be opened, the system has to do without.
+    match path.parent().and_then(|folder| std::fs::File::open(folder).ok()) {
+        Some(folder) => folder.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// For query token i and key token j of a cubic window, the row of the bias table: `169 Δd + 13 Δh + Δw` counted from the most
@@ -81,16 +111,29 @@ pub fn relative_position_index(window: usize) -> Vec<i64> {
 
 /// Reads every float tensor of a safetensors file as f32; integer buffers are left out.
 pub fn load(path: &Path) -> Result<StateDict> {
+    Ok(read(path)?.0)
+}
+
+/// The float tensors and the metadata. Errors when the file carries a checksum that is not its own.
+pub fn read(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|e| Error::file(path, format!("not a safetensors file: {e}")))?;
+    let broken = |e| Error::file(path, format!("not a safetensors file, or cut short: {e}"));
+    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
+    let metadata = SafeTensors::read_metadata(&bytes).map_err(broken)?.1.metadata().clone().unwrap_or_default();
+    if let Some(stated) = metadata.get(CHECKSUM) {
+        let tensors = file.tensors();
+        let found = checksum(&metadata, tensors.iter().map(|(n, view)| (&**n, view.shape(), view.data())));
+        if found != *stated {
+            return Err(Error::file(path, "damaged: its checksum is not that of its contents; use another copy"));
+        }
+    }
     let mut out = StateDict::new();
     for (name, view) in file.tensors() {
         if let Some(values) = floats(&view) {
             out.insert(name, Tensor::from_slice(&values, view.shape())?);
         }
     }
-    Ok(out)
+    Ok((out, metadata))
 }
 
 fn floats(view: &TensorView) -> Option<Vec<f32>> {

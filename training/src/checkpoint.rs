@@ -1,20 +1,149 @@
-//! Weights on disk: `backbone.*`, `student.*` and `teacher.*` under PyTorch's names.
+//! What a run leaves on disk: its weights, and all that it needs to go on bit for bit.
+//!
+//! Both are safetensors files with `backbone.*`, `student.*` and `teacher.*` under PyTorch's names. A checkpoint also holds the
+//! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
+//! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
-use crate::Result;
+use crate::optimizer::{AdamW, AdamWConfig};
+use crate::{Config, Error, Result};
+use engine::Tensor;
+use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
-use models::{Voco, state_dict};
+use models::{Voco, state_dict::LoadReport};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+const ENDING: &str = "safetensors";
+const STEP: &str = "step";
+const BEST: &str = "best";
+const CONFIG: &str = "config";
+
+/// The checkpoint with the lowest mean loss over the steps that led to it from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub step: u64,
+    pub loss: f64,
+}
 
 /// Writes all weights of the model after `step` steps.
-pub fn save(path: &Path, model: &Voco, step: u64) -> Result<()> {
+pub fn save_weights(path: &Path, model: &Voco, step: u64) -> Result<()> {
+    Ok(state_dict::save(path, &weights(model)?, description(model, step))?)
+}
+
+fn weights(model: &Voco) -> Result<StateDict> {
     let mut tensors = state_dict::export(&model.params)?;
     tensors.extend(state_dict::export(&model.teacher_params)?);
+    Ok(tensors)
+}
+
+fn description(model: &Voco, step: u64) -> HashMap<String, String> {
     let network = model.config().network;
-    let metadata = HashMap::from([
-        ("step".to_string(), step.to_string()),
+    HashMap::from([
+        (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
         ("patch_merging".to_string(), merging_name(network.patch_merging).to_string()),
-    ]);
-    Ok(state_dict::save(path, &tensors, metadata)?)
+    ])
+}
+
+/// The file of a step.
+pub fn path(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:07}.{ENDING}"))
+}
+
+/// Writes a checkpoint into `folder`.
+pub fn save(folder: &Path, config: &Config, model: &Voco, optimizer: &AdamW, best: Best) -> Result<()> {
+    let step = optimizer.steps();
+    let mut tensors = weights(model)?;
+    tensors.extend(AdamW::STATE.iter().zip(optimizer.state()).map(|(name, t)| (name.to_string(), t.clone())));
+    let mut metadata = description(model, step);
+    metadata.insert(CONFIG.into(), config.to_toml()?);
+    metadata.insert(BEST.into(), serde_json::to_string(&best).map_err(|e| Error::Config(e.to_string()))?);
+    Ok(state_dict::save(&path(folder, step), &tensors, metadata)?)
+}
+
+/// A checkpoint that was read and found whole.
+#[derive(Debug)]
+pub struct Saved {
+    pub path: PathBuf,
+    pub step: u64,
+    pub best: Best,
+    /// The configuration of the run, as TOML.
+    pub config: String,
+    tensors: StateDict,
+}
+
+impl Saved {
+    /// Errors when the file is no checkpoint, or damaged.
+    pub fn read(path: &Path) -> Result<Saved> {
+        let (tensors, metadata) = state_dict::read(path)?;
+        let entry = |key: &str| {
+            let lacks = || Error::Config(format!("{}: no checkpoint of a run (it has no \"{key}\")", path.display()));
+            metadata.get(key).ok_or_else(lacks)
+        };
+        let unreadable = |key: &str| Error::Config(format!("{}: \"{key}\" is unreadable", path.display()));
+        let step = entry(STEP)?.parse().map_err(|_| unreadable(STEP))?;
+        let best = serde_json::from_str(entry(BEST)?).map_err(|_| unreadable(BEST))?;
+        Ok(Saved { path: path.to_path_buf(), step, best, config: entry(CONFIG)?.clone(), tensors })
+    }
+
+    /// The newest whole checkpoint of a folder. `note` hears of newer ones that are damaged.
+    pub fn newest(folder: &Path, note: &mut dyn FnMut(String)) -> Result<Saved> {
+        let mut steps = steps(folder)?;
+        while let Some(step) = steps.pop() {
+            match Saved::read(&path(folder, step)) {
+                Ok(saved) => return Ok(saved),
+                Err(error) => note(format!("{error}; trying the checkpoint before it")),
+            }
+        }
+        Err(Error::Config(format!("{}: no whole checkpoint to resume from", folder.display())))
+    }
+
+    /// The model and the optimiser as they were.
+    pub fn restore(mut self, config: &Config) -> Result<(Voco, AdamW)> {
+        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        let mut state = Vec::new();
+        for name in AdamW::STATE {
+            state.push(self.tensors.remove(name).ok_or_else(|| self.lacks(name))?);
+        }
+        let state: [Tensor; 3] = state.try_into().map_err(|_| self.lacks(AdamW::STATE[0]))?;
+        for params in [&mut model.params, &mut model.teacher_params] {
+            let LoadReport { mismatched, missing, .. } = state_dict::import(params, &self.tensors)?;
+            if let Some(name) = missing.first().or(mismatched.first().map(|(name, ..)| name)) {
+                return Err(self.lacks(name));
+            }
+        }
+        let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let optimizer = AdamW::resume(&model.params, settings, state, self.step)?;
+        Ok((model, optimizer))
+    }
+
+    fn lacks(&self, name: &str) -> Error {
+        let path = self.path.display();
+        Error::Config(format!("{path}: {name} is missing or has another shape; was it written by another model?"))
+    }
+}
+
+/// The steps that a folder has checkpoints of, in ascending order.
+fn steps(folder: &Path) -> Result<Vec<u64>> {
+    let mut steps = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("step-").and_then(|n| n.strip_suffix(ENDING)).and_then(|n| n.strip_suffix('.'));
+        steps.extend(number.and_then(|n| n.parse::<u64>().ok()));
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Removes all checkpoints but the `keep` newest and the best.
+pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
+    let steps = steps(folder)?;
+    let old = &steps[..steps.len().saturating_sub(keep.max(1))];
+    for &step in old.iter().filter(|&&step| step != best.step) {
+        let path = path(folder, step);
+        std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    }
+    Ok(())
 }

@@ -51,7 +51,10 @@ pub struct Config {
     /// Always `cpu` so far.
     pub device: String,
     pub recompute: bool,
+    /// Steps between checkpoints; 0: only at the end.
     pub checkpoint_every: u64,
+    /// How many of the newest checkpoints stay, besides the best.
+    pub keep: usize,
     pub out: PathBuf,
     pub sources: Vec<SourceConfig>,
 }
@@ -77,6 +80,10 @@ impl Config {
             loss,
             recompute: self.recompute,
         }
+    }
+
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Config(e.to_string()))
     }
 
     pub fn device(&self) -> Result<Device> {
@@ -121,6 +128,9 @@ impl Config {
         if !(0.0..1.0).contains(&self.row_dropout) || !(0.0..=1.0).contains(&self.momentum) {
             let (p, m) = (self.row_dropout, self.momentum);
             return refuse(format!("row_dropout {p} must lie in [0, 1), momentum {m} in [0, 1]"));
+        }
+        if self.keep == 0 {
+            return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());
         }
         if self.loader_threads == 0 {
             return refuse("loader_threads 0: use at least one".into());

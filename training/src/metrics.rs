@@ -2,12 +2,12 @@
 
 use crate::{Error, Result};
 use engine::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// From 1.
     pub step: u64,
@@ -28,19 +28,71 @@ pub struct Metrics {
 /// `metrics.jsonl`, flushed line by line so that a run can be watched.
 pub struct MetricsFile {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    /// Lines that the disk had no room for so far.
+    unwritten: String,
 }
 
 impl MetricsFile {
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io(path))?;
-        Ok(MetricsFile { path: path.to_path_buf(), file: BufWriter::new(file) })
+    /// Opens the file of a run that goes on after `steps` steps, and reads what it says of them. Lines of later steps, and a
+    /// last line that was cut short, are removed: these steps will be made again.
+    pub fn open(path: &Path, steps: u64) -> Result<(Self, Vec<Metrics>)> {
+        let text = if steps == 0 { String::new() } else { std::fs::read_to_string(path).map_err(Error::io(path))? };
+        let kept: Vec<Metrics> = text
+            .lines()
+            .map_while(|l| serde_json::from_str(l).ok())
+            .take_while(|m: &Metrics| m.step <= steps)
+            .collect();
+        if kept.len() as u64 != steps {
+            let detail =
+                format!("{}: {} of {steps} steps are readable; it will have a gap", path.display(), kept.len());
+            return Err(Error::Config(detail));
+        }
+        let mut metrics =
+            MetricsFile { path: path.to_path_buf(), file: replace(path, &kept)?, unwritten: String::new() };
+        metrics.sync()?;
+        Ok((metrics, kept))
     }
 
-    pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
-        let line = serde_json::to_string(metrics).map_err(std::io::Error::from).map_err(Error::io(&self.path))?;
-        writeln!(self.file, "{line}").and_then(|()| self.file.flush()).map_err(Error::io(&self.path))
+    /// Appends a line, which stays in memory when the disk has no room for it; whether it was written.
+    pub fn write(&mut self, metrics: &Metrics) -> Result<bool> {
+        self.unwritten += &(line(metrics).map_err(Error::io(&self.path))? + "\n");
+        let start = self.file.stream_position().map_err(Error::io(&self.path))?;
+        match self.file.write_all(self.unwritten.as_bytes()) {
+            Ok(()) => self.unwritten.clear(),
+            Err(e) if e.kind() == ErrorKind::StorageFull => {
+                self.file
+                    .set_len(start)
+                    .and_then(|()| self.file.seek(SeekFrom::Start(start)))
+                    .map_err(Error::io(&self.path))?;
+            }
+            Err(e) => return Err(Error::io(&self.path)(e)),
+        }
+        Ok(self.unwritten.is_empty())
     }
+
+    /// Returns when the lines are on the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io(&self.path))
+    }
+}
+
+fn line(metrics: &Metrics) -> std::io::Result<String> {
+    Ok(serde_json::to_string(metrics)?)
+}
+
+/// A file with these lines in place of what was there, open for more.
+fn replace(path: &Path, lines: &[Metrics]) -> Result<File> {
+    let partial = path.with_extension("partial");
+    let write = || {
+        let mut file = File::create(&partial)?;
+        for metrics in lines {
+            writeln!(file, "{}", line(metrics)?)?;
+        }
+        std::fs::rename(&partial, path)?;
+        Ok(file)
+    };
+    write().map_err(Error::io(path))
 }
 
 /// Share of rows of `logits` `[V, S, K]` whose first largest entry is at the place of the first largest entry of `labels`.

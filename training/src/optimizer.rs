@@ -1,6 +1,6 @@
 //! AdamW with amsgrad over a store's slab.
 
-use crate::Result;
+use crate::{Error, Result};
 use autograd::{Gradients, ParamStore};
 use engine::Tensor;
 use kernels::adamw;
@@ -30,8 +30,34 @@ pub struct AdamW {
 }
 
 impl AdamW {
+    /// Names of the state's tensors, in the order of [`AdamW::state`].
+    pub const STATE: [&str; 3] = ["optimizer.m", "optimizer.v", "optimizer.vmax"];
+
     pub fn new(params: &ParamStore, config: AdamWConfig) -> Result<Self> {
         Ok(AdamW { config, m: params.zeros_like()?, v: params.zeros_like()?, vmax: params.zeros_like()?, steps: 0 })
+    }
+
+    /// Goes on after `steps` updates that left this state.
+    pub fn resume(params: &ParamStore, config: AdamWConfig, state: [Tensor; 3], steps: u64) -> Result<Self> {
+        let mut optimizer = AdamW { steps, ..AdamW::new(params, config)? };
+        for (ours, given) in [&mut optimizer.m, &mut optimizer.v, &mut optimizer.vmax].into_iter().zip(state) {
+            if given.dims() != ours.dims() {
+                let (given, ours) = (given.dims(), ours.dims());
+                return Err(Error::Config(format!("optimiser state of {given:?} for parameters of {ours:?}")));
+            }
+            *ours = given;
+        }
+        Ok(optimizer)
+    }
+
+    /// m, v and vmax.
+    pub fn state(&self) -> [&Tensor; 3] {
+        [&self.m, &self.v, &self.vmax]
+    }
+
+    /// Updates so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// One update of every parameter with learning rate `lr`.

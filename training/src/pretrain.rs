@@ -1,54 +1,142 @@
 //! Self-supervised pre-training: batches in, weights and metrics out.
 
+use crate::checkpoint::{self, Best, Saved};
 use crate::metrics::{Metrics, MetricsFile, position_top1};
 use crate::optimizer::{AdamW, AdamWConfig};
 use crate::schedule::warmup_cosine;
-use crate::{Config, Error, Result, checkpoint};
+use crate::{Config, Error, Result};
 use engine::{Tensor, random};
 use kernels::l2_norm;
 use models::{Batch, Voco};
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Where a run left its results.
 #[derive(Debug)]
 pub struct Outcome {
-    pub model: PathBuf,
+    /// The weights; None when the run was stopped before its last step.
+    pub model: Option<PathBuf>,
+    /// The newest checkpoint.
+    pub checkpoint: PathBuf,
+    pub best: Best,
+    /// Every step, those before a resume too.
     pub metrics: Vec<Metrics>,
 }
 
-/// Trains for `config.steps` steps on `batches`, telling `observe` about each. Writes `config.toml`, `metrics.jsonl`,
-/// `checkpoints/` and `model.safetensors` under `config.out`. Errors when the batches run out or the loss stops being a
-/// number.
+/// How a run and the world around it talk to each other.
+pub struct Watch<'a> {
+    /// Hears of every step.
+    pub observe: &'a mut dyn FnMut(&Metrics),
+    /// Hears what is worth a line: a checkpoint that could not be written.
+    pub note: &'a mut dyn FnMut(String),
+    /// Once true, the run writes a checkpoint after the step that it is at, and ends.
+    pub stop: &'a AtomicBool,
+}
+
+/// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
+/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, `checkpoints/` and at the end `model.safetensors` under
+/// `config.out`. Errors when the batches run out or the loss stops being a number.
 pub fn run(
     config: &Config,
+    saved: Option<Saved>,
     batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
-    observe: &mut dyn FnMut(&Metrics),
+    watch: &mut Watch,
 ) -> Result<Outcome> {
-    let mut trainer = Trainer::new(config)?;
-    let checkpoints = config.out.join("checkpoints");
-    std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+    let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
+    std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
     write_config(config)?;
-    let mut file = MetricsFile::create(&config.out.join("metrics.jsonl"))?;
-    let mut metrics = Vec::new();
-    for step in 1..=config.steps {
-        let done = trainer.step(step, batches)?;
-        file.write(&done)?;
-        observe(&done);
+    let mut trainer = Trainer::new(config, saved)?;
+    let (mut file, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
+    while trainer.optimizer.steps() < config.steps {
+        let done = trainer.step(trainer.optimizer.steps() + 1, batches)?;
+        let written = file.write(&done)?;
+        (watch.observe)(&done);
         metrics.push(done);
-        if config.checkpoint_every > 0 && step.is_multiple_of(config.checkpoint_every) || step == config.steps {
-            checkpoint::save(&checkpoints.join(format!("step-{step:07}.safetensors")), &trainer.model, step)?;
+        keeper.add(&done);
+        let last = done.step == config.steps || watch.stop.load(Ordering::Relaxed);
+        if keeper.is_due(done.step, last) {
+            if written {
+                file.sync()?;
+            }
+            keeper.save(&trainer, written, last, watch.note)?;
+        }
+        if last {
+            break;
         }
     }
+    let steps = trainer.optimizer.steps();
+    let checkpoint = checkpoint::path(&keeper.folder, steps);
     let model = config.out.join("model.safetensors");
-    checkpoint::save(&model, &trainer.model, config.steps)?;
-    Ok(Outcome { model, metrics })
+    if steps < config.steps {
+        return Ok(Outcome { model: None, checkpoint, best: keeper.best, metrics });
+    }
+    checkpoint::save_weights(&model, &trainer.model, steps)?;
+    Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics })
 }
 
 fn write_config(config: &Config) -> Result<()> {
     let path = config.out.join("config.toml");
-    let text = toml::to_string(config).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-    std::fs::write(&path, text).map_err(Error::io(&path))
+    std::fs::write(&path, config.to_toml()?).map_err(Error::io(&path))
+}
+
+/// Decides when checkpoints are written, and which stay.
+struct Keeper<'c> {
+    config: &'c Config,
+    folder: PathBuf,
+    best: Best,
+    /// Steps since the last checkpoint, and the sum of their losses.
+    steps: u64,
+    losses: f64,
+    /// When the last one could not be written.
+    failed: Option<Instant>,
+}
+
+/// Time until a checkpoint is tried again that the disk had no room for.
+const RETRY: Duration = Duration::from_secs(60);
+
+impl<'c> Keeper<'c> {
+    fn new(config: &'c Config, best: Option<Best>) -> Self {
+        let best = best.unwrap_or(Best { step: 0, loss: f64::MAX });
+        Keeper { config, folder: config.out.join("checkpoints"), best, steps: 0, losses: 0.0, failed: None }
+    }
+
+    fn add(&mut self, done: &Metrics) {
+        self.steps += 1;
+        self.losses += done.loss;
+    }
+
+    fn is_due(&self, step: u64, last: bool) -> bool {
+        let every = self.config.checkpoint_every;
+        last || every > 0 && step.is_multiple_of(every) || self.failed.is_some_and(|at| at.elapsed() >= RETRY)
+    }
+
+    /// A checkpoint that cannot be written costs nothing but a note, since the run still has everything in memory; only a run
+    /// that ends fails with it. `ready` says whether the metrics up to here are on the disk.
+    fn save(&mut self, trainer: &Trainer, ready: bool, last: bool, note: &mut dyn FnMut(String)) -> Result<()> {
+        let mut best = self.best;
+        let loss = self.losses / self.steps.max(1) as f64;
+        if loss < best.loss {
+            best = Best { step: trainer.optimizer.steps(), loss };
+        }
+        let full = || Error::Config(format!("{}: no room left for metrics.jsonl", self.config.out.display()));
+        let saved = if ready { trainer.save(&self.folder, best) } else { Err(full()) };
+        match saved {
+            Ok(()) => {
+                (self.best, self.steps, self.losses, self.failed) = (best, 0, 0.0, None);
+                checkpoint::prune(&self.folder, self.config.keep, best)
+            }
+            Err(error) if last => Err(error),
+            Err(error) => {
+                self.failed = Some(Instant::now());
+                note(format!(
+                    "{error}; the run goes on, earlier checkpoints are whole, and the next is tried in {} s",
+                    RETRY.as_secs()
+                ));
+                Ok(())
+            }
+        }
+    }
 }
 
 struct Trainer<'c> {
@@ -58,11 +146,19 @@ struct Trainer<'c> {
 }
 
 impl<'c> Trainer<'c> {
-    fn new(config: &'c Config) -> Result<Self> {
+    fn new(config: &'c Config, saved: Option<Saved>) -> Result<Self> {
+        if let Some(saved) = saved {
+            let (model, optimizer) = saved.restore(config)?;
+            return Ok(Trainer { config, model, optimizer });
+        }
         let model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
         let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
         let optimizer = AdamW::new(&model.params, settings)?;
         Ok(Trainer { config, model, optimizer })
+    }
+
+    fn save(&self, folder: &Path, best: Best) -> Result<()> {
+        checkpoint::save(folder, self.config, &self.model, &self.optimizer, best)
     }
 
     fn step(&mut self, step: u64, batches: &mut dyn Iterator<Item = data::Result<data::Batch>>) -> Result<Metrics> {

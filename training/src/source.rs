@@ -7,9 +7,10 @@ use data::{Batch, Loader, LoaderConfig, Region, Sampling, Source, phantom, prepr
 const PATIENTS: u64 = 8;
 
 /// Starts the loader on everything that `config` names. `notice` gets one line for each thing worth saying: what was found and
-/// left out, and later each volume that could not be used.
+/// left out, and later each volume that could not be used. Batch `first` comes first: the step that the run is at.
 pub fn batches<'n>(
     config: &Config,
+    first: u64,
     notice: &'n mut dyn FnMut(String),
 ) -> Result<impl Iterator<Item = data::Result<Batch>> + use<'n>> {
     let sources = if config.demo { phantoms(config.seed)? } else { volumes(config, notice)? };
@@ -18,6 +19,7 @@ pub fn batches<'n>(
         sampling: Sampling { crops: config.crops, roi: config.roi, grid: config.grid },
         seed: config.seed,
         threads: config.loader_threads,
+        first_batch: first,
         ..LoaderConfig::default()
     };
     let mut loader = Loader::new(sources, settings)?;

@@ -1,0 +1,141 @@
+//! A run that is stopped, or whose newest checkpoint is damaged, ends with the bits of one that never was.
+
+use engine::random::uniform;
+use models::state_dict;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use training::checkpoint::{self, Saved};
+use training::config::LossKind;
+use training::metrics::Metrics;
+use training::pretrain::{self, Outcome, Watch};
+use training::{Config, Result};
+
+const STEPS: u64 = 4;
+const ROI: usize = 64;
+
+fn config(out: &Path) -> Config {
+    Config {
+        demo: true,
+        exclude: Vec::new(),
+        feature_size: 12,
+        projection: 8,
+        steps: STEPS,
+        warmup: 1,
+        volumes: 1,
+        crops: 1,
+        grid: 2,
+        roi: ROI,
+        loss: LossKind::Voco,
+        lr: 1e-3,
+        weight_decay: 0.01,
+        momentum: 0.9,
+        row_dropout: 0.2,
+        seed: 5,
+        loader_threads: 1,
+        device: "cpu".into(),
+        recompute: false,
+        checkpoint_every: 1,
+        keep: 2,
+        out: out.to_path_buf(),
+        sources: Vec::new(),
+    }
+}
+
+/// Batch `number` of an endless sequence.
+fn batch(number: u64) -> data::Batch {
+    let voxels = |seed: u64, crops: usize| (0..(crops * ROI.pow(3)) as u64).map(|i| uniform(seed, i) as f32).collect();
+    data::Batch {
+        epoch: 0,
+        number,
+        volumes: 1,
+        crops: voxels(2 * number, 1),
+        bases: voxels(2 * number + 1, 4),
+        labels: vec![0.5, 0.5, 0.0, 0.0],
+        centres: vec![[64, 32]],
+        names: vec!["noise".into()],
+        rejected: Vec::new(),
+    }
+}
+
+/// Runs until the end, or until after step `until`.
+fn train(config: &Config, saved: Option<Saved>, until: u64) -> Result<Outcome> {
+    let stop = AtomicBool::new(false);
+    let first = saved.as_ref().map_or(0, |s| s.step);
+    let mut observe = |m: &Metrics| stop.store(m.step >= until, Ordering::Relaxed);
+    let mut watch = Watch { observe: &mut observe, note: &mut |line| panic!("{line}"), stop: &stop };
+    pretrain::run(config, saved, &mut (first..).map(|i| Ok(batch(i))), &mut watch)
+}
+
+fn losses(outcome: &Outcome) -> Vec<(u64, u64)> {
+    outcome.metrics.iter().map(|m| (m.step, m.loss.to_bits())).collect()
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_bits_of_an_unbroken_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (whole, broken) = (config(&folder.path().join("whole")), config(&folder.path().join("broken")));
+    let want = train(&whole, None, STEPS).expect("whole run");
+
+    let stopped = train(&broken, None, 2).expect("stopped run");
+    assert!(stopped.model.is_none() && stopped.metrics.len() == 2);
+    let checkpoints = broken.out.join("checkpoints");
+    damage(&checkpoint::path(&checkpoints, 2));
+    std::fs::write(checkpoint::path(&checkpoints, 3), "cut short").expect("written");
+    append(&broken.out.join("metrics.jsonl"), "{\"step\":3,\"lo");
+
+    let mut notes = Vec::new();
+    let saved = Saved::newest(&checkpoints, &mut |line| notes.push(line)).expect("an older checkpoint");
+    assert_eq!(saved.step, 1);
+    assert!(notes.len() == 2 && notes[0].contains("step-0000003") && notes[1].contains("checksum"), "{notes:?}");
+    let got = train(&broken, Some(saved), STEPS).expect("resumed run");
+
+    assert_eq!(losses(&got), losses(&want));
+    let (got_weights, want_weights) = (weights(&got), weights(&want));
+    assert_eq!(got_weights.keys().collect::<Vec<_>>(), want_weights.keys().collect::<Vec<_>>());
+    for (name, want) in &want_weights {
+        assert!(got_weights[name] == *want, "{name} differs");
+    }
+    let lines = std::fs::read_to_string(broken.out.join("metrics.jsonl")).expect("metrics");
+    let steps: Vec<u64> = lines.lines().map(|l| serde_json::from_str::<Metrics>(l).expect("line").step).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+
+    let kept = (1..=STEPS).filter(|&s| checkpoint::path(&checkpoints, s).exists()).collect::<Vec<_>>();
+    let mut expected = vec![3, 4];
+    expected.extend((got.best.step < 3).then_some(got.best.step));
+    expected.sort_unstable();
+    assert_eq!(kept, expected, "best: {:?}", got.best);
+}
+
+fn weights(outcome: &Outcome) -> BTreeMap<String, Vec<f32>> {
+    let tensors = state_dict::load(outcome.model.as_ref().expect("ended")).expect("weights");
+    tensors.iter().map(|(name, t)| (name.clone(), t.to_vec().expect("f32"))).collect()
+}
+
+/// Flips one bit in the middle of a file.
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("checkpoint");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(path, bytes).expect("written");
+}
+
+fn append(path: &Path, text: &str) {
+    let whole = std::fs::read_to_string(path).expect("file");
+    std::fs::write(path, whole + text).expect("written");
+}
+
+#[test]
+fn weights_or_another_model_are_no_checkpoint_to_resume_from() {
+    let folder = tempfile::tempdir().expect("folder");
+    let small = config(folder.path());
+    let outcome = train(&Config { steps: 1, ..small.clone() }, None, 1).expect("run");
+    let error = Saved::read(outcome.model.as_ref().expect("weights")).expect_err("weights alone").to_string();
+    assert!(error.contains("no checkpoint of a run"), "{error}");
+    let saved = Saved::read(&outcome.checkpoint).expect("checkpoint");
+    let wide = Config { projection: 16, ..small };
+    let error = train(&wide, Some(saved), 2).expect_err("another width").to_string();
+    assert!(error.contains("another shape") && error.contains("step-0000001"), "{error}");
+    let none = Saved::newest(&folder.path().join("nowhere"), &mut |_| ()).expect_err("no folder").to_string();
+    assert!(none.contains("nowhere"), "{none}");
+}
