@@ -1,6 +1,7 @@
 //! What a run leaves on disk: its weights, and all that it needs to go on bit for bit.
 //!
-//! Both are safetensors files with `backbone.*`, `student.*` and `teacher.*` under PyTorch's names. A checkpoint also holds the
+//! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, the network as
+//! `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
 //! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
 //! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
@@ -28,7 +29,9 @@ pub struct Best {
 
 /// Writes all weights of the model after `step` steps.
 pub fn save_weights(path: &Path, model: &Voco, step: u64) -> Result<()> {
-    Ok(state_dict::save(path, &weights(model)?, description(model, step))?)
+    let bare = |(name, t): (String, Tensor)| (name.trim_start_matches("backbone.").to_string(), t);
+    let tensors = weights(model)?.into_iter().map(bare).collect();
+    Ok(state_dict::save(path, &tensors, description(model, step))?)
 }
 
 fn weights(model: &Voco) -> Result<StateDict> {
