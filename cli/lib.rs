@@ -1,5 +1,6 @@
 //! The `vocoe` command line: what the binary does, as a library, so that the tests can call it.
 
+pub mod ablate;
 pub mod device;
 pub mod error;
 pub mod gradcheck;
@@ -31,6 +32,7 @@ pub enum Command {
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
+    Ablate(ablate::Args),
 }
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.
@@ -56,5 +58,6 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
+        Command::Ablate(args) => ablate::command(&args),
     }
 }

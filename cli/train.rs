@@ -14,7 +14,7 @@ use training::Config;
 use training::checkpoint::Saved;
 use training::config::{LossKind, SourceConfig};
 use training::metrics::Metrics;
-use training::pretrain::{self, Watch};
+use training::pretrain::{self, Outcome, Watch};
 
 /// Pre-train a SwinUNETR encoder with VoCo.
 #[derive(clap::Args, Debug)]
@@ -32,7 +32,7 @@ pub struct Args {
 /// One definition per setting, for the file's keys and for the flags.
 #[derive(clap::Args, Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Options {
+pub(crate) struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -86,6 +86,18 @@ struct Options {
     /// Probability that the student sees nothing of a crop [default: 0.2]
     #[arg(long, value_name = "P")]
     row_dropout: Option<f64>,
+    /// Probability that the student does not see one value of an embedding [default: 0]
+    #[arg(long, value_name = "P")]
+    element_dropout: Option<f64>,
+    /// How much position prediction within a volume counts; 0 leaves it out [default: 1]
+    #[arg(long, value_name = "X")]
+    intra_weight: Option<f64>,
+    /// How much agreement across volumes counts [default: 1]
+    #[arg(long, value_name = "X")]
+    inter_weight: Option<f64>,
+    /// How much keeping bases apart counts [default: 1]
+    #[arg(long, value_name = "X")]
+    reg_weight: Option<f64>,
     /// [default: 0]
     #[arg(long)]
     seed: Option<u64>,
@@ -139,15 +151,7 @@ pub fn command(args: Args) -> Result<bool> {
     };
     config.check()?;
     print!("{}", config.to_toml()?);
-    let mut notice = |line: String| eprintln!("{line}");
-    let first = saved.as_ref().map_or(0, |s| s.step);
-    let mut batches = training::source::batches(&config, first, &mut notice)?;
-    let stop = stop_on_signals()?;
-    let mut display = Display::new(config.steps);
-    let mut note = |line: String| eprintln!("note: {line}");
-    let mut watch = Watch { observe: &mut |m| display.show(m), note: &mut note, stop: &stop };
-    let outcome = pretrain::run(&config, saved, &mut batches, &mut watch)?;
-    display.finish();
+    let outcome = go(&config, saved)?;
     println!("{}", summary(&outcome.metrics));
     println!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss);
     match &outcome.model {
@@ -160,6 +164,20 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(outcome.model.is_some())
 }
 
+/// Trains, and shows how it goes.
+pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
+    let mut notice = |line: String| eprintln!("{line}");
+    let first = saved.as_ref().map_or(0, |s| s.step);
+    let mut batches = training::source::batches(config, first, &mut notice)?;
+    let stop = stop_on_signals()?;
+    let mut display = Display::new(config.steps);
+    let mut note = |line: String| eprintln!("note: {line}");
+    let mut watch = Watch { observe: &mut |m| display.show(m), note: &mut note, stop: &stop };
+    let outcome = pretrain::run(config, saved, &mut batches, &mut watch)?;
+    display.finish();
+    Ok(outcome)
+}
+
 /// The settings of a new run: flags over file over defaults.
 fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
     let file = match file {
@@ -169,6 +187,16 @@ fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
     let config = flags.over(file).resolve()?;
     refuse_to_overwrite(&config.out)?;
     Ok(config)
+}
+
+/// The newest whole checkpoint of the run in `out`, if there is one.
+pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
+    let folder = out.join("checkpoints");
+    let empty = std::fs::read_dir(&folder).map_or(true, |mut files| files.next().is_none());
+    if empty {
+        return Ok(None);
+    }
+    Ok(Some(Saved::newest(&folder, &mut |line| eprintln!("note: {line}"))?))
 }
 
 /// Settings that may change on the way without changing a run's numbers.
@@ -223,7 +251,7 @@ fn read_options(path: &Path) -> Result<Options> {
 }
 
 /// TOML's own message spans several lines, with a picture of the place.
-fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -251,6 +279,10 @@ impl Options {
             weight_decay: self.weight_decay.or(file.weight_decay),
             momentum: self.momentum.or(file.momentum),
             row_dropout: self.row_dropout.or(file.row_dropout),
+            element_dropout: self.element_dropout.or(file.element_dropout),
+            intra_weight: self.intra_weight.or(file.intra_weight),
+            inter_weight: self.inter_weight.or(file.inter_weight),
+            reg_weight: self.reg_weight.or(file.reg_weight),
             seed: self.seed.or(file.seed),
             loader_threads: self.loader_threads.or(file.loader_threads),
             device: self.device.or(file.device),
@@ -262,7 +294,7 @@ impl Options {
         }
     }
 
-    fn resolve(self) -> Result<Config> {
+    pub(crate) fn resolve(self) -> Result<Config> {
         let demo = self.demo;
         let size = self.size.unwrap_or(if demo { Size::Tiny } else { Size::B });
         let steps = self.steps.unwrap_or(if demo { DEMO_STEPS } else { 2_000_000 });
@@ -288,6 +320,10 @@ impl Options {
             weight_decay: self.weight_decay.unwrap_or(0.01),
             momentum: self.momentum.unwrap_or(0.9),
             row_dropout: self.row_dropout.unwrap_or(0.2),
+            element_dropout: self.element_dropout.unwrap_or(0.0),
+            intra_weight: self.intra_weight.unwrap_or(1.0),
+            inter_weight: self.inter_weight.unwrap_or(1.0),
+            reg_weight: self.reg_weight.unwrap_or(1.0),
             seed: self.seed.unwrap_or(0),
             loader_threads: self.loader_threads.unwrap_or(2),
             device: self.device.unwrap_or_default().resolve()?.to_string(),

@@ -214,3 +214,24 @@ fn phantoms_are_written_and_the_seed_decides() {
     let (a, b, c) = (write("a", "3"), write("b", "3"), write("c", "4"));
     assert!(!a.is_empty() && a == b && a != c);
 }
+
+#[test]
+fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("folder");
+    let matrix = folder.path().join("matrix.toml");
+    let out = folder.path().join("out");
+    for (text, says) in [
+        ("[base]\ndemo = true", "run"),
+        ("run = []", "no [[run]]"),
+        ("[[run]]\nsteps = 3", "name"),
+        ("[[run]]\nname = \"a\"\nseed = 3", "seed"),
+        ("[[run]]\nname = \"../a\"", "letters"),
+        ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "intra_wait"),
+        ("[base]\ndemo = true\nintra_weight = 0\ninter_weight = 0\n[[run]]\nname = \"a\"\nreg_weight = 0", "weights"),
+    ] {
+        std::fs::write(&matrix, text).expect("matrix");
+        let (code, _, error) = vocoe(&["ablate", &matrix.to_string_lossy(), "--out", &out.to_string_lossy()]);
+        assert!(code == 1 && error.contains(says) && error.contains("matrix.toml"), "{text}: {code} {error}");
+        assert!(error.lines().count() == 1 && !out.exists(), "{error}");
+    }
+}

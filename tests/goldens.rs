@@ -136,6 +136,8 @@ fn parameter_counts_of_all_sizes() {
             out: 1024,
             momentum: 0.9,
             row_dropout: 0.2,
+            element_dropout: 0.0,
+            weights: [1.0; 3],
             loss: Loss::Voco,
             recompute: false,
         };

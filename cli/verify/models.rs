@@ -115,6 +115,8 @@ fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)
         out,
         momentum,
         row_dropout: feature_dropout,
+        element_dropout: 0.0,
+        weights: [1.0; 3],
         loss: Loss::Voco,
         recompute,
     };

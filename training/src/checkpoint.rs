@@ -99,7 +99,7 @@ impl Saved {
                 Err(error) => note(format!("{error}; trying the checkpoint before it")),
             }
         }
-        Err(Error::Config(format!("{}: no whole checkpoint to resume from", folder.display())))
+        Err(Error::Config(format!("{}: no whole checkpoint to resume from; start the run anew", folder.display())))
     }
 
     /// The model and the optimiser as they were.

@@ -46,6 +46,10 @@ pub struct Config {
     pub weight_decay: f64,
     pub momentum: f64,
     pub row_dropout: f64,
+    pub element_dropout: f64,
+    pub intra_weight: f64,
+    pub inter_weight: f64,
+    pub reg_weight: f64,
     pub seed: u64,
     pub loader_threads: usize,
     /// Always `cpu` so far.
@@ -77,9 +81,15 @@ impl Config {
             out: self.projection,
             momentum: self.momentum,
             row_dropout: self.row_dropout,
+            element_dropout: self.element_dropout,
+            weights: self.weights(),
             loss,
             recompute: self.recompute,
         }
+    }
+
+    fn weights(&self) -> [f64; 3] {
+        [self.intra_weight, self.inter_weight, self.reg_weight]
     }
 
     pub fn to_toml(&self) -> Result<String> {
@@ -125,9 +135,15 @@ impl Config {
         if !(self.lr.is_finite() && self.lr >= 0.0) {
             return refuse(format!("lr {}: must be finite and not negative", self.lr));
         }
-        if !(0.0..1.0).contains(&self.row_dropout) || !(0.0..=1.0).contains(&self.momentum) {
-            let (p, m) = (self.row_dropout, self.momentum);
-            return refuse(format!("row_dropout {p} must lie in [0, 1), momentum {m} in [0, 1]"));
+        if let Some(p) = [self.row_dropout, self.element_dropout].iter().find(|p| !(0.0..1.0).contains(*p)) {
+            return refuse(format!("dropout {p}: must lie in [0, 1) (--row-dropout, --element-dropout)"));
+        }
+        if !(0.0..=1.0).contains(&self.momentum) {
+            return refuse(format!("momentum {}: must lie in [0, 1]", self.momentum));
+        }
+        let weights = self.weights();
+        if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || weights == [0.0; 3] {
+            return refuse(format!("term weights {weights:?}: finite, not negative, and one of them above 0"));
         }
         if self.keep == 0 {
             return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());

@@ -167,8 +167,8 @@ impl<'c> Trainer<'c> {
         let waited = started.elapsed();
         let batch = tensors(&batch, self.config)?;
         let done = self.model.step(&batch, random::derive(self.config.seed, &[step]))?;
-        let loss = done.intra + done.inter + done.reg;
-        if !loss.is_finite() {
+        let loss = done.loss;
+        if !(done.intra + done.inter + done.reg).is_finite() {
             return Err(Error::Diverged { step, loss });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);

@@ -9,7 +9,7 @@ mod projector;
 use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
-use engine::{DType, Device, Tensor};
+use engine::{DType, Device, Tensor, random};
 use kernels::{ema, info_nce, voco_loss};
 use projector::Projector;
 
@@ -32,7 +32,11 @@ pub struct VocoConfig {
     pub momentum: f64,
     /// Probability that a crop's whole embedding is dropped on the student's side.
     pub row_dropout: f64,
+    /// Probability that one value of an embedding is dropped on the student's side.
+    pub element_dropout: f64,
     pub loss: Loss,
+    /// How much intra, inter and reg count in the loss; 0 leaves a term out of the gradient.
+    pub weights: [f64; 3],
     /// Embeds crops one by one and again in backward: the memory of one crop for a third more arithmetic.
     pub recompute: bool,
 }
@@ -48,7 +52,9 @@ pub struct Batch {
 
 /// What one step computed, before the update.
 pub struct Step {
-    /// Mean over volumes of each term; the loss is their sum.
+    /// The weighted sum of the terms.
+    pub loss: f64,
+    /// Mean over volumes of each term, without its weight.
     pub intra: f64,
     pub inter: f64,
     pub reg: f64,
@@ -99,7 +105,7 @@ impl Voco {
         let config = networks.config;
         let tape = Tape::new(params);
         let embedding = networks.embed(&tape, batch)?;
-        let kept = ops::row_dropout(&tape, &embedding, config.row_dropout, seed)?;
+        let kept = dropout(&tape, &embedding, config, seed)?;
         let student = networks.student.forward(&tape, &kept)?;
 
         ema::update(teacher_params.slab_mut(), &params.section("student.")?, config.momentum)?;
@@ -113,11 +119,24 @@ impl Voco {
             terms = ops::concat(&tape, &[&first, &others], 0)?;
         }
         let values = terms.value().to_f64_vec()?;
-        let ones = Tensor::full(&[3], 1.0, terms.value().dtype(), terms.value().device())?;
+        let weights = Tensor::from_slice(&config.weights, &[3])?.to_dtype(terms.value().dtype())?;
         drop((embedding, kept, student));
-        let grads = tape.backward(&terms, ones)?;
-        Ok(Step { intra: values[0], inter: values[1], reg: values[2], logits, grads })
+        let grads = tape.backward(&terms, weights)?;
+        let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
+        Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], logits, grads })
     }
+}
+
+/// What the student sees of the embedding: without some rows, and without some values of the rest.
+fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seed: u64) -> Result<Var> {
+    let rows = ops::row_dropout(tape, embedding, config.row_dropout, seed)?;
+    if config.element_dropout == 0.0 {
+        return Ok(rows);
+    }
+    let dims = rows.dims().to_vec();
+    let values = ops::reshape(tape, &rows, &[dims.iter().product(), 1])?;
+    let kept = ops::row_dropout(tape, &values, config.element_dropout, random::derive(seed, &[1]))?;
+    Ok(ops::reshape(tape, &kept, &dims)?)
 }
 
 impl Networks {

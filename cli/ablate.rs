@@ -1,0 +1,146 @@
+//! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
+
+use crate::train::{self, Options, one_line};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+use training::Config;
+use training::metrics::Metrics;
+
+/// Train every run of a matrix on the same samples in the same order, and compare.
+///
+/// MATRIX.toml has a table [base] with settings of `train`, and a [[run]] for each run, with its `name` and what differs. A run
+/// that is complete already is not repeated.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(value_name = "MATRIX.toml")]
+    matrix: PathBuf,
+    /// Folder for the runs, each under its name
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// One JSON object per run instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Settings that decide which samples come in which order, and so are the base's alone.
+const SHARED: [&str; 8] = ["seed", "data", "sources", "exclude", "region", "volumes", "demo", "out"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Matrix {
+    #[serde(default)]
+    base: Table,
+    run: Vec<Table>,
+}
+
+/// The means of a run's last sixth.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    loss: f64,
+    intra: f64,
+    inter: f64,
+    reg: f64,
+    position_top1: f64,
+    crops_per_s: f64,
+}
+
+pub fn command(args: &Args) -> Result<bool> {
+    let text = std::fs::read_to_string(&args.matrix).map_err(|e| Error::file(&args.matrix, e))?;
+    let matrix: Matrix = toml::from_str(&text).map_err(|e| Error::file(&args.matrix, one_line(&e.to_string())))?;
+    let mut configs = Vec::new();
+    for run in &matrix.run {
+        configs.push(config(&matrix.base, run, &args.out).map_err(|e| Error::file(&args.matrix, e))?);
+    }
+    if configs.is_empty() {
+        return Err(Error::file(&args.matrix, "no [[run]] in it"));
+    }
+    let mut rows = Vec::new();
+    for (name, config) in configs {
+        match metrics(&name, &config)? {
+            Some(metrics) => rows.push(Row::new(name, &metrics)),
+            None => return Ok(false), // interrupted
+        }
+    }
+    print(&rows, args.json)?;
+    Ok(true)
+}
+
+/// The name and the settings of one run.
+fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
+    let mut all = base.clone();
+    let mut run = run.clone();
+    let Some(Value::String(name)) = run.remove("name") else {
+        return Err(Error::Message("a [[run]] has no `name`".into()));
+    };
+    if let Some(key) = run.keys().find(|k| SHARED.contains(&k.as_str())) {
+        return Err(Error::Message(format!("run {name}: `{key}` must be the same for all; set it under [base]")));
+    }
+    if name.is_empty() || name.contains(['/', '\\', '.']) {
+        return Err(Error::Message(format!("run {name:?}: a name becomes a folder; use letters, digits, - and _")));
+    }
+    all.extend(run);
+    all.insert("out".into(), Value::String(out.join(&name).to_string_lossy().into_owned()));
+    let options: Options =
+        all.try_into().map_err(|e| Error::Message(format!("run {name}: {}", one_line(&e.to_string()))))?;
+    let config = options.resolve()?;
+    config.check()?;
+    Ok((name, config))
+}
+
+/// What the run wrote, after running it where that is not done yet. None when it was interrupted.
+fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
+    let file = config.out.join("config.toml");
+    if std::fs::read_to_string(&file).is_ok_and(|stored| config.to_toml().is_ok_and(|ours| stored != ours)) {
+        return Err(Error::file(&file, "a run with other settings; remove its folder, or choose another --out"));
+    }
+    if config.out.join("model.safetensors").exists() {
+        eprintln!("run {name}: complete already");
+        return read(&config.out.join("metrics.jsonl")).map(Some);
+    }
+    eprintln!("run {name}");
+    let saved = train::saved(&config.out)?;
+    let outcome = train::go(config, saved)?;
+    Ok(outcome.model.is_some().then_some(outcome.metrics))
+}
+
+fn read(path: &Path) -> Result<Vec<Metrics>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    text.lines().map(|l| serde_json::from_str(l).map_err(|e| Error::file(path, e))).collect()
+}
+
+impl Row {
+    fn new(name: String, metrics: &[Metrics]) -> Row {
+        let last = &metrics[metrics.len() - (metrics.len() / 6).max(1).min(metrics.len())..];
+        let mean = |f: fn(&Metrics) -> f64| last.iter().map(f).sum::<f64>() / last.len() as f64;
+        Row {
+            name,
+            loss: mean(|m| m.loss),
+            intra: mean(|m| m.intra),
+            inter: mean(|m| m.inter),
+            reg: mean(|m| m.reg),
+            position_top1: mean(|m| m.position_top1),
+            crops_per_s: mean(|m| m.crops_per_s),
+        }
+    }
+}
+
+fn print(rows: &[Row], json: bool) -> Result<()> {
+    let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(3);
+    if !json {
+        println!("{:width$}    loss   intra   inter     reg   top-1  crops/s", "run");
+    }
+    for r in rows {
+        if json {
+            println!("{}", serde_json::to_string(r).map_err(|e| Error::Message(e.to_string()))?);
+        } else {
+            let Row { name, loss, intra, inter, reg, position_top1, crops_per_s } = r;
+            println!(
+                "{name:width$}  {loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {crops_per_s:7.2}"
+            );
+        }
+    }
+    Ok(())
+}
