@@ -1,6 +1,7 @@
 //! The `vocoe` command line: what the binary does, as a library, so that the tests can call it.
 
 pub mod ablate;
+pub mod bench;
 pub mod device;
 pub mod error;
 pub mod gradcheck;
@@ -33,6 +34,7 @@ pub enum Command {
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
     Ablate(ablate::Args),
+    Bench(bench::Args),
 }
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.
@@ -59,5 +61,6 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
         Command::Ablate(args) => ablate::command(&args),
+        Command::Bench(args) => bench::command(&args),
     }
 }

@@ -125,7 +125,7 @@ pub(crate) struct Options {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
-enum Size {
+pub(crate) enum Size {
     #[value(name = "tiny")]
     #[serde(rename = "tiny")]
     Tiny,
@@ -345,7 +345,7 @@ const DEMO_GRID: usize = 2;
 const DEMO_LR: f64 = 3e-4;
 
 impl Size {
-    fn feature_size(self) -> usize {
+    pub(crate) fn feature_size(self) -> usize {
         match self {
             Size::Tiny => 12,
             Size::B => 48,

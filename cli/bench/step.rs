@@ -1,0 +1,158 @@
+//! One training step of the encoder (forward, backward, AdamW-amsgrad) on random crops of 64³: the work that
+//! `torch_step.py --volumes 1 --crops 0 --bases N` times in PyTorch, less its projector (0.01 % of the arithmetic).
+
+use crate::train::Size;
+use crate::{DeviceChoice, Error, Result};
+use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
+use engine::{DType, Device, Tensor, memory, random};
+use kernels::patch_merging::Order;
+use models::{SwinUnetr, SwinUnetrConfig};
+use serde::Serialize;
+use std::time::Instant;
+use training::optimizer::{AdamW, AdamWConfig};
+
+/// Time training steps of the encoder on random crops.
+///
+/// Prints the median and the fastest step, crops per second, GFLOP/s (of the convolutions and linear layers) and the largest
+/// memory.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long, value_enum, default_value = "B")]
+    size: Size,
+    /// Any multiple of 12, in place of --size
+    #[arg(long, value_name = "N")]
+    feature_size: Option<usize>,
+    /// Crops of 64³ in a step
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    crops: usize,
+    /// Timed steps, after one that is not
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    steps: usize,
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceChoice,
+    /// Recompute activations in backward, crop by crop
+    #[arg(long)]
+    recompute: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    feature_size: usize,
+    crops: usize,
+    threads: usize,
+    recompute: bool,
+    /// Of a step: the median, and the fastest.
+    seconds: f64,
+    fastest: f64,
+    crops_per_s: f64,
+    gflops: f64,
+    /// Of the process, where the system tells; and of tensors alone.
+    peak_memory_gb: Option<f64>,
+    peak_tensors_gb: f64,
+    simd: String,
+}
+
+pub fn command(args: &Args) -> Result<bool> {
+    if args.crops == 0 || args.steps == 0 {
+        return Err(Error::Message("bench step: --crops and --steps must be at least 1".into()));
+    }
+    let measured = measure(args)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?);
+        return Ok(true);
+    }
+    let Measured { seconds, fastest, crops_per_s, gflops, peak_memory_gb, peak_tensors_gb, .. } = measured;
+    println!("step      {seconds:.3} s (median of {}, fastest {fastest:.3})", args.steps);
+    println!(
+        "rate      {crops_per_s:.3} crops/s, {gflops:.0} GFLOP/s on {} threads, {}",
+        measured.threads, measured.simd
+    );
+    let process = peak_memory_gb.map_or(String::new(), |gb| format!(", process {gb:.2} GB"));
+    println!("memory    tensors {peak_tensors_gb:.2} GB{process}");
+    Ok(true)
+}
+
+fn measure(args: &Args) -> Result<Measured> {
+    let device = args.device.resolve()?;
+    let feature_size = args.feature_size.unwrap_or(args.size.feature_size());
+    let mut bench = Bench::new(feature_size, args.crops, args.recompute, device)?;
+    bench.step()?;
+    let mut times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
+    times.sort_by(f64::total_cmp);
+    let seconds = times[times.len() / 2];
+    // Forward of B is 82.8 GFLOP a crop; convolutions and linears, nearly all of it, grow with the square of the width.
+    let gflop = 3.0 * 82.8 * (feature_size as f64 / 48.0).powi(2) * args.crops as f64;
+    Ok(Measured {
+        feature_size,
+        crops: args.crops,
+        threads: rayon::current_num_threads(),
+        recompute: args.recompute,
+        seconds,
+        fastest: times[0],
+        crops_per_s: args.crops as f64 / seconds,
+        gflops: gflop / seconds,
+        peak_memory_gb: resident_peak_gb(),
+        peak_tensors_gb: memory::usage().peak as f64 / 1e9,
+        simd: format!("{:?}", kernels::simd::level()),
+    })
+}
+
+struct Bench {
+    network: SwinUnetr,
+    params: ParamStore,
+    optimizer: AdamW,
+    /// `[crops, 64, 64, 64, 1]`
+    x: Tensor,
+    recompute: bool,
+}
+
+impl Bench {
+    fn new(feature_size: usize, crops: usize, recompute: bool, device: Device) -> Result<Bench> {
+        let mut builder = ParamStoreBuilder::default();
+        let config =
+            SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
+        let network = SwinUnetr::new(&mut builder, "", config)?;
+        let params = builder.build(DType::F32, device, 0)?;
+        let optimizer = AdamW::new(&params, AdamWConfig::default())?;
+        let voxels: Vec<f32> = (0..(crops as u64) << 18).map(|i| random::uniform(1, i) as f32).collect();
+        let x = Tensor::from_slice(&voxels, &[crops, 64, 64, 64, 1])?;
+        Ok(Bench { network, params, optimizer, x, recompute })
+    }
+
+    /// Seconds of one step.
+    fn step(&mut self) -> Result<f64> {
+        let started = Instant::now();
+        let tape = Tape::new(&self.params);
+        let y = self.embed(&tape)?;
+        let cotangent = Tensor::full(y.dims(), 1e-3, DType::F32, self.params.device())?;
+        let grads = tape.backward(&y, cotangent)?;
+        self.optimizer.step(&mut self.params, &grads, 1e-4)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// The embeddings of all crops, `[crops, 24f]`.
+    fn embed<'a>(&'a self, tape: &Tape<'a>) -> Result<Var> {
+        if !self.recompute {
+            return Ok(self.network.embed(tape, &tape.constant(self.x.clone()))?);
+        }
+        let mut rows = Vec::new();
+        for i in 0..self.x.dims()[0] {
+            let crop = tape.constant(self.x.rows_at(i, 1)?);
+            rows.push(tape.checkpoint(&[&crop], |t, v| {
+                self.network.embed(t, &v[0]).map_err(|e| engine::Error::invalid("embed", e.to_string()).into())
+            })?);
+        }
+        Ok(ops::concat(tape, &rows.iter().collect::<Vec<_>>(), 0)?)
+    }
+}
+
+/// The process's largest resident set, from the kernel's own count.
+fn resident_peak_gb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024.0 / 1e9)
+}
