@@ -104,6 +104,9 @@ pub(crate) struct Options {
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
     #[arg(long, value_name = "N")]
     loader_threads: Option<usize>,
+    /// Share of the volumes that may turn out unusable before the run stops [default: 0.2]
+    #[arg(long, value_name = "X")]
+    bad_share: Option<f64>,
     /// Where to compute [default: auto]
     #[arg(long)]
     device: Option<DeviceChoice>,
@@ -200,7 +203,7 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
 }
 
 /// Settings that may change on the way without changing a run's numbers.
-const FREE: [&str; 5] = ["out", "loader_threads", "checkpoint_every", "keep", "device"];
+const FREE: [&str; 6] = ["out", "loader_threads", "bad_share", "checkpoint_every", "keep", "device"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
 fn resume(flags: Options, from: &Path) -> Result<(Config, Option<Saved>)> {
@@ -285,6 +288,7 @@ impl Options {
             reg_weight: self.reg_weight.or(file.reg_weight),
             seed: self.seed.or(file.seed),
             loader_threads: self.loader_threads.or(file.loader_threads),
+            bad_share: self.bad_share.or(file.bad_share),
             device: self.device.or(file.device),
             recompute: self.recompute || file.recompute,
             checkpoint_every: self.checkpoint_every.or(file.checkpoint_every),
@@ -326,6 +330,7 @@ impl Options {
             reg_weight: self.reg_weight.unwrap_or(1.0),
             seed: self.seed.unwrap_or(0),
             loader_threads: self.loader_threads.unwrap_or(2),
+            bad_share: self.bad_share.unwrap_or(0.2),
             device: self.device.unwrap_or_default().resolve()?.to_string(),
             recompute: self.recompute,
             checkpoint_every: self.checkpoint_every.unwrap_or(1000),

@@ -37,6 +37,7 @@ fn config(out: &Path) -> Config {
         reg_weight: 1.0,
         seed: 5,
         loader_threads: 1,
+        bad_share: 0.2,
         device: "cpu".into(),
         recompute: false,
         checkpoint_every: 1,

@@ -30,6 +30,8 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Bytes of processed volumes to keep in memory; volumes beyond it are processed anew each time.
     pub cache_bytes: usize,
+    /// Share of the volumes that may turn out unusable before that is an error.
+    pub bad_share: f64,
     /// This process among `ranks` that share each epoch.
     pub rank: usize,
     pub ranks: usize,
@@ -46,6 +48,7 @@ impl Default for LoaderConfig {
             threads: 2,
             prefetch: 2,
             cache_bytes: 4 << 30,
+            bad_share: 0.2,
             rank: 0,
             ranks: 1,
             first_batch: 0,
@@ -159,7 +162,7 @@ impl Loader {
 
     /// The next batch, waiting for the workers where it must.
     ///
-    /// Errors: no usable volume is left, or a worker died.
+    /// Errors: no usable volume is left, too many were unusable, or a worker died.
     pub fn next_batch(&mut self) -> Result<Batch> {
         self.hand_out();
         let number = self.next_batch;
@@ -209,6 +212,7 @@ impl Loader {
                     batch.rejected.extend(self.shared.slot(source).bad.clone());
                 }
             }
+            self.tolerate(&batch.rejected)?;
             let (sample, source) = answer.sample?;
             batch.crops.extend(sample.crops);
             batch.bases.extend(sample.bases);
@@ -217,6 +221,18 @@ impl Loader {
             batch.names.push(self.shared.sources[source].name());
         }
         Ok(batch)
+    }
+
+    /// Errors when more volumes were unusable than may be; `newest` are those of this batch.
+    fn tolerate(&self, newest: &[String]) -> Result<()> {
+        let (bad, all, share) = (self.reported.len(), self.shared.sources.len(), self.shared.config.bad_share);
+        match newest.last() {
+            Some(last) if bad < all && bad as f64 > share * all as f64 => {
+                let problem = format!("{bad} of {all} volumes cannot be used, the last because: {last}");
+                Err(Error::setting(problem, "look at them, or let more of them be bad (--bad-share)"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -374,7 +390,15 @@ mod tests {
     }
 
     fn config(threads: usize, cache_bytes: usize) -> LoaderConfig {
-        LoaderConfig { volumes: 3, sampling: TINY, seed: 9, threads, cache_bytes, ..LoaderConfig::default() }
+        LoaderConfig {
+            volumes: 3,
+            sampling: TINY,
+            seed: 9,
+            threads,
+            cache_bytes,
+            bad_share: 1.0,
+            ..LoaderConfig::default()
+        }
     }
 
     fn batches(sources: Vec<Source>, config: LoaderConfig, count: usize) -> Vec<Batch> {
@@ -446,6 +470,14 @@ mod tests {
         assert_eq!(loader.rejected(), 2);
         assert!(all.iter().flat_map(|b| &b.names).all(|n| !n.contains("bad")));
         assert_eq!(all[0].volumes, 3);
+    }
+
+    #[test]
+    fn too_many_unusable_volumes_are_an_error() {
+        let (_folder, sources) = files(3, 2);
+        let mut loader = Loader::new(sources, LoaderConfig { bad_share: 0.3, ..config(1, 0) }).unwrap();
+        let error = (0..3).find_map(|_| loader.next_batch().err()).expect("an error").to_string();
+        assert!(error.contains("2 of 5 volumes") && error.contains("--bad-share") && !error.contains('\n'), "{error}");
     }
 
     #[test]

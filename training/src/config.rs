@@ -52,6 +52,8 @@ pub struct Config {
     pub reg_weight: f64,
     pub seed: u64,
     pub loader_threads: usize,
+    /// Share of the volumes that may be unusable before the run stops.
+    pub bad_share: f64,
     /// Always `cpu` so far.
     pub device: String,
     pub recompute: bool,
@@ -147,6 +149,9 @@ impl Config {
         }
         if self.keep == 0 {
             return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());
+        }
+        if !(0.0..=1.0).contains(&self.bad_share) {
+            return refuse(format!("bad_share {}: must lie in [0, 1]", self.bad_share));
         }
         if self.loader_threads == 0 {
             return refuse("loader_threads 0: use at least one".into());

@@ -20,6 +20,7 @@ pub fn batches<'n>(
         seed: config.seed,
         threads: config.loader_threads,
         first_batch: first,
+        bad_share: config.bad_share,
         ..LoaderConfig::default()
     };
     let mut loader = Loader::new(sources, settings)?;
