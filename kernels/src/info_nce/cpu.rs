@@ -229,18 +229,20 @@ impl<T: Tile> Kernel for Loss<'_, T> {
             for (r, (row, cosines)) in rows.iter_mut().zip(tile.chunks_mut(BLOCK)).take(q.rows).enumerate() {
                 let cosines = &mut cosines[..k.rows];
                 let (wanted, total) = T::weigh::<V>(cosines, problem.targets(q, r, k));
-                row.wanted += Element::to_f64(wanted) * Element::to_f64(scale);
+                row.wanted += Element::to_f64(wanted);
                 row.total += Element::to_f64(total);
-                let top = T::largest::<V>(cosines) * scale;
-                row.add(Element::to_f64(top), Element::to_f64(T::exp_all::<V>(cosines, scale, top)));
+                let top = T::largest::<V>(cosines);
+                let sum = Element::to_f64(T::exp_all::<V>(cosines, scale, top));
+                row.add(Element::to_f64(top), sum, Element::to_f64(scale));
             }
         }
-        let lse: Vec<T> = rows[..q.rows].iter().map(|r| T::of(r.lse())).collect();
-        (lse, rows[..q.rows].iter().map(|r| r.total * r.lse() - r.wanted).sum())
+        let scale = Element::to_f64(scale);
+        let lse: Vec<T> = rows[..q.rows].iter().map(|r| T::of(r.lse(scale))).collect();
+        (lse, rows[..q.rows].iter().map(|r| (r.total * r.lse(scale) - r.wanted) * scale).sum())
     }
 }
 
-/// One row's sums over the columns so far: `sum` of `exp(z - top)`, `wanted = Σ t z`, `total = Σ t`.
+/// One row's sums over the columns so far, in cosines c: `sum` of `exp((c - top) / τ)`, `wanted = Σ t c`, `total = Σ t`.
 #[derive(Clone, Copy)]
 struct Running {
     top: f64,
@@ -250,20 +252,21 @@ struct Running {
 }
 
 impl Running {
-    /// Adds `sum`, which counts in units of `exp(top)`. A NaN in `top` stays.
+    /// Adds `sum`, which counts in units of `exp(top / τ)`. A NaN in `top` stays.
     #[inline(always)]
-    fn add(&mut self, top: f64, sum: f64) {
+    fn add(&mut self, top: f64, sum: f64, scale: f64) {
         let higher = if self.top >= top || self.top.is_nan() { self.top } else { top };
-        self.sum = self.sum * (self.top - higher).exp() + sum * (top - higher).exp();
+        self.sum = self.sum * ((self.top - higher) * scale).exp() + sum * ((top - higher) * scale).exp();
         self.top = higher;
     }
 
-    fn lse(&self) -> f64 {
-        self.top + self.sum.ln()
+    /// τ times the log-sum-exp: among cosines, so that a lone column gives exactly its own.
+    fn lse(&self, scale: f64) -> f64 {
+        self.top + self.sum.ln() / scale
     }
 }
 
-/// What turns cosines into the loss's derivatives: `gains[r] exp(z - lse[r]) - scale t`.
+/// What turns cosines into the loss's derivatives: `gains[r] exp((c - lse[r]) / τ) - scale t`.
 struct Slopes<'a, T> {
     lse: &'a [T],
     gains: Vec<T>,

@@ -31,7 +31,7 @@ pub struct Params {
     pub groups: usize,
 }
 
-/// The scalar loss, and the log-sum-exp `[G*S]` of each row of q, for backward.
+/// The scalar loss, and τ times the log-sum-exp `[G*S]` of each row of q, for backward.
 pub struct Output {
     pub loss: Tensor,
     pub lse: Tensor,

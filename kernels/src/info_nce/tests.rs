@@ -188,3 +188,16 @@ fn wrong_input_is_an_error() {
     assert!(forward(&q, &empty(&[0, 5]), &empty(&[6, 0]), p(2, 0.1)).is_err());
     assert!(backward(&empty(&[]), &q, &k, &t, &empty(&[5]), p(2, 0.1)).is_err());
 }
+
+#[test]
+fn a_lone_column_leaves_nothing_to_learn() {
+    for dtype in [DType::F32, DType::F64] {
+        let q = tensor(&[0.3, -0.5, 2.1], &[1, 3], dtype);
+        let (k, t) = (tensor(&[-1.4, 0.9, 0.7], &[1, 3], dtype), tensor(&[1.0], &[1, 1], dtype));
+        let p = Params { temperature: 0.1, groups: 1 };
+        let out = forward(&q, &k, &t, p).expect("forward");
+        assert_eq!(out.loss.item().expect("loss"), 0.0);
+        let (dq, dk) = backward(&tensor(&[1.0], &[], dtype), &q, &k, &t, &out.lse, p).expect("backward");
+        assert!([dq, dk].iter().all(|d| d.to_f64_vec().expect("gradient").iter().all(|&v| v == 0.0)));
+    }
+}

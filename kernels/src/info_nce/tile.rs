@@ -14,7 +14,7 @@ const ROWS: usize = 4;
 pub(super) trait Tile: Real {
     /// `c += a b`: a `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`, row-major; `columns` in whole `STEP`s.
     fn add_product<V: Vector>(a: &[Self], b: &[Self], c: &mut [Self], depth: usize, columns: usize);
-    /// `x = exp(x scale - shift)`; returns the sum. Saturates where simd's `exp` does, so a NaN may vanish.
+    /// `x = exp((x - shift) scale)`, exactly 1 where x is the shift; returns the sum. Saturates where simd's `exp` does, so a NaN may vanish.
     fn exp_all<V: Vector>(x: &mut [Self], scale: Self, shift: Self) -> Self;
     /// The largest value, or NaN where there is one.
     fn largest<V: Vector>(x: &[Self]) -> Self;
@@ -42,10 +42,11 @@ impl Tile for f32 {
     fn exp_all<V: Vector>(x: &mut [f32], scale: f32, shift: f32) -> f32 {
         // SAFETY: each step touches the `len` elements of its chunk.
         unsafe {
-            let (scale, shift) = (V::splat(scale), V::splat(-shift));
+            let (scale, shift) = (V::splat(scale), V::splat(shift));
             let mut sum = V::zero();
             for x in x.chunks_mut(V::LANES) {
-                V::load_first(x.as_ptr(), x.len()).fma(scale, shift).exp().store_first(x.as_mut_ptr(), x.len());
+                let above = V::load_first(x.as_ptr(), x.len()).sub(shift);
+                above.mul(scale).exp().store_first(x.as_mut_ptr(), x.len());
                 sum = sum.add(V::load_first(x.as_ptr(), x.len())); // read again: lanes beyond the chunk count as 0
             }
             sum.sum()
@@ -124,7 +125,7 @@ impl Tile for f64 {
     fn exp_all<V: Vector>(x: &mut [f64], scale: f64, shift: f64) -> f64 {
         let mut sum = 0.0;
         for x in x {
-            *x = (*x * scale - shift).exp();
+            *x = ((*x - shift) * scale).exp();
             sum += *x;
         }
         sum
