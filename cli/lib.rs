@@ -1,5 +1,6 @@
 //! The `vocoe` command line: what the binary does, as a library, so that the tests can call it.
 
+pub mod convert;
 pub mod device;
 pub mod error;
 pub mod gradcheck;
@@ -28,6 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Train(Box<train::Args>),
+    Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
@@ -53,6 +55,7 @@ pub fn run(cli: Cli) -> Result<bool> {
     }
     match cli.command {
         Command::Train(args) => train::command(*args),
+        Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
