@@ -67,6 +67,9 @@ struct Options {
     /// First loss term [default: voco]
     #[arg(long)]
     loss: Option<Loss>,
+    /// Initial weights of the backbone: .safetensors, .pt or .pth [default: drawn from the seed]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Learning rate after warm-up [default: 1e-4]
     #[arg(long)]
     lr: Option<f64>,
@@ -127,14 +130,18 @@ pub fn command(args: Args) -> Result<bool> {
     config.check()?;
     refuse_to_overwrite(&config.out)?;
     print!("{}", toml::to_string(&config).map_err(|e| Error::Message(e.to_string()))?);
-    let mut notice = |line: String| eprintln!("{line}");
-    let mut batches = training::source::batches(&config, &mut notice)?;
+    let mut about_data = notice;
+    let mut batches = training::source::batches(&config, &mut about_data)?;
     let mut display = Display::new(config.steps);
-    let outcome = pretrain::run(&config, &mut batches, &mut |m| display.show(m))?;
+    let outcome = pretrain::run(&config, &mut batches, &mut notice, &mut |m| display.show(m))?;
     display.finish();
     println!("{}", summary(&outcome.metrics));
     println!("weights: {}", outcome.model.display());
     Ok(true)
+}
+
+fn notice(line: String) {
+    eprintln!("{line}");
 }
 
 /// Flags over file over defaults.
@@ -176,6 +183,7 @@ impl Options {
             grid: self.grid.or(file.grid),
             roi: self.roi.or(file.roi),
             loss: self.loss.or(file.loss),
+            weights: self.weights.or(file.weights),
             lr: self.lr.or(file.lr),
             weight_decay: self.weight_decay.or(file.weight_decay),
             momentum: self.momentum.or(file.momentum),
@@ -212,6 +220,7 @@ impl Options {
                 Some(Loss::Infonce) => LossKind::Infonce,
                 _ => LossKind::Voco,
             },
+            weights: self.weights,
             lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),
             weight_decay: self.weight_decay.unwrap_or(0.01),
             momentum: self.momentum.unwrap_or(0.9),

@@ -42,6 +42,8 @@ pub struct Config {
     /// Side of a crop in voxels.
     pub roi: usize,
     pub loss: LossKind,
+    /// The backbone's initial weights, where they are not drawn.
+    pub weights: Option<PathBuf>,
     pub lr: f64,
     pub weight_decay: f64,
     pub momentum: f64,

@@ -17,15 +17,16 @@ pub struct Outcome {
     pub metrics: Vec<Metrics>,
 }
 
-/// Trains for `config.steps` steps on `batches`, telling `observe` about each. Writes `config.toml`, `metrics.jsonl`,
+/// Trains for `config.steps` steps on `batches`, telling `observe` about each, and `notice` what the initial weights gave. Writes `config.toml`, `metrics.jsonl`,
 /// `checkpoints/` and `model.safetensors` under `config.out`. Errors when the batches run out or the loss stops being a
 /// number.
 pub fn run(
     config: &Config,
     batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
+    notice: &mut dyn FnMut(String),
     observe: &mut dyn FnMut(&Metrics),
 ) -> Result<Outcome> {
-    let mut trainer = Trainer::new(config)?;
+    let mut trainer = Trainer::new(config, notice)?;
     let checkpoints = config.out.join("checkpoints");
     std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
     write_config(config)?;
@@ -58,8 +59,12 @@ struct Trainer<'c> {
 }
 
 impl<'c> Trainer<'c> {
-    fn new(config: &'c Config) -> Result<Self> {
-        let model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+    fn new(config: &'c Config, notice: &mut dyn FnMut(String)) -> Result<Self> {
+        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        if let Some(path) = &config.weights {
+            let report = checkpoint::load_backbone(path, &mut model)?;
+            notice(format!("{}: {report}", path.display()));
+        }
         let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
         let optimizer = AdamW::new(&model.params, settings)?;
         Ok(Trainer { config, model, optimizer })
