@@ -25,7 +25,7 @@ pub struct Args {
 
 pub fn command(args: &Args) -> Result<bool> {
     let Args { input, output } = args;
-    Format::of(output)?;
+    Format::of(input).and_then(|_| Format::of(output))?;
     refuse_same_file(input, output)?;
     let bytes = std::fs::read(input).map_err(|e| Error::file(input, e))?;
     let mut weights = Weights::parse(input, &bytes)?;
