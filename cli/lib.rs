@@ -2,6 +2,7 @@
 
 pub mod ablate;
 pub mod bench;
+pub mod convert;
 pub mod device;
 pub mod error;
 pub mod gradcheck;
@@ -30,6 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Train(Box<train::Args>),
+    Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
@@ -57,6 +59,7 @@ pub fn run(cli: Cli) -> Result<bool> {
     }
     match cli.command {
         Command::Train(args) => train::command(*args),
+        Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),

@@ -74,6 +74,9 @@ pub(crate) struct Options {
     /// First loss term [default: voco]
     #[arg(long)]
     loss: Option<Loss>,
+    /// Initial weights of the backbone: .safetensors, .pt or .pth [default: drawn from the seed]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Learning rate after warm-up [default: 1e-4]
     #[arg(long)]
     lr: Option<f64>,
@@ -278,6 +281,7 @@ impl Options {
             grid: self.grid.or(file.grid),
             roi: self.roi.or(file.roi),
             loss: self.loss.or(file.loss),
+            weights: self.weights.or(file.weights),
             lr: self.lr.or(file.lr),
             weight_decay: self.weight_decay.or(file.weight_decay),
             momentum: self.momentum.or(file.momentum),
@@ -320,6 +324,7 @@ impl Options {
                 Some(Loss::Infonce) => LossKind::Infonce,
                 _ => LossKind::Voco,
             },
+            weights: self.weights,
             lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),
             weight_decay: self.weight_decay.unwrap_or(0.01),
             momentum: self.momentum.unwrap_or(0.9),

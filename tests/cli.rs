@@ -1,5 +1,6 @@
 //! The binary, as a user runs it.
 
+use models::weights::{RawTensor, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::path::Path;
@@ -60,8 +61,8 @@ fn line_fails(folder: &Path, says: &str) {
 fn help_names_every_command() {
     let (code, out, _) = vocoe(&["--help"]);
     assert_eq!(code, 0);
-    assert!(["verify", "gradcheck", "phantom"].iter().all(|c| out.contains(c)), "{out}");
-    for command in ["verify", "gradcheck", "phantom"] {
+    assert!(["convert", "verify", "gradcheck", "phantom"].iter().all(|c| out.contains(c)), "{out}");
+    for command in ["convert", "verify", "gradcheck", "phantom"] {
         assert_eq!(vocoe(&[command, "--help"]).0, 0);
     }
 }
@@ -75,6 +76,7 @@ fn wrong_usage_exits_with_2() {
         &["verify", "--reference", REFERENCE, "--device", "abacus"],
         &["verify", "--reference", REFERENCE, "--threads", "0"],
         &["gradcheck", "--filter"],
+        &["convert", "in.pt"],
         &["phantom", "--out", "x", "--count", "many"],
     ] {
         let (code, _, error) = vocoe(arguments);
@@ -234,4 +236,89 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         assert!(code == 1 && error.contains(says) && error.contains("matrix.toml"), "{text}: {code} {error}");
         assert!(error.lines().count() == 1 && !out.exists(), "{error}");
     }
+}
+
+/// A PyTorch checkpoint of f32 tensors.
+fn checkpoint(path: &Path, tensors: &[(&str, &[usize], &[f32])]) {
+    let mut weights = Weights::default();
+    for (name, dims, values) in tensors {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        weights.tensors.insert(name.to_string(), RawTensor { dtype: Dtype::F32, shape: dims.to_vec(), data });
+    }
+    weights.save(path).expect("written");
+}
+
+#[test]
+fn weights_are_converted_both_ways() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    checkpoint(Path::new(&path("a.pth")), &[("module.backbone.x", &[1, 2], &[1.0, 2.0]), ("b", &[], &[3.0])]);
+    let (code, out, error) = vocoe(&["convert", &path("a.pth"), &path("b.safetensors")]);
+    assert_eq!((code, out.lines().count()), (0, 1), "{error}");
+    for part in ["b.safetensors: 2 tensors, 12 bytes", "1 names changed", "monai-1.3 (the input does not say)"] {
+        assert!(out.contains(part), "{out}");
+    }
+    let (code, out, error) = vocoe(&["convert", &path("b.safetensors"), &path("c.pt")]);
+    assert!(code == 0 && out.contains("0 names changed, patch_merging monai-1.3\n"), "{out}{error}");
+    let read = |name: &str| {
+        let bytes = std::fs::read(path(name)).expect("file");
+        let weights = Weights::parse(Path::new(name), &bytes).expect("weights");
+        weights.tensors.into_iter().map(|(n, t)| (n, t.shape, t.data.to_vec())).collect::<Vec<_>>()
+    };
+    assert_eq!(read("b.safetensors"), read("c.pt"));
+    assert_eq!(read("c.pt").iter().map(|(n, ..)| n.as_str()).collect::<Vec<_>>(), ["b", "x"]);
+}
+
+#[test]
+fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let out = path("out.safetensors");
+    checkpoint(Path::new(&path("good.pt")), &[("a", &[1], &[1.0])]);
+    let good = std::fs::read(path("good.pt")).expect("file");
+    std::fs::write(path("cut.pt"), &good[..good.len() / 2]).expect("written");
+    std::fs::write(path("junk.pt"), "junk").expect("written");
+    let calls =
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.cposix\nsystem\n.";
+    std::fs::write(path("calls.pt"), calls).expect("written");
+    checkpoint(Path::new(&path("none.pt")), &[]);
+    checkpoint(Path::new(&path("twice.pt")), &[("a", &[1], &[1.0]), ("module.a", &[1], &[1.0])]);
+    for (input, says) in [
+        ("lost.pt", "No such file"),
+        ("cut.pt", "cut off"),
+        ("junk.pt", "not a PyTorch file"),
+        ("calls.pt", "posix.system"),
+        ("none.pt", "no tensors"),
+        ("twice.pt", "\"a\""),
+        ("good.bin", ".safetensors"),
+    ] {
+        refused(&["convert", &path(input), &out], &[input, says]);
+    }
+    refused(&["convert", &path("good.pt"), &path("out.onnx")], &["out.onnx", ".safetensors"]);
+    refused(&["convert", &path("good.pt"), &path("good.pt")], &["good.pt", "another name"]);
+    refused(&["convert", &path("good.pt"), &path("no/such/out.pt")], &["out.pt"]);
+    let left = std::fs::read_dir(folder.path()).expect("folder").map(|f| f.expect("file").file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("out")));
+}
+
+#[test]
+fn training_starts_from_weights_and_says_what_it_took() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let train = |weights: &str, out: &str| {
+        vocoe(&["train", "--demo", "--steps", "1", "--lr", "0", "--weights", &path(weights), "--out", &path(out)])
+    };
+    let bias = "swin_vit.patch_embed.proj.bias";
+    checkpoint(Path::new(&path("a.pt")), &[(bias, &[12], &[7.0; 12]), ("out.bias", &[2], &[0.0; 2])]);
+    let (code, _, error) = train("a.pt", "run");
+    assert_eq!(code, 0, "{error}");
+    assert!(error.contains("a.pt: 1 tensors loaded, 0 mismatched, ") && error.contains("unused: out.bias"), "{error}");
+    assert!(error.contains("missing: backbone.") && !error.contains("student."), "{error}");
+    let trained = models::state_dict::load(&folder.path().join("run/model.safetensors")).expect("weights");
+    let values = trained["swinViT.patch_embed.proj.bias"].to_vec::<f32>().expect("values");
+    assert_eq!(values, [7.0; 12]);
+    checkpoint(Path::new(&path("b.pt")), &[(bias, &[13], &[7.0; 13])]);
+    let (code, _, error) = train("b.pt", "other");
+    assert!(code == 1 && error.contains("no tensor matches") && error.contains("[13]"), "{error}");
+    assert!(!folder.path().join("other").exists());
 }

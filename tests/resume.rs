@@ -19,6 +19,7 @@ fn config(out: &Path) -> Config {
         demo: true,
         exclude: Vec::new(),
         feature_size: 12,
+        weights: None,
         projection: 8,
         steps: STEPS,
         warmup: 1,

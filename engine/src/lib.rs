@@ -14,6 +14,6 @@ pub mod tensor;
 pub use device::Device;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use half::bf16;
+pub use half::{bf16, f16};
 pub use shape::Shape;
 pub use tensor::Tensor;

@@ -6,6 +6,8 @@ pub mod error;
 pub mod layers;
 pub mod sliding_window;
 pub mod state_dict;
+pub mod torch_file;
+pub mod weights;
 
 pub mod swin_unetr;
 pub mod voco;

@@ -1,16 +1,16 @@
-//! Weights in and out as safetensors with PyTorch's names and layouts.
+//! Weights in and out under PyTorch's names and layouts.
 //!
 //! Inside, every rank-5 weight (of convolutions and of transposed ones alike) is `[a, k, k, k, b]` where PyTorch has
 //! `[a, b, k, k, k]`; nothing else is permuted. MONAI also stores an integer buffer `relative_position_index` beside every bias
 //! table: it is written, and ignored when read.
 
+use crate::weights::{RawTensor, Weights, bare_name};
 use crate::{Error, Result};
 use autograd::{ParamId, ParamStore};
 use engine::{DType, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize};
+use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::fmt;
 use std::path::Path;
 
 const TO_PYTORCH: [usize; 5] = [0, 4, 1, 2, 3];
@@ -38,61 +38,21 @@ pub fn from_pytorch(t: &Tensor) -> Result<Tensor> {
     Ok(if t.rank() == 5 { t.permute(&FROM_PYTORCH)? } else { t.clone() })
 }
 
-/// The metadata entry that [`read`] compares with the file's contents.
-const CHECKSUM: &str = "checksum";
-
-/// Writes a state dict with MONAI's index buffers, the given metadata and a checksum, to a temporary file that then takes the
-/// name. What had the name before stays until then, and nothing is left behind when writing fails.
-pub fn save(path: &Path, tensors: &StateDict, mut metadata: HashMap<String, String>) -> Result<()> {
-    let mut blobs: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+/// Writes a state dict in f32 with MONAI's index buffers and the given metadata.
+pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>) -> Result<()> {
+    let mut weights = Weights { metadata: metadata.into_iter().collect(), ..Weights::default() };
     for (name, t) in tensors {
         let data = t.to_dtype(DType::F32)?.to_vec::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
-        blobs.push((name.clone(), Dtype::F32, t.dims().to_vec(), data));
+        weights.tensors.insert(name.clone(), RawTensor { dtype: Dtype::F32, shape: t.dims().to_vec(), data });
         if let Some(prefix) = name.strip_suffix(TABLE) {
             let n = WINDOW * WINDOW * WINDOW;
             let data = relative_position_index(WINDOW).iter().flat_map(|v| v.to_le_bytes()).collect();
-            blobs.push((format!("{prefix}{INDEX}"), Dtype::I64, vec![n, n], data));
+            weights
+                .tensors
+                .insert(format!("{prefix}{INDEX}"), RawTensor { dtype: Dtype::I64, shape: vec![n, n], data });
         }
     }
-    metadata
-        .insert(CHECKSUM.into(), checksum(&metadata, blobs.iter().map(|(n, _, dims, data)| (&**n, &**dims, &**data))));
-    let views = blobs.iter().map(|(name, dtype, dims, data)| {
-        TensorView::new(*dtype, dims.clone(), data).map(|view| (name.as_str(), view)).map_err(|e| Error::file(path, e))
-    });
-    let bytes = serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata)).map_err(|e| Error::file(path, e))?;
-    let partial = path.with_extension("partial");
-    write_synced(&partial, &bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| {
-        let _ = std::fs::remove_file(&partial); // it may never have come to be
-        Error::file(path, e)
-    })
-}
-
-/// CRC-32 of the metadata, names, shapes and bytes, in the order of their names.
-fn checksum<'a>(
-    metadata: &HashMap<String, String>,
-    tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>,
-) -> String {
-    let mut hasher = crc32fast::Hasher::new();
-    for (key, value) in metadata.iter().filter(|(key, _)| *key != CHECKSUM).collect::<BTreeMap<_, _>>() {
-        hasher.update(format!("{key}={value};").as_bytes());
-    }
-    for (name, (dims, data)) in tensors.map(|(name, dims, data)| (name, (dims, data))).collect::<BTreeMap<_, _>>() {
-        hasher.update(format!("{name}{dims:?};").as_bytes());
-        hasher.update(data);
-    }
-    format!("{:08x}", hasher.finalize())
-}
-
-/// Writes a file whose bytes are on the disk when it returns, so that renaming it cannot leave a name without its contents.
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    // The folder's entry is data of the folder. Where folders cannot be opened, the system has to do without.
-    match path.parent().and_then(|folder| std::fs::File::open(folder).ok()) {
-        Some(folder) => folder.sync_all(),
-        None => Ok(()),
-    }
+    weights.save(path)
 }
 
 /// For query token i and key token j of a cubic window, the row of the bias table: `169 Δd + 13 Δh + Δw` counted from the most
@@ -109,41 +69,32 @@ pub fn relative_position_index(window: usize) -> Vec<i64> {
     index
 }
 
-/// Reads every float tensor of a safetensors file as f32; integer buffers are left out.
+/// Reads every float tensor of a `.safetensors`, `.pt` or `.pth` file as f32; integer buffers are left out.
 pub fn load(path: &Path) -> Result<StateDict> {
-    Ok(read(path)?.0)
-}
-
-/// The float tensors and the metadata. Errors when the file carries a checksum that is not its own.
-pub fn read(path: &Path) -> Result<(StateDict, HashMap<String, String>)> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    let broken = |e| Error::file(path, format!("not a safetensors file, or cut short: {e}"));
-    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
-    let metadata = SafeTensors::read_metadata(&bytes).map_err(broken)?.1.metadata().clone().unwrap_or_default();
-    if let Some(stated) = metadata.get(CHECKSUM) {
-        let tensors = file.tensors();
-        let found = checksum(&metadata, tensors.iter().map(|(n, view)| (&**n, view.shape(), view.data())));
-        if found != *stated {
-            return Err(Error::file(path, "damaged: its checksum is not that of its contents; use another copy"));
-        }
-    }
-    let mut out = StateDict::new();
-    for (name, view) in file.tensors() {
-        if let Some(values) = floats(&view) {
-            out.insert(name, Tensor::from_slice(&values, view.shape())?);
-        }
-    }
-    Ok((out, metadata))
+    tensors(&Weights::parse(path, &bytes)?)
 }
 
-fn floats(view: &TensorView) -> Option<Vec<f32>> {
+/// The float tensors as f32.
+pub fn tensors(weights: &Weights) -> Result<StateDict> {
+    let mut out = StateDict::new();
+    for (name, raw) in &weights.tensors {
+        if let Some(values) = floats(raw) {
+            out.insert(name.clone(), Tensor::from_slice(&values, &raw.shape)?);
+        }
+    }
+    Ok(out)
+}
+
+fn floats(raw: &RawTensor) -> Option<Vec<f32>> {
     fn words<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         data.as_chunks::<N>().0.iter().map(|&w| f(w)).collect()
     }
-    match view.dtype() {
-        Dtype::F32 => Some(words(view.data(), f32::from_le_bytes)),
-        Dtype::F64 => Some(words(view.data(), |w| f64::from_le_bytes(w) as f32)),
-        Dtype::BF16 => Some(words(view.data(), |w| engine::bf16::from_le_bytes(w).to_f32())),
+    match raw.dtype {
+        Dtype::F32 => Some(words(&raw.data, f32::from_le_bytes)),
+        Dtype::F64 => Some(words(&raw.data, |w| f64::from_le_bytes(w) as f32)),
+        Dtype::F16 => Some(words(&raw.data, |w| engine::f16::from_le_bytes(w).to_f32())),
+        Dtype::BF16 => Some(words(&raw.data, |w| engine::bf16::from_le_bytes(w).to_f32())),
         _ => None,
     }
 }
@@ -160,15 +111,59 @@ pub struct LoadReport {
     pub unused: Vec<String>,
 }
 
+impl LoadReport {
+    /// Errors when nothing was loaded: then the file is of another model, or its names are of another kind.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        if !self.loaded.is_empty() {
+            return Ok(());
+        }
+        let some = |names: &[String]| names.first().map_or("nothing".into(), |name| format!("{name:?}"));
+        let (theirs, ours) = match self.mismatched.first() {
+            Some((name, ours, theirs)) => (format!("{name:?} of shape {theirs:?}"), format!("{ours:?}")),
+            None => (some(&self.unused), some(&self.missing)),
+        };
+        Err(Error::file(path, format!("no tensor matches this model: holds {theirs} and the like, not {ours}")))
+    }
+}
+
+/// A line of counts, then one for every mismatch and one for all names of each other kind that is there.
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let LoadReport { loaded, mismatched, missing, unused } = self;
+        let (m, n, u) = (mismatched.len(), missing.len(), unused.len());
+        write!(f, "{} tensors loaded, {m} mismatched, {n} missing, {u} unused", loaded.len())?;
+        for (name, ours, theirs) in mismatched {
+            write!(f, "\n  mismatched: {name}: {ours:?} here, {theirs:?} in the file")?;
+        }
+        for (kind, names) in [("missing", missing), ("unused", unused)] {
+            if !names.is_empty() {
+                write!(f, "\n  {kind}: {}", names.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    let bare =
-        |name: &str| name.trim_start_matches("module.").trim_start_matches("backbone.").replace("swin_vit", "swinViT");
-    let mut given: HashMap<String, (&String, &Tensor)> = tensors.iter().map(|(n, t)| (bare(n), (n, t))).collect();
+    import_section(store, "", tensors)
+}
+
+/// As [`import`], into the parameters alone whose names start with `prefix`.
+pub fn import_section(store: &mut ParamStore, prefix: &str, tensors: &StateDict) -> Result<LoadReport> {
+    let mut given: HashMap<String, (&String, &Tensor)> = HashMap::new();
+    for (name, tensor) in tensors {
+        if let Some((other, _)) = given.insert(bare_name(name), (name, tensor)) {
+            return Err(Error::Config(format!("tensors {other:?} and {name:?} are both for one parameter")));
+        }
+    }
     let mut report = LoadReport::default();
     for id in store.ids() {
         let name = store.name(id).to_string();
-        match given.remove(&bare(&name)) {
+        if !name.starts_with(prefix) {
+            continue;
+        }
+        match given.remove(&bare_name(&name)) {
             None => report.missing.push(name),
             Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
         }

@@ -10,6 +10,7 @@ use crate::{Config, Error, Result};
 use engine::Tensor;
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
+use models::weights::{PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -45,7 +46,7 @@ fn description(model: &Voco, step: u64) -> HashMap<String, String> {
     HashMap::from([
         (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
-        ("patch_merging".to_string(), merging_name(network.patch_merging).to_string()),
+        (PATCH_MERGING.to_string(), merging_name(network.patch_merging).to_string()),
     ])
 }
 
@@ -79,7 +80,9 @@ pub struct Saved {
 impl Saved {
     /// Errors when the file is no checkpoint, or damaged.
     pub fn read(path: &Path) -> Result<Saved> {
-        let (tensors, metadata) = state_dict::read(path)?;
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let weights = Weights::parse(path, &bytes)?;
+        let (tensors, metadata) = (state_dict::tensors(&weights)?, &weights.metadata);
         let entry = |key: &str| {
             let lacks = || Error::Config(format!("{}: no checkpoint of a run (it has no \"{key}\")", path.display()));
             metadata.get(key).ok_or_else(lacks)
@@ -149,4 +152,19 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
         std::fs::remove_file(&path).map_err(Error::io(&path))?;
     }
     Ok(())
+}
+
+/// Fills the backbone from a file of weights, and says what it took. Errors when nothing fits, and when the file's weights are
+/// for another order of patch merging, under which they would be another network.
+pub fn load_backbone(path: &Path, model: &mut Voco) -> Result<state_dict::LoadReport> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let weights = Weights::parse(path, &bytes)?;
+    let ours = merging_name(model.config().network.patch_merging);
+    if let Some(theirs) = weights.metadata.get(PATCH_MERGING).filter(|theirs| *theirs != ours) {
+        let path = path.display();
+        return Err(Error::Config(format!("{path}: weights for patch_merging {theirs:?}; this model's is {ours:?}")));
+    }
+    let report = state_dict::import_section(&mut model.params, "backbone.", &state_dict::tensors(&weights)?)?;
+    report.check(path)?;
+    Ok(report)
 }

@@ -42,6 +42,8 @@ pub struct Config {
     /// Side of a crop in voxels.
     pub roi: usize,
     pub loss: LossKind,
+    /// The backbone's initial weights, where they are not drawn.
+    pub weights: Option<PathBuf>,
     pub lr: f64,
     pub weight_decay: f64,
     pub momentum: f64,
@@ -84,13 +86,13 @@ impl Config {
             momentum: self.momentum,
             row_dropout: self.row_dropout,
             element_dropout: self.element_dropout,
-            weights: self.weights(),
+            weights: self.term_weights(),
             loss,
             recompute: self.recompute,
         }
     }
 
-    fn weights(&self) -> [f64; 3] {
+    fn term_weights(&self) -> [f64; 3] {
         [self.intra_weight, self.inter_weight, self.reg_weight]
     }
 
@@ -143,7 +145,7 @@ impl Config {
         if !(0.0..=1.0).contains(&self.momentum) {
             return refuse(format!("momentum {}: must lie in [0, 1]", self.momentum));
         }
-        let weights = self.weights();
+        let weights = self.term_weights();
         if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || weights == [0.0; 3] {
             return refuse(format!("term weights {weights:?}: finite, not negative, and one of them above 0"));
         }

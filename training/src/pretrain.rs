@@ -28,7 +28,7 @@ pub struct Outcome {
 pub struct Watch<'a> {
     /// Hears of every step.
     pub observe: &'a mut dyn FnMut(&Metrics),
-    /// Hears what is worth a line: a checkpoint that could not be written.
+    /// Hears what is worth a line: what the initial weights gave, a checkpoint that could not be written.
     pub note: &'a mut dyn FnMut(String),
     /// Once true, the run writes a checkpoint after the step that it is at, and ends.
     pub stop: &'a AtomicBool,
@@ -44,9 +44,9 @@ pub fn run(
     watch: &mut Watch,
 ) -> Result<Outcome> {
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
+    let mut trainer = Trainer::new(config, saved, watch.note)?;
     std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
     write_config(config)?;
-    let mut trainer = Trainer::new(config, saved)?;
     let (mut file, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
     while trainer.optimizer.steps() < config.steps {
         let done = trainer.step(trainer.optimizer.steps() + 1, batches)?;
@@ -146,12 +146,16 @@ struct Trainer<'c> {
 }
 
 impl<'c> Trainer<'c> {
-    fn new(config: &'c Config, saved: Option<Saved>) -> Result<Self> {
+    fn new(config: &'c Config, saved: Option<Saved>, note: &mut dyn FnMut(String)) -> Result<Self> {
         if let Some(saved) = saved {
             let (model, optimizer) = saved.restore(config)?;
             return Ok(Trainer { config, model, optimizer });
         }
-        let model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        if let Some(path) = &config.weights {
+            let report = checkpoint::load_backbone(path, &mut model)?;
+            note(format!("{}: {report}", path.display()));
+        }
         let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
         let optimizer = AdamW::new(&model.params, settings)?;
         Ok(Trainer { config, model, optimizer })

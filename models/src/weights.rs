@@ -1,0 +1,174 @@
+//! A weights file as it is, `.safetensors` or PyTorch's `.pt`: tensors of every dtype by name, and what was said about them.
+
+use crate::{Error, Result, torch_file};
+use safetensors::{Dtype, SafeTensors, View};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Error as IoError};
+use std::path::Path;
+
+/// Under this name the metadata record the order of patch merging.
+pub const PATCH_MERGING: &str = "patch_merging";
+
+/// Under this name the metadata of a safetensors file of ours record the checksum of all the rest.
+const CHECKSUM: &str = "checksum";
+
+/// A tensor in PyTorch's layout: row-major, little-endian. Borrows from the file where its bytes lie so there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawTensor<'a> {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub data: Cow<'a, [u8]>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights<'a> {
+    pub tensors: BTreeMap<String, RawTensor<'a>>,
+    pub metadata: BTreeMap<String, String>,
+    /// The entry of the checkpoint that held the tensors, where they were not its outermost dict.
+    pub wrapper: Option<&'static str>,
+    /// Entries that were left out because they are no tensors, or lay beside the wrapper.
+    pub ignored: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Format {
+    Torch,
+    SafeTensors,
+}
+
+impl Format {
+    /// By the name's ending. Errors with the endings that there are.
+    pub fn of(path: &Path) -> Result<Format> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("pt" | "pth") => Ok(Format::Torch),
+            Some("safetensors") => Ok(Format::SafeTensors),
+            _ => Err(Error::file(path, "unknown kind of weights; the name must end in .pt, .pth or .safetensors")),
+        }
+    }
+}
+
+/// The name without what wrappers of modules put before it.
+pub fn bare_name(name: &str) -> String {
+    name.trim_start_matches("module.").trim_start_matches("backbone.").replace("swin_vit", "swinViT")
+}
+
+impl<'a> Weights<'a> {
+    /// Reads the bytes of the file at `path`. Errors when there is no tensor in it, and when it carries a checksum that is not
+    /// that of its contents.
+    pub fn parse(path: &Path, bytes: &'a [u8]) -> Result<Weights<'a>> {
+        let parsed = match Format::of(path)? {
+            Format::Torch => torch_file::read(bytes),
+            Format::SafeTensors => from_safetensors(bytes).map_err(|e| format!("not a safetensors file: {e}")),
+        };
+        let mut weights = parsed.map_err(|detail| Error::file(path, detail))?;
+        if let Some(stated) = weights.metadata.remove(CHECKSUM)
+            && stated != weights.checksum()
+        {
+            return Err(Error::file(path, "damaged: its checksum is not that of its contents; use another copy"));
+        }
+        if weights.tensors.is_empty() {
+            return Err(Error::file(path, "holds no tensors; give a file of a model's state_dict"));
+        }
+        Ok(weights)
+    }
+
+    /// Gives every tensor its bare name, and says how many that changed. Errors when two would share one.
+    pub fn rename(&mut self) -> Result<usize, String> {
+        let (mut renamed, mut changed) = (BTreeMap::new(), 0);
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            let bare = bare_name(&name);
+            changed += usize::from(bare != name);
+            if renamed.insert(bare.clone(), tensor).is_some() {
+                return Err(format!("two tensors are called {bare:?} once module. and backbone. are removed"));
+            }
+        }
+        self.tensors = renamed;
+        Ok(changed)
+    }
+
+    /// Bytes of all tensors together.
+    pub fn size(&self) -> usize {
+        self.tensors.values().map(|t| t.data.len()).sum()
+    }
+
+    /// Writes a temporary file, syncs it to the disk and gives it the name, so that the name never holds half a file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let format = Format::of(path)?;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = Path::new(&partial);
+        let written = self.write(format, partial).and_then(|()| named(partial, path).map_err(|e| e.to_string()));
+        written.map_err(|detail| {
+            // Nothing else can be done about a temporary file that cannot be removed.
+            let _ = std::fs::remove_file(partial);
+            Error::file(path, detail)
+        })
+    }
+
+    /// CRC-32 of the metadata, and of the tensors' names, shapes and bytes.
+    fn checksum(&self) -> String {
+        let mut hasher = crc32fast::Hasher::new();
+        for (key, value) in &self.metadata {
+            hasher.update(format!("{key}={value};").as_bytes());
+        }
+        for (name, RawTensor { dtype, shape, data }) in &self.tensors {
+            hasher.update(format!("{name}{dtype:?}{shape:?};").as_bytes());
+            hasher.update(data);
+        }
+        format!("{:08x}", hasher.finalize())
+    }
+
+    fn write(&self, format: Format, path: &Path) -> Result<(), String> {
+        match format {
+            Format::Torch => {
+                let file = File::create(path).map_err(|e| e.to_string())?;
+                torch_file::write(self, BufWriter::new(file))
+            }
+            Format::SafeTensors => {
+                let mut metadata: HashMap<_, _> = self.metadata.clone().into_iter().collect();
+                metadata.insert(CHECKSUM.into(), self.checksum());
+                safetensors::serialize_to_file(&self.tensors, Some(metadata), path).map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+fn named(partial: &Path, path: &Path) -> Result<(), IoError> {
+    File::open(partial)?.sync_all()?;
+    std::fs::rename(partial, path)?;
+    // The new name is data of the folder. Where a folder cannot be opened, the system has to do without.
+    match path.parent().and_then(|folder| File::open(folder).ok()) {
+        Some(folder) => folder.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn from_safetensors(bytes: &[u8]) -> Result<Weights<'_>, safetensors::SafeTensorError> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let tensors = SafeTensors::deserialize(bytes)?.tensors().into_iter().map(|(name, view)| {
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        (name, RawTensor { dtype, shape, data: Cow::Borrowed(view.data()) })
+    });
+    Ok(Weights { tensors: tensors.collect(), metadata, ..Weights::default() })
+}
+
+impl View for &RawTensor<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.data)
+    }
+
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
