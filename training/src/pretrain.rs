@@ -17,9 +17,9 @@ pub struct Outcome {
     pub metrics: Vec<Metrics>,
 }
 
-/// Trains for `config.steps` steps on `batches`, telling `observe` about each, and `notice` what the initial weights gave. Writes `config.toml`, `metrics.jsonl`,
-/// `checkpoints/` and `model.safetensors` under `config.out`. Errors when the batches run out or the loss stops being a
-/// number.
+/// Trains for `config.steps` steps on `batches`, telling `observe` about each, and `notice` what the initial weights gave.
+/// Writes `config.toml`, `metrics.jsonl`, `checkpoints/` and `model.safetensors` under `config.out`. Errors when the batches run
+/// out or the loss stops being a number.
 pub fn run(
     config: &Config,
     batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
