@@ -241,5 +241,15 @@ mod tests {
         assert_eq!(report.mismatched, [("backbone.conv.weight".to_string(), vec![4, 5, 3, 2, 1], vec![4, 5, 3, 2, 2])]);
         assert_eq!(report.missing, ["backbone.attn.relative_position_bias_table"]);
         assert_eq!(report.unused, ["x"]);
+        let said = report.to_string();
+        assert!(said.starts_with("1 tensors loaded, 1 mismatched, 1 missing, 1 unused\n"), "{said}");
+        assert!(said.contains("backbone.conv.weight: [4, 5, 3, 2, 1] here, [4, 5, 3, 2, 2] in the file"), "{said}");
+        assert!(said.ends_with("\n  unused: x"), "{said}");
+        assert!(report.check(Path::new("w.pt")).is_ok());
+        let nothing = StateDict::from([("y".into(), t(&[1]))]);
+        let error = import(&mut to, &nothing).expect("import").check(Path::new("w.pt")).expect_err("no match");
+        assert!(error.to_string().contains("\"y\""), "{error}");
+        let twice = StateDict::from([("bias".into(), t(&[4])), ("module.bias".into(), t(&[4]))]);
+        assert!(import(&mut to, &twice).is_err());
     }
 }

@@ -42,7 +42,7 @@ pub fn budget(file: &[u8]) -> usize {
 
 fn open_zip(bytes: &[u8]) -> Parsed<Container<'_>> {
     let mut records = records(bytes)?;
-    let root = records.keys().find_map(|name| name.strip_suffix("data.pkl")).map(str::to_string);
+    let root = records.keys().filter_map(|name| name.strip_suffix("data.pkl")).min().map(str::to_string);
     let root = root.ok_or("a zip archive without data.pkl: not a PyTorch file")?;
     if records.get(&format!("{root}byteorder")).is_some_and(|order| *order != b"little") {
         return Err("written on a big-endian machine; save it again on a little-endian one".into());
@@ -61,7 +61,9 @@ fn records(bytes: &[u8]) -> Parsed<HashMap<String, &[u8]>> {
     while let Some(header) = entries.next_entry().map_err(damaged)? {
         let name = String::from_utf8_lossy(header.file_path().as_bytes()).into_owned();
         if header.compression_method() != CompressionMethod::STORE || header.flags().is_encrypted() {
-            return Err(format!("record {name:?} is compressed or encrypted; PyTorch stores records as they are"));
+            return Err(format!(
+                "record {name:?} is compressed, as in TorchScript; save the state_dict with torch.save"
+            ));
         }
         let record = record(bytes, &archive, &header).map_err(|detail| format!("record {name:?}: {detail}"))?;
         // Archives whose records overlap make a small file look large.
