@@ -93,6 +93,14 @@ pub fn load(path: &Path) -> Result<StateDict> {
     Ok(out)
 }
 
+/// What [`save`] wrote beside the tensors; empty where the file says nothing.
+pub fn metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+    let (_, header) =
+        SafeTensors::read_metadata(&bytes).map_err(|e| Error::file(path, format!("not a safetensors file: {e}")))?;
+    Ok(header.metadata().clone().unwrap_or_default())
+}
+
 fn floats(view: &TensorView) -> Option<Vec<f32>> {
     fn words<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         data.as_chunks::<N>().0.iter().map(|&w| f(w)).collect()
