@@ -3,6 +3,7 @@
 pub mod device;
 pub mod error;
 pub mod gradcheck;
+pub mod inspect;
 pub mod phantom;
 pub mod train;
 pub mod verify;
@@ -31,6 +32,7 @@ pub enum Command {
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
+    Inspect(inspect::Args),
 }
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.
@@ -56,5 +58,6 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
+        Command::Inspect(args) => inspect::command(&args),
     }
 }

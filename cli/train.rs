@@ -134,6 +134,10 @@ pub fn command(args: Args) -> Result<bool> {
     display.finish();
     println!("{}", summary(&outcome.metrics));
     println!("weights: {}", outcome.model.display());
+    match crate::inspect::draw_run(&config, &outcome.model) {
+        Ok(folder) => println!("pictures: {}", folder.display()),
+        Err(error) => eprintln!("note: no pictures: {error}"),
+    }
     Ok(true)
 }
 

@@ -76,6 +76,8 @@ fn wrong_usage_exits_with_2() {
         &["verify", "--reference", REFERENCE, "--threads", "0"],
         &["gradcheck", "--filter"],
         &["phantom", "--out", "x", "--count", "many"],
+        &["inspect"],
+        &["inspect", "x.nii.gz", "--out", "x", "--region", "tail"],
     ] {
         let (code, _, error) = vocoe(arguments);
         assert!(code == 2 && !error.is_empty(), "{arguments:?}: {code} {error}");
@@ -213,4 +215,47 @@ fn phantoms_are_written_and_the_seed_decides() {
     };
     let (a, b, c) = (write("a", "3"), write("b", "3"), write("c", "4"));
     assert!(!a.is_empty() && a == b && a != c);
+}
+
+/// One phantom's image.
+fn phantom(folder: &Path) -> String {
+    assert_eq!(vocoe(&["phantom", "--out", &folder.to_string_lossy(), "--count", "1"]).0, 0);
+    folder.join("phantom_000_ct.nii.gz").to_string_lossy().into_owned()
+}
+
+#[test]
+fn inspect_draws_a_sample_and_its_labels_are_the_counted_overlaps() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (volume, out) = (phantom(folder.path()), folder.path().join("pictures"));
+    let path = out.to_string_lossy();
+    let (code, text, error) = vocoe(&["inspect", &volume, "--out", &path, "--grid", "2", "--crops", "1"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(["crop", "label", "counted"].iter().all(|word| text.contains(word)), "{text}");
+    for name in ["axial", "coronal", "sagittal", "crop-0"] {
+        let bytes = std::fs::read(out.join(name).with_extension("png")).expect("picture");
+        assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 1000, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 4);
+    let (code, text, _) = vocoe(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, report["crops"].as_array().map(Vec::len)), (0, Some(2)));
+    for crop in report["crops"].as_array().into_iter().flatten() {
+        let numbers = |key: &str| crop[key].as_array().into_iter().flatten().filter_map(|v| v.as_f64());
+        assert_eq!(numbers("label").count(), 9);
+        assert!(numbers("label").zip(numbers("counted")).all(|(label, n)| label == n / 32f64.powi(3)), "{crop}");
+    }
+}
+
+#[test]
+fn inspect_says_what_is_wrong_in_one_line() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("pictures").to_string_lossy().into_owned();
+    refused(&["inspect", "/no/such.nii.gz", "--out", &out], &["/no/such.nii.gz"]);
+    refused(&["inspect", "x.nii.gz", "--out", &out, "--roi", "7"], &["7 voxels", "even"]);
+    refused(&["inspect", "x.nii.gz", "--out", &out, "--grid", "99999"], &["smaller", "--grid"]);
+    let volume = phantom(folder.path());
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &volume], &[&volume, "safetensors"]);
+    let linear = format!("{REFERENCE}/linear.safetensors");
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &linear], &["model.safetensors", "vocoe train"]);
+    assert!(!Path::new(&out).exists());
 }
