@@ -1,19 +1,19 @@
 //! `vocoe train`: settings from file and flags, data, and what the person in front of it sees.
 
-use crate::{DeviceChoice, Error, Result};
+use crate::progress::Progress;
+use crate::verbosity::{Verbosity, note, say};
+use crate::{DeviceChoice, Error, Result, config};
 use clap::ValueEnum;
 use data::Region;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 use training::config::{LossKind, SourceConfig};
 use training::metrics::Metrics;
 use training::{Config, pretrain};
 
 /// Pre-train a SwinUNETR encoder with VoCo.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Settings file (TOML); flags override it
     #[arg(long, value_name = "F.toml")]
@@ -22,10 +22,16 @@ pub struct Args {
     options: Options,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  vocoe train --demo
+  vocoe train --data DIR --region abdomen --size B --out runs/first
+  vocoe train --config first.toml --seed 1";
+
 /// One definition per setting, for the file's keys and for the flags.
 #[derive(clap::Args, Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Options {
+pub(crate) struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -70,7 +76,7 @@ struct Options {
     /// Learning rate after warm-up [default: 1e-4]
     #[arg(long)]
     lr: Option<f64>,
-    /// [default: 0.01]
+    /// Weight decay of AdamW [default: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
     /// Share of itself that the teacher keeps at a step [default: 0.9]
@@ -79,7 +85,7 @@ struct Options {
     /// Probability that the student sees nothing of a crop [default: 0.2]
     #[arg(long, value_name = "P")]
     row_dropout: Option<f64>,
-    /// [default: 0]
+    /// The same seed gives the same numbers [default: 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
@@ -126,17 +132,17 @@ pub fn command(args: Args) -> Result<bool> {
     let config = resolve(args)?;
     config.check()?;
     refuse_to_overwrite(&config.out)?;
-    print!("{}", toml::to_string(&config).map_err(|e| Error::Message(e.to_string()))?);
-    let mut notice = |line: String| eprintln!("{line}");
+    say(toml::to_string(&config).map_err(|e| Error::Message(e.to_string()))?.trim_end())?;
+    let mut notice = |line: String| note(line);
     let mut batches = training::source::batches(&config, &mut notice)?;
-    let mut display = Display::new(config.steps);
-    let outcome = pretrain::run(&config, &mut batches, &mut |m| display.show(m))?;
-    display.finish();
-    println!("{}", summary(&outcome.metrics));
-    println!("weights: {}", outcome.model.display());
+    let mut progress = Progress::new(config.steps, "step");
+    let outcome = pretrain::run(&config, &mut batches, &mut |m| progress.show(m.step, &line(m)))?;
+    progress.finish();
+    say(summary(&outcome.metrics))?;
+    say(format!("weights: {}", outcome.model.display()))?;
     match crate::inspect::draw_run(&config, &outcome.model) {
-        Ok(folder) => println!("pictures: {}", folder.display()),
-        Err(error) => eprintln!("note: no pictures: {error}"),
+        Ok(folder) => say(format!("pictures: {}", folder.display()))?,
+        Err(error) => note(format!("note: no pictures: {error}")),
     }
     Ok(true)
 }
@@ -151,13 +157,26 @@ fn resolve(args: Args) -> Result<Config> {
 }
 
 fn read_options(path: &Path) -> Result<Options> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    toml::from_str(&text).map_err(|e| Error::file(path, one_line(&e.to_string())))
+    parse(config::read(path)?).map_err(|problem| Error::file(path, problem))
 }
 
-/// TOML's own message spans several lines, with a picture of the place.
-fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+pub(crate) fn parse(table: toml::Table) -> Result<Options, String> {
+    table.try_into().map_err(|e: toml::de::Error| config::one_line(&e.to_string()))
+}
+
+/// Adds the flags that are keys of a settings file too.
+pub(crate) fn augment_settings(command: clap::Command) -> clap::Command {
+    <Options as clap::Args>::augment_args(command)
+}
+
+/// Every setting with its default, as a settings file gives it.
+pub(crate) fn defaults() -> Result<toml::Table> {
+    let config = Options::default().resolve()?;
+    let mut table = toml::Table::try_from(config).map_err(|e| Error::Message(e.to_string()))?;
+    // a size in letters stands for the feature size, which would win over it
+    table.insert("size".into(), "B".into());
+    table.remove("feature_size");
+    Ok(table)
 }
 
 impl Options {
@@ -263,48 +282,22 @@ fn refuse_to_overwrite(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A progress bar on a terminal; elsewhere a line now and then.
-struct Display {
-    bar: ProgressBar,
-    plain: bool,
-    steps: u64,
-    last: Instant,
-}
-
-/// Seconds between lines when the output is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-impl Display {
-    fn new(steps: u64) -> Self {
-        let plain = !std::io::stderr().is_terminal();
-        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(steps) };
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Display { bar, plain, steps, last: Instant::now() }
+/// What a step's line says; with `-v` also what the update was made with.
+fn line(m: &Metrics) -> String {
+    let mut line = format!(
+        "loss {:.4} (intra {:.4} inter {:.4} reg {:.4})  top-1 {:.2}  {:.2} crops/s  wait {:.0} %",
+        m.loss,
+        m.intra,
+        m.inter,
+        m.reg,
+        m.position_top1,
+        m.crops_per_s,
+        100.0 * m.data_wait
+    );
+    if Verbosity::chosen() == Verbosity::Verbose {
+        line += &format!("  lr {:.2e}  gradient {:.3}", m.lr, m.grad_norm);
     }
-
-    fn show(&mut self, m: &Metrics) {
-        let line = format!(
-            "loss {:.4} (intra {:.4} inter {:.4} reg {:.4})  top-1 {:.2}  {:.2} crops/s  wait {:.0} %",
-            m.loss,
-            m.intra,
-            m.inter,
-            m.reg,
-            m.position_top1,
-            m.crops_per_s,
-            100.0 * m.data_wait
-        );
-        if self.plain && (m.step == 1 || m.step == self.steps || self.last.elapsed() >= LINE_EVERY) {
-            eprintln!("step {}/{}  {line}", m.step, self.steps);
-            self.last = Instant::now();
-        }
-        self.bar.set_position(m.step);
-        self.bar.set_message(line);
-    }
-
-    fn finish(&self) {
-        self.bar.finish();
-    }
+    line
 }
 
 /// The loss of the first and of the last sixth of the steps.

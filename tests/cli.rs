@@ -57,12 +57,16 @@ fn line_fails(folder: &Path, says: &str) {
 }
 
 #[test]
-fn help_names_every_command() {
+fn help_names_every_command_and_ends_with_examples() {
     let (code, out, _) = vocoe(&["--help"]);
     assert_eq!(code, 0);
-    assert!(["verify", "gradcheck", "phantom"].iter().all(|c| out.contains(c)), "{out}");
-    for command in ["verify", "gradcheck", "phantom"] {
-        assert_eq!(vocoe(&[command, "--help"]).0, 0);
+    let commands = ["train", "verify", "gradcheck", "phantom", "inspect", "config", "completions", "man"];
+    assert!(commands.iter().all(|c| out.contains(c)), "{out}");
+    for arguments in commands.iter().map(|&c| vec![c, "--help"]).chain([vec!["--help"], vec!["-h"]]) {
+        let (code, out, _) = vocoe(&arguments);
+        let (_, examples) = out.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{arguments:?}: {out}"));
+        assert_eq!(code, 0);
+        assert!(examples.lines().all(|line| line.starts_with("  vocoe ")) && !examples.is_empty(), "{examples}");
     }
 }
 
@@ -77,6 +81,9 @@ fn wrong_usage_exits_with_2() {
         &["gradcheck", "--filter"],
         &["phantom", "--out", "x", "--count", "many"],
         &["inspect"],
+        &["config"],
+        &["completions", "teletype"],
+        &["gradcheck", "--quiet", "--verbose"],
         &["inspect", "x.nii.gz", "--out", "x", "--region", "tail"],
     ] {
         let (code, _, error) = vocoe(arguments);
@@ -258,4 +265,68 @@ fn inspect_says_what_is_wrong_in_one_line() {
     let linear = format!("{REFERENCE}/linear.safetensors");
     refused(&["inspect", &volume, "--out", &out, "--checkpoint", &linear], &["model.safetensors", "vocoe train"]);
     assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn the_default_configuration_is_accepted_and_unknown_keys_are_not() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("first.toml");
+    let file = path.to_string_lossy();
+    let (code, text, error) = vocoe(&["config", "--print-default"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(text.lines().any(|line| line.starts_with('#')), "{text}");
+    std::fs::write(&path, &text).expect("written");
+    refused(&["train", "--config", &file], &["nothing to train on"]);
+    std::fs::write(&path, text.replace("\nsteps =", "\nstep =")).expect("written");
+    refused(&["train", "--config", &file], &[&file, "unknown key `step`; did you mean `steps`?"]);
+    std::fs::write(&path, "steps = \"many\"").expect("written");
+    refused(&["train", "--config", &file], &[&file, "steps"]);
+    std::fs::write(&path, "steps = ").expect("written");
+    refused(&["train", "--config", &file], &[&file]);
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, error) = vocoe(&["completions", shell]);
+        assert!(code == 0 && error.is_empty() && out.contains("gradcheck"), "{shell}: {error}");
+    }
+    let (code, page, _) = vocoe(&["man"]);
+    assert!(code == 0 && page.contains(".TH") && page.contains("inspect"), "{page}");
+    let (code, page, _) = vocoe(&["man", "train"]);
+    assert!(code == 0 && page.contains("vocoe\\-train") && page.contains("weight"), "{page}");
+    refused(&["man", "fly"], &["no command fly", "gradcheck"]);
+}
+
+#[test]
+fn quiet_leaves_errors_and_failures_and_verbose_adds_detail() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().to_string_lossy();
+    relu(folder.path(), "right", [0.0, 2.0], [0.0, 4.0]);
+    let quiet = || vocoe(&["-q", "verify", "--reference", &path]);
+    assert_eq!(quiet(), (0, String::new(), String::new()));
+    assert_eq!(vocoe(&["gradcheck", "--filter", "linear", "--quiet"]), (0, String::new(), String::new()));
+    let (code, _, detail) = vocoe(&["verify", "--reference", &path, "-v"]);
+    assert!(code == 0 && detail.contains("grad.x") && detail.contains("out.y"), "{detail}");
+    relu(folder.path(), "wrong", [0.0, 2.0], [0.0, 5.0]);
+    let (code, out, _) = quiet();
+    assert!(code == 1 && out.lines().count() == 1 && out.starts_with("wrong "), "{out}");
+    refused(&["verify", "-q", "--reference", "/no/such/folder"], &["/no/such/folder"]);
+}
+
+#[test]
+fn success_is_0_failure_1_and_wrong_usage_2() {
+    let folder = tempfile::tempdir().expect("folder");
+    relu(folder.path(), "right", [0.0, 2.0], [0.0, 4.0]);
+    let path = folder.path().to_string_lossy();
+    let code = |arguments: &[&str]| vocoe(arguments).0;
+    for right in [&["--version"][..], &["help"], &["help", "train"], &["verify", "--reference", &path]] {
+        assert_eq!(code(right), 0, "{right:?}");
+    }
+    for failing in [&["train"][..], &["train", "--demo", "--steps", "0"], &["phantom", "--out", "/dev/null/x"]] {
+        assert_eq!(code(failing), 1, "{failing:?}");
+    }
+    for wrong in [&["train", "--steps", "-1"][..], &["train", "--size", "XL"], &["help", "fly"], &["--loud"]] {
+        assert_eq!(code(wrong), 2, "{wrong:?}");
+    }
 }

@@ -6,11 +6,11 @@ mod geometry;
 mod pictures;
 mod predict;
 
-use crate::{Error, Result};
+use crate::{Error, Result, verbosity};
 use data::{Region, Sampling, Source, Volume};
+use draw::Canvas;
 use geometry::Layout;
 use serde_json::json;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Draw where crops lie in a volume, and check their position labels voxel by voxel.
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 /// middle slices with the base grid and the crops, and one picture per crop with its labels; given weights, with the overlaps
 /// that the model predicts beside them. Exit 1 when a label is not what the count says.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A CT volume (NIfTI)
     #[arg(value_name = "VOLUME")]
@@ -49,12 +50,19 @@ pub struct Args {
     json: bool,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  vocoe inspect scan.nii.gz --out pictures
+  vocoe inspect scan.nii.gz --region chest --out pictures --checkpoint runs/first/model.safetensors";
+
 pub fn command(args: &Args) -> Result<bool> {
     let sampling = Sampling { crops: args.crops, roi: args.roi, grid: args.grid };
     let source = Source::file(args.volume.clone(), args.region);
     let inspection = Inspection::new(&source, sampling, args.seed, args.checkpoint.as_deref())?;
-    let report = if args.json { inspection.json() } else { inspection.table() };
-    writeln!(std::io::stdout().lock(), "{report}").map_err(Error::Output)?;
+    match args.json {
+        true => verbosity::print(inspection.json())?,
+        false => verbosity::say(inspection.table())?,
+    }
     inspection.draw(&args.out)?;
     inspection.layout.verify()?;
     Ok(true)
@@ -104,11 +112,11 @@ impl Inspection {
         std::fs::create_dir_all(folder).map_err(io)?;
         for plane in pictures::PLANES {
             let picture = pictures::slice(&self.volume, &self.layout, plane);
-            picture.save(&folder.join(format!("{}.png", plane.name)))?;
+            save(&picture, &folder.join(format!("{}.png", plane.name)))?;
         }
         for (number, crop) in self.layout.crops.iter().enumerate() {
             let picture = pictures::crop(&self.volume, &self.layout, number, crop, self.predicted(number));
-            picture.save(&folder.join(format!("crop-{number}.png")))?;
+            save(&picture, &folder.join(format!("crop-{number}.png")))?;
         }
         Ok(())
     }
@@ -153,6 +161,12 @@ impl Inspection {
         json!({"volume": self.name, "dims": self.volume.dims, "size": size, "corner": corner, "crops": crops})
             .to_string()
     }
+}
+
+fn save(picture: &Canvas, path: &Path) -> Result<()> {
+    picture.save(path)?;
+    verbosity::detail(path.display().to_string());
+    Ok(())
 }
 
 /// Columns of equal width.
