@@ -200,9 +200,11 @@ mod tests {
             }
         }
         let mut swapped = layout();
-        swapped.crops[0].label.swap(0, 4);
-        swapped.crops[0].label.swap(1, 3);
-        assert_eq!(swapped.verify().is_err(), swapped.crops[0].label != layout().crops[0].label);
+        let label = &mut swapped.crops[0].label;
+        let covered: Vec<usize> = (0..9).filter(|&base| label[base] > 0.0).collect();
+        let empty = (0..9).find(|&base| label[base] == 0.0).expect("a crop meets at most four bases");
+        label.swap(covered[0], empty);
+        assert!(swapped.verify().is_err());
     }
 
     #[test]
@@ -214,7 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn boxes_lie_where_the_samples_are_cut() {
+    fn training_cuts_its_cubes_out_of_these_boxes() {
+        for case in 0..60 {
+            let (sampling, dims) = random(case);
+            let data = (0..dims.iter().product::<usize>()).map(|i| i as f32 + 1.0).collect();
+            let volume = Volume { data, dims, affine: data::affine::IDENTITY };
+            let place = sampling.place(dims, case);
+            let (layout, sample) = (Layout::new(&sampling, &place), sampling.plain(&volume, &place));
+            let cube = |b: &Bounds| volume.extract(b.low, b.size()).data;
+            assert_eq!(layout.crops.iter().flat_map(|c| cube(&c.bounds)).collect::<Vec<_>>(), sample.crops);
+            assert_eq!(layout.bases.iter().flat_map(cube).collect::<Vec<_>>(), sample.bases);
+        }
+    }
+
+    #[test]
+    fn boxes_count_bases_along_x_first_and_may_begin_outside() {
         let sampling = Sampling { crops: 2, roi: 4, grid: 2 };
         let layout = Layout::new(&sampling, &Place { corner: [3, -2, 1], centres: vec![[2, 5], [4, 3]] });
         assert_eq!(layout.bases[1], Bounds { low: [3, 2, 1], high: [7, 6, 5] });

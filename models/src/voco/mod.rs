@@ -216,8 +216,8 @@ mod tests {
             let values: Vec<f32> = (0..n << 18).map(value).collect();
             Tensor::from_slice(&values, &[n, 64, 64, 64, 1]).expect("cubes")
         };
-        let labels = Tensor::from_slice(&[0.25f32; 4], &[1, 1, 4]).expect("labels");
-        let batch = Batch { crops: cubes(1, 1), bases: cubes(2, 4), labels };
+        let labels = Tensor::from_slice(&[0.5f32; 4], &[1, 2, 2]).expect("labels");
+        let batch = Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels };
         let predicted = model.predict(&batch).expect("prediction").to_f64_vec().expect("values");
         let step = model.step(&batch, 0).expect("step").logits.to_f64_vec().expect("values");
         assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
