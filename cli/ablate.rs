@@ -1,6 +1,8 @@
 //! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
 
-use crate::train::{self, Options, one_line};
+use crate::config::one_line;
+use crate::train::{self, Options};
+use crate::verbosity::{note, print, say};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use training::metrics::Metrics;
 /// MATRIX.toml has a table [base] with settings of `train`, and a [[run]] for each run, with its `name` and what differs. A run
 /// that is complete already is not repeated.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[arg(value_name = "MATRIX.toml")]
     matrix: PathBuf,
@@ -23,6 +26,11 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe ablate matrix.toml --out runs/ablation
+  vocoe ablate matrix.toml --out runs/ablation --json";
 
 /// Settings that decide which samples come in which order, and so are the base's alone.
 const SHARED: [&str; 8] = ["seed", "data", "sources", "exclude", "region", "volumes", "demo", "out"];
@@ -64,7 +72,7 @@ pub fn command(args: &Args) -> Result<bool> {
             None => return Ok(false), // interrupted
         }
     }
-    print(&rows, args.json)?;
+    table(&rows, args.json)?;
     Ok(true)
 }
 
@@ -97,10 +105,10 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
         return Err(Error::file(&file, "a run with other settings; remove its folder, or choose another --out"));
     }
     if config.out.join("model.safetensors").exists() {
-        eprintln!("run {name}: complete already");
+        note(format!("run {name}: complete already"));
         return read(&config.out.join("metrics.jsonl")).map(Some);
     }
-    eprintln!("run {name}");
+    note(format!("run {name}"));
     let saved = train::saved(&config.out)?;
     let outcome = train::go(config, saved)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
@@ -127,19 +135,19 @@ impl Row {
     }
 }
 
-fn print(rows: &[Row], json: bool) -> Result<()> {
+fn table(rows: &[Row], json: bool) -> Result<()> {
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(3);
     if !json {
-        println!("{:width$}    loss   intra   inter     reg   top-1  crops/s", "run");
+        say(format!("{:width$}    loss   intra   inter     reg   top-1  crops/s", "run"))?;
     }
     for r in rows {
         if json {
-            println!("{}", serde_json::to_string(r).map_err(|e| Error::Message(e.to_string()))?);
+            print(serde_json::to_string(r).map_err(|e| Error::Message(e.to_string()))?)?;
         } else {
             let Row { name, loss, intra, inter, reg, position_top1, crops_per_s } = r;
-            println!(
+            say(format!(
                 "{name:width$}  {loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {crops_per_s:7.2}"
-            );
+            ))?;
         }
     }
     Ok(())

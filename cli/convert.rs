@@ -1,9 +1,15 @@
 //! `vocoe convert`: weights between PyTorch's checkpoints and safetensors.
 
+use crate::verbosity::say;
 use crate::{Error, Result};
 use models::swin_unetr::merging_order;
 use models::weights::{Format, PATCH_MERGING, Weights};
 use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe convert VoCo_B_SSL_head.pt voco-b.safetensors
+  vocoe convert runs/mixed/model.safetensors mixed.pt";
 
 /// The order of patch merging of MONAI's releases up to 1.3, under which the published models were trained.
 const USUAL_MERGING: &str = "monai-1.3";
@@ -14,6 +20,7 @@ const USUAL_MERGING: &str = "monai-1.3";
 /// `state_dict`, `network_weights`, `net` or `student` is opened where there is one, and `module.` and `backbone.` are removed
 /// from the names. Every tensor keeps its dtype.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Weights to read
     #[arg(value_name = "IN")]
@@ -34,7 +41,7 @@ pub fn command(args: &Args) -> Result<bool> {
     let merging = weights.metadata.entry(PATCH_MERGING.into()).or_insert_with(|| USUAL_MERGING.into()).clone();
     merging_order(&merging)?;
     weights.save(output)?;
-    println!("{}: {}", output.display(), notice(&weights, renamed, &merging, said));
+    say(format!("{}: {}", output.display(), notice(&weights, renamed, &merging, said)))?;
     Ok(true)
 }
 

@@ -1,16 +1,21 @@
 //! `vocoe gradcheck`: every backward rule against central differences, one line each.
 
-use crate::{Error, Result};
+use crate::{Error, Result, verbosity};
 use autograd::gradcheck::{self, BOUND, Case};
-use std::io::Write;
 
 /// Check every backward rule against central differences in f64.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Only rules whose names contain this text
     #[arg(long, value_name = "OP", default_value = "")]
     pub filter: String,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe gradcheck
+  vocoe gradcheck --filter conv3d";
 
 /// Whether every rule that matches agrees with the differences. Errors when none matches.
 pub fn command(args: &Args) -> Result<bool> {
@@ -24,7 +29,6 @@ pub fn command(args: &Args) -> Result<bool> {
         )));
     }
     engine::memory::check(true);
-    let mut out = std::io::stdout().lock();
     let mut failed = 0;
     for case in &cases {
         let (line, passed) = match (case.run)() {
@@ -33,9 +37,9 @@ pub fn command(args: &Args) -> Result<bool> {
         };
         failed += usize::from(!passed);
         let verdict = if passed { "ok" } else { "FAILED" };
-        writeln!(out, "{:32} {line}  {verdict}", case.name).map_err(Error::Output)?;
+        let print = if passed { verbosity::say } else { verbosity::print };
+        print(format!("{:32} {line}  {verdict}", case.name))?;
     }
-    writeln!(out, "gradcheck: {} rules, {} ok, {failed} failed", cases.len(), cases.len() - failed)
-        .map_err(Error::Output)?;
+    verbosity::say(format!("gradcheck: {} rules, {} ok, {failed} failed", cases.len(), cases.len() - failed))?;
     Ok(failed == 0)
 }

@@ -2,16 +2,22 @@
 
 pub mod ablate;
 pub mod bench;
+pub mod config;
 pub mod convert;
 pub mod device;
 pub mod error;
+pub mod generate;
 pub mod gradcheck;
+pub mod inspect;
 pub mod phantom;
+pub mod progress;
 pub mod train;
+pub mod verbosity;
 pub mod verify;
 
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
+use verbosity::Verbosity;
 
 use clap::{Parser, Subcommand};
 use std::num::NonZeroUsize;
@@ -19,14 +25,28 @@ use std::process::ExitCode;
 
 /// Pre-trains 3D medical imaging networks with VoCo, on its own tensors, autograd and kernels.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Worker threads for the kernels [default: one per core]. Results do not depend on it.
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print more detail
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
     #[command(subcommand)]
     pub command: Command,
 }
+
+const EXAMPLES: &str = "\
+Exit status: 0 success, 1 an error or a failed check, 2 wrong usage
+
+Examples:
+  vocoe train --demo
+  vocoe inspect scan.nii.gz --out pictures
+  vocoe help train";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -37,6 +57,10 @@ pub enum Command {
     Phantom(phantom::Args),
     Ablate(ablate::Args),
     Bench(bench::Args),
+    Inspect(inspect::Args),
+    Config(config::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.
@@ -53,6 +77,7 @@ pub fn main() -> ExitCode {
 
 /// Whether everything that the command checked was right.
 pub fn run(cli: Cli) -> Result<bool> {
+    Verbosity::from_flags(cli.quiet, cli.verbose).choose();
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
         pool.map_err(|e| Error::Message(format!("--threads {threads}: {e}")))?;
@@ -65,5 +90,9 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Phantom(args) => phantom::command(&args),
         Command::Ablate(args) => ablate::command(&args),
         Command::Bench(args) => bench::command(&args),
+        Command::Inspect(args) => inspect::command(&args),
+        Command::Config(args) => config::command(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     }
 }

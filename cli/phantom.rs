@@ -1,10 +1,13 @@
 //! `vocoe phantom`: synthetic CT volumes, for trials and tests.
 
-use crate::Result;
-use std::path::PathBuf;
+use crate::progress::Progress;
+use crate::{Result, verbosity};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Write body-like synthetic CT volumes with organ labels, as NIfTI.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Folder to write to; it is created
     #[arg(long, value_name = "DIR")]
@@ -17,7 +20,22 @@ pub struct Args {
     pub seed: u64,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  vocoe phantom --out phantoms --count 8
+  vocoe train --data phantoms --size tiny --steps 100";
+
 pub fn command(args: &Args) -> Result<bool> {
-    data::phantom::write_set(&args.out, args.count, args.seed)?;
+    let state = Mutex::new((0, Progress::patient(args.count as u64, "phantom")));
+    let written = |path: &Path| {
+        // the count and the bar are whole at any time, also after a panic elsewhere
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (done, progress) = &mut *state;
+        *done += 1;
+        progress.suspend(|| verbosity::detail(path.display().to_string()));
+        progress.show(*done, "");
+    };
+    data::phantom::write_set(&args.out, args.count, args.seed, &written)?;
+    state.into_inner().unwrap_or_else(PoisonError::into_inner).1.finish();
     Ok(true)
 }

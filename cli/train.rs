@@ -1,15 +1,14 @@
 //! `vocoe train`: settings from file and flags, data, and what the person in front of it sees.
 
-use crate::{DeviceChoice, Error, Result};
+use crate::progress::Progress;
+use crate::verbosity::{Verbosity, note, say};
+use crate::{DeviceChoice, Error, Result, config};
 use clap::ValueEnum;
 use data::Region;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 use training::Config;
 use training::checkpoint::Saved;
 use training::config::{LossKind, SourceConfig};
@@ -18,16 +17,23 @@ use training::pretrain::{self, Outcome, Watch};
 
 /// Pre-train a SwinUNETR encoder with VoCo.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Settings file (TOML); flags override it
     #[arg(long, value_name = "F.toml")]
     config: Option<PathBuf>,
     /// Go on with the run in --out, or from this checkpoint, with that run's settings
-    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, default_missing_value = "")]
-    resume: Option<PathBuf>,
+    #[arg(long, value_name = "CHECKPOINT")]
+    resume: Option<Option<PathBuf>>,
     #[command(flatten)]
     options: Options,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe train --demo
+  vocoe train --data DIR --region abdomen --size B --out runs/first
+  vocoe train --config first.toml --seed 1";
 
 /// One definition per setting, for the file's keys and for the flags.
 #[derive(clap::Args, Debug, Default, Clone, Deserialize)]
@@ -80,7 +86,7 @@ pub(crate) struct Options {
     /// Learning rate after warm-up [default: 1e-4]
     #[arg(long)]
     lr: Option<f64>,
-    /// [default: 0.01]
+    /// Weight decay of AdamW [default: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
     /// Share of itself that the teacher keeps at a step [default: 0.9]
@@ -101,7 +107,7 @@ pub(crate) struct Options {
     /// How much keeping bases apart counts [default: 1]
     #[arg(long, value_name = "X")]
     reg_weight: Option<f64>,
-    /// [default: 0]
+    /// The same seed gives the same numbers [default: 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
@@ -152,35 +158,38 @@ enum Loss {
 
 pub fn command(args: Args) -> Result<bool> {
     let (config, saved) = match args.resume {
-        Some(from) => resume(args.options, &from)?,
+        Some(from) => resume(args.options, from.as_deref())?,
         None => (fresh(args.config.as_deref(), args.options)?, None),
     };
     config.check()?;
-    print!("{}", config.to_toml()?);
+    say(config.to_toml()?.trim_end())?;
     let outcome = go(&config, saved)?;
-    println!("{}", summary(&outcome.metrics));
-    println!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss);
-    match &outcome.model {
-        Some(model) => println!("weights: {}", model.display()),
-        None => {
-            let (checkpoint, out) = (outcome.checkpoint.display(), config.out.display());
-            eprintln!("stopped; all of it is in {checkpoint}. Go on with: vocoe train --resume --out {out}");
-        }
+    say(summary(&outcome.metrics))?;
+    say(format!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss))?;
+    let Some(model) = &outcome.model else {
+        let (checkpoint, out) = (outcome.checkpoint.display(), config.out.display());
+        note(format!("stopped; all of it is in {checkpoint}. Go on with: vocoe train --resume --out {out}"));
+        return Ok(false);
+    };
+    say(format!("weights: {}", model.display()))?;
+    match crate::inspect::draw_run(&config, model) {
+        Ok(folder) => say(format!("pictures: {}", folder.display()))?,
+        Err(error) => note(format!("note: no pictures: {error}")),
     }
-    Ok(outcome.model.is_some())
+    Ok(true)
 }
 
 /// Trains, and shows how it goes.
 pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
-    let mut notice = |line: String| eprintln!("{line}");
+    let mut notice = |line: String| note(line);
     let first = saved.as_ref().map_or(0, |s| s.step);
     let mut batches = training::source::batches(config, first, &mut notice)?;
     let stop = stop_on_signals()?;
-    let mut display = Display::new(config.steps);
-    let mut note = |line: String| eprintln!("note: {line}");
-    let mut watch = Watch { observe: &mut |m| display.show(m), note: &mut note, stop: &stop };
+    let mut progress = Progress::new(config.steps, "step");
+    let mut observe = |m: &Metrics| progress.show(m.step, &line(m));
+    let mut watch = Watch { observe: &mut observe, note: &mut |line| note(format!("note: {line}")), stop: &stop };
     let outcome = pretrain::run(config, saved, &mut batches, &mut watch)?;
-    display.finish();
+    progress.finish();
     Ok(outcome)
 }
 
@@ -202,25 +211,23 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
     if empty {
         return Ok(None);
     }
-    Ok(Some(Saved::newest(&folder, &mut |line| eprintln!("note: {line}"))?))
+    Ok(Some(Saved::newest(&folder, &mut |line| note(format!("note: {line}")))?))
 }
 
 /// Settings that may change on the way without changing a run's numbers.
 const FREE: [&str; 6] = ["out", "loader_threads", "bad_share", "checkpoint_every", "keep", "device"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
-fn resume(flags: Options, from: &Path) -> Result<(Config, Option<Saved>)> {
-    let mut note = |line: String| eprintln!("note: {line}");
-    let saved = if from.as_os_str().is_empty() {
-        let out = flags.out.as_ref();
-        let out = out.ok_or_else(|| Error::Message("--resume needs --out DIR, or the path of a checkpoint".into()))?;
-        Saved::newest(&out.join("checkpoints"), &mut note)?
-    } else {
-        Saved::read(from)?
+fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Option<Saved>)> {
+    let mut damaged = |line: String| note(format!("note: {line}"));
+    let saved = match (from, &flags.out) {
+        (Some(checkpoint), _) => Saved::read(checkpoint)?,
+        (None, Some(out)) => Saved::newest(&out.join("checkpoints"), &mut damaged)?,
+        (None, None) => return Err(Error::Message("--resume needs --out DIR, or the path of a checkpoint".into())),
     };
     let run = saved.path.parent().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
     let mut stored: Options =
-        toml::from_str(&saved.config).map_err(|e| Error::file(&saved.path, one_line(&e.to_string())))?;
+        toml::from_str(&saved.config).map_err(|e| Error::file(&saved.path, config::one_line(&e.to_string())))?;
     stored.out = Some(run);
     let was = stored.clone().resolve()?;
     let config = flags.over(stored).resolve()?;
@@ -228,7 +235,7 @@ fn resume(flags: Options, from: &Path) -> Result<(Config, Option<Saved>)> {
         let rule = "a run goes on with the settings it began with; leave it out, or start a new run";
         return Err(Error::Message(format!("--resume: {name} differs from the run's: {rule}")));
     }
-    eprintln!("resuming from {} after step {}", saved.path.display(), saved.step);
+    note(format!("resuming from {} after step {}", saved.path.display(), saved.step));
     Ok((config, Some(saved)))
 }
 
@@ -252,13 +259,26 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 }
 
 fn read_options(path: &Path) -> Result<Options> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    toml::from_str(&text).map_err(|e| Error::file(path, one_line(&e.to_string())))
+    parse(config::read(path)?).map_err(|problem| Error::file(path, problem))
 }
 
-/// TOML's own message spans several lines, with a picture of the place.
-pub(crate) fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+pub(crate) fn parse(table: toml::Table) -> Result<Options, String> {
+    table.try_into().map_err(|e: toml::de::Error| config::one_line(&e.to_string()))
+}
+
+/// Adds the flags that are keys of a settings file too.
+pub(crate) fn augment_settings(command: clap::Command) -> clap::Command {
+    <Options as clap::Args>::augment_args(command)
+}
+
+/// Every setting with its default, as a settings file gives it.
+pub(crate) fn defaults() -> Result<toml::Table> {
+    let config = Options::default().resolve()?;
+    let mut table = toml::Table::try_from(config).map_err(|e| Error::Message(e.to_string()))?;
+    // a size in letters stands for the feature size, which would win over it
+    table.insert("size".into(), "B".into());
+    table.remove("feature_size");
+    Ok(table)
 }
 
 impl Options {
@@ -378,48 +398,22 @@ fn refuse_to_overwrite(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A progress bar on a terminal; elsewhere a line now and then.
-struct Display {
-    bar: ProgressBar,
-    plain: bool,
-    steps: u64,
-    last: Instant,
-}
-
-/// Seconds between lines when the output is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-impl Display {
-    fn new(steps: u64) -> Self {
-        let plain = !std::io::stderr().is_terminal();
-        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(steps) };
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} [{elapsed} < {eta}]");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Display { bar, plain, steps, last: Instant::now() }
+/// What a step's line says; with `-v` also what the update was made with.
+fn line(m: &Metrics) -> String {
+    let mut line = format!(
+        "loss {:.4} (intra {:.4} inter {:.4} reg {:.4})  top-1 {:.2}  {:.2} crops/s  wait {:.0} %",
+        m.loss,
+        m.intra,
+        m.inter,
+        m.reg,
+        m.position_top1,
+        m.crops_per_s,
+        100.0 * m.data_wait
+    );
+    if Verbosity::chosen() == Verbosity::Verbose {
+        line += &format!("  lr {:.2e}  gradient {:.3}", m.lr, m.grad_norm);
     }
-
-    fn show(&mut self, m: &Metrics) {
-        let line = format!(
-            "loss {:.4} (intra {:.4} inter {:.4} reg {:.4})  top-1 {:.2}  {:.2} crops/s  wait {:.0} %",
-            m.loss,
-            m.intra,
-            m.inter,
-            m.reg,
-            m.position_top1,
-            m.crops_per_s,
-            100.0 * m.data_wait
-        );
-        if self.plain && (m.step == 1 || m.step == self.steps || self.last.elapsed() >= LINE_EVERY) {
-            eprintln!("step {}/{}  {line}", m.step, self.steps);
-            self.last = Instant::now();
-        }
-        self.bar.set_position(m.step);
-        self.bar.set_message(line);
-    }
-
-    fn finish(&self) {
-        self.bar.finish();
-    }
+    line
 }
 
 /// The loss of the first and of the last sixth of the steps.

@@ -58,12 +58,28 @@ fn line_fails(folder: &Path, says: &str) {
 }
 
 #[test]
-fn help_names_every_command() {
+fn help_names_every_command_and_ends_with_examples() {
     let (code, out, _) = vocoe(&["--help"]);
     assert_eq!(code, 0);
-    assert!(["convert", "verify", "gradcheck", "phantom"].iter().all(|c| out.contains(c)), "{out}");
-    for command in ["convert", "verify", "gradcheck", "phantom"] {
-        assert_eq!(vocoe(&[command, "--help"]).0, 0);
+    let commands = [
+        "train",
+        "verify",
+        "gradcheck",
+        "phantom",
+        "inspect",
+        "config",
+        "completions",
+        "man",
+        "convert",
+        "ablate",
+        "bench",
+    ];
+    assert!(commands.iter().all(|c| out.contains(c)), "{out}");
+    for arguments in commands.iter().map(|&c| vec![c, "--help"]).chain([vec!["--help"], vec!["-h"]]) {
+        let (code, out, _) = vocoe(&arguments);
+        let (_, examples) = out.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{arguments:?}: {out}"));
+        assert_eq!(code, 0);
+        assert!(examples.lines().all(|line| line.starts_with("  vocoe ")) && !examples.is_empty(), "{examples}");
     }
 }
 
@@ -78,6 +94,11 @@ fn wrong_usage_exits_with_2() {
         &["gradcheck", "--filter"],
         &["convert", "in.pt"],
         &["phantom", "--out", "x", "--count", "many"],
+        &["inspect"],
+        &["config"],
+        &["completions", "teletype"],
+        &["gradcheck", "--quiet", "--verbose"],
+        &["inspect", "x.nii.gz", "--out", "x", "--region", "tail"],
     ] {
         let (code, _, error) = vocoe(arguments);
         assert!(code == 2 && !error.is_empty(), "{arguments:?}: {code} {error}");
@@ -321,4 +342,111 @@ fn training_starts_from_weights_and_says_what_it_took() {
     let (code, _, error) = train("b.pt", "other");
     assert!(code == 1 && error.contains("no tensor matches") && error.contains("[13]"), "{error}");
     assert!(!folder.path().join("other").exists());
+}
+
+/// One phantom's image.
+fn phantom(folder: &Path) -> String {
+    assert_eq!(vocoe(&["phantom", "--out", &folder.to_string_lossy(), "--count", "1"]).0, 0);
+    folder.join("phantom_000_ct.nii.gz").to_string_lossy().into_owned()
+}
+
+#[test]
+fn inspect_draws_a_sample_and_its_labels_are_the_counted_overlaps() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (volume, out) = (phantom(folder.path()), folder.path().join("pictures"));
+    let path = out.to_string_lossy();
+    let (code, text, error) = vocoe(&["inspect", &volume, "--out", &path, "--grid", "2", "--crops", "1"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(["crop", "label", "counted"].iter().all(|word| text.contains(word)), "{text}");
+    for name in ["axial", "coronal", "sagittal", "crop-0"] {
+        let bytes = std::fs::read(out.join(name).with_extension("png")).expect("picture");
+        assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 1000, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 4);
+    let (code, text, _) = vocoe(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, report["crops"].as_array().map(Vec::len)), (0, Some(2)));
+    for crop in report["crops"].as_array().into_iter().flatten() {
+        let numbers = |key: &str| crop[key].as_array().into_iter().flatten().filter_map(|v| v.as_f64());
+        assert_eq!(numbers("label").count(), 9);
+        assert!(numbers("label").zip(numbers("counted")).all(|(label, n)| label == n / 32f64.powi(3)), "{crop}");
+    }
+}
+
+#[test]
+fn inspect_says_what_is_wrong_in_one_line() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("pictures").to_string_lossy().into_owned();
+    refused(&["inspect", "/no/such.nii.gz", "--out", &out], &["/no/such.nii.gz"]);
+    refused(&["inspect", "x.nii.gz", "--out", &out, "--roi", "7"], &["7 voxels", "even"]);
+    refused(&["inspect", "x.nii.gz", "--out", &out, "--grid", "99999"], &["smaller", "--grid"]);
+    let volume = phantom(folder.path());
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &volume], &[&volume, "safetensors"]);
+    let linear = format!("{REFERENCE}/linear.safetensors");
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &linear], &["model.safetensors", "vocoe train"]);
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn the_default_configuration_is_accepted_and_unknown_keys_are_not() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("first.toml");
+    let file = path.to_string_lossy();
+    let (code, text, error) = vocoe(&["config", "--print-default"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(text.lines().any(|line| line.starts_with('#')), "{text}");
+    std::fs::write(&path, &text).expect("written");
+    refused(&["train", "--config", &file], &["nothing to train on"]);
+    std::fs::write(&path, text.replace("\nsteps =", "\nstep =")).expect("written");
+    refused(&["train", "--config", &file], &[&file, "unknown key `step`; did you mean `steps`?"]);
+    std::fs::write(&path, "steps = \"many\"").expect("written");
+    refused(&["train", "--config", &file], &[&file, "steps"]);
+    std::fs::write(&path, "steps = ").expect("written");
+    refused(&["train", "--config", &file], &[&file]);
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, error) = vocoe(&["completions", shell]);
+        assert!(code == 0 && error.is_empty() && out.contains("gradcheck"), "{shell}: {error}");
+    }
+    let (code, page, _) = vocoe(&["man"]);
+    assert!(code == 0 && page.contains(".TH") && page.contains("inspect"), "{page}");
+    let (code, page, _) = vocoe(&["man", "train"]);
+    assert!(code == 0 && page.contains("vocoe\\-train") && page.contains("weight"), "{page}");
+    refused(&["man", "fly"], &["no command fly", "gradcheck"]);
+}
+
+#[test]
+fn quiet_leaves_errors_and_failures_and_verbose_adds_detail() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().to_string_lossy();
+    relu(folder.path(), "right", [0.0, 2.0], [0.0, 4.0]);
+    let quiet = || vocoe(&["-q", "verify", "--reference", &path]);
+    assert_eq!(quiet(), (0, String::new(), String::new()));
+    assert_eq!(vocoe(&["gradcheck", "--filter", "linear", "--quiet"]), (0, String::new(), String::new()));
+    let (code, _, detail) = vocoe(&["verify", "--reference", &path, "-v"]);
+    assert!(code == 0 && detail.contains("grad.x") && detail.contains("out.y"), "{detail}");
+    relu(folder.path(), "wrong", [0.0, 2.0], [0.0, 5.0]);
+    let (code, out, _) = quiet();
+    assert!(code == 1 && out.lines().count() == 1 && out.starts_with("wrong "), "{out}");
+    refused(&["verify", "-q", "--reference", "/no/such/folder"], &["/no/such/folder"]);
+}
+
+#[test]
+fn success_is_0_failure_1_and_wrong_usage_2() {
+    let folder = tempfile::tempdir().expect("folder");
+    relu(folder.path(), "right", [0.0, 2.0], [0.0, 4.0]);
+    let path = folder.path().to_string_lossy();
+    let code = |arguments: &[&str]| vocoe(arguments).0;
+    for right in [&["--version"][..], &["help"], &["help", "train"], &["verify", "--reference", &path]] {
+        assert_eq!(code(right), 0, "{right:?}");
+    }
+    for failing in [&["train"][..], &["train", "--demo", "--steps", "0"], &["phantom", "--out", "/dev/null/x"]] {
+        assert_eq!(code(failing), 1, "{failing:?}");
+    }
+    for wrong in [&["train", "--steps", "-1"][..], &["train", "--size", "XL"], &["help", "fly"], &["--loud"]] {
+        assert_eq!(code(wrong), 2, "{wrong:?}");
+    }
 }

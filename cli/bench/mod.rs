@@ -7,10 +7,16 @@ use clap::Subcommand;
 
 /// Time a training step.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     what: What,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe bench step --size B --crops 2 --threads 2
+  vocoe bench step --size tiny --crops 10 --json";
 
 #[derive(Debug, Subcommand)]
 enum What {

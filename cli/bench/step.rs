@@ -2,6 +2,7 @@
 //! `torch_step.py --volumes 1 --crops 0 --bases N` times in PyTorch, less its projector (0.01 % of the arithmetic).
 
 use crate::train::Size;
+use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result};
 use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
 use engine::{DType, Device, Tensor, memory, random};
@@ -61,17 +62,15 @@ pub fn command(args: &Args) -> Result<bool> {
     }
     let measured = measure(args)?;
     if args.json {
-        println!("{}", serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?);
+        print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
         return Ok(true);
     }
     let Measured { seconds, fastest, crops_per_s, gflops, peak_memory_gb, peak_tensors_gb, .. } = measured;
-    println!("step      {seconds:.3} s (median of {}, fastest {fastest:.3})", args.steps);
-    println!(
-        "rate      {crops_per_s:.3} crops/s, {gflops:.0} GFLOP/s on {} threads, {}",
-        measured.threads, measured.simd
-    );
+    say(format!("step      {seconds:.3} s (median of {}, fastest {fastest:.3})", args.steps))?;
+    let Measured { threads, simd, .. } = &measured;
+    say(format!("rate      {crops_per_s:.3} crops/s, {gflops:.0} GFLOP/s on {threads} threads, {simd}"))?;
     let process = peak_memory_gb.map_or(String::new(), |gb| format!(", process {gb:.2} GB"));
-    println!("memory    tensors {peak_tensors_gb:.2} GB{process}");
+    say(format!("memory    tensors {peak_tensors_gb:.2} GB{process}"))?;
     Ok(true)
 }
 

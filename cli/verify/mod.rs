@@ -13,6 +13,7 @@ mod preprocess;
 mod report;
 mod sliding_window;
 
+use crate::progress::Progress;
 use crate::{DeviceChoice, Error, Result};
 use case::Case;
 use clap::ValueEnum;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 /// One line per case: the tensor that comes closest to its bound (or breaks it), its error, the bound, the verdict. Exit 1
 /// when a case fails, is NaN, cannot be read or has an unknown kind.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Folder with the cases (*.safetensors)
     #[arg(long, value_name = "DIR")]
@@ -47,6 +49,11 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  vocoe verify --reference tests/reference
+  vocoe verify --reference tests/reference --filter conv3d --dtype f64";
 
 /// What `--dtype` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -150,9 +157,13 @@ pub fn command(args: &Args) -> Result<bool> {
         ct: args.ct.clone().unwrap_or_else(|| args.reference.join("../../ct")),
     };
     let mut report = report::Report::new(args.json);
-    for file in &files {
-        report.add(&check(file, &context))?;
+    let mut progress = Progress::patient(files.len() as u64, "case");
+    for (done, file) in (1..).zip(&files) {
+        let outcome = check(file, &context);
+        progress.suspend(|| report.add(&outcome))?;
+        progress.show(done, &outcome.name);
     }
+    progress.finish();
     report.finish(&args.reference)
 }
 

@@ -2,9 +2,8 @@
 
 use super::compare::Comparison;
 use super::{Outcome, Verdict};
-use crate::{Error, Result};
+use crate::{Error, Result, verbosity};
 use serde_json::json;
-use std::io::Write;
 use std::path::Path;
 
 pub struct Report {
@@ -26,7 +25,13 @@ impl Report {
             (false, _) => &mut self.ok,
         };
         *counter += 1;
-        print(if self.json { json_line(outcome) } else { text_line(outcome) })
+        match (self.json, outcome.failed()) {
+            (true, _) => verbosity::print(json_line(outcome)),
+            (false, true) => verbosity::print(text_line(outcome)),
+            (false, false) => verbosity::say(text_line(outcome)),
+        }?;
+        details(outcome);
+        Ok(())
     }
 
     /// The summary; whether all cases passed. Errors when there was none.
@@ -35,17 +40,23 @@ impl Report {
         if ok + failed == 0 {
             return Err(Error::file(folder, "only weights, no reference case to compute"));
         }
-        print(if json {
-            json!({"cases": ok + failed, "ok": ok, "failed": failed, "weights": weights}).to_string()
+        if json {
+            let summary = json!({"cases": ok + failed, "ok": ok, "failed": failed, "weights": weights});
+            verbosity::print(summary.to_string())?;
         } else {
-            format!("verify: {} cases, {ok} ok, {failed} failed, {weights} weight files", ok + failed)
-        })?;
+            verbosity::say(format!("verify: {} cases, {ok} ok, {failed} failed, {weights} weight files", ok + failed))?;
+        }
         Ok(failed == 0)
     }
 }
 
-fn print(line: String) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}").map_err(Error::Output)
+/// With `-v`, every tensor that was compared.
+fn details(outcome: &Outcome) {
+    if let Verdict::Compared(all) = &outcome.verdict {
+        for Comparison { tensor, error, bound, .. } in all {
+            verbosity::detail(format!("    {tensor:40} {error:9.2e}, bound {bound:.2e}"));
+        }
+    }
 }
 
 /// The comparison that comes closest to its bound, or breaks it.

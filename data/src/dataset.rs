@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::nifti;
-use crate::preprocess::Settings;
+use crate::preprocess::{self, Settings};
+use crate::transform;
 use crate::volume::Volume;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,18 @@ impl Source {
     /// A processed volume in memory, drawn once per epoch.
     pub fn memory(name: String, volume: Volume, region: Region) -> Source {
         Source { origin: Origin::Memory { name, volume: Arc::new(volume) }, region, weight: 1 }
+    }
+
+    /// The volume as far as nothing is random: processed, and resized to `extent` where the region says so.
+    ///
+    /// Errors: what [`preprocess::run`] refuses.
+    pub fn load(&self, extent: [usize; 3]) -> Result<Arc<Volume>> {
+        let volume = match &self.origin {
+            Origin::File(path) => Arc::new(preprocess::run(path, None, &self.region.settings())?.image),
+            Origin::Memory { volume, .. } => volume.clone(),
+        };
+        let resize = self.region.resize() && volume.dims != extent;
+        Ok(if resize { Arc::new(transform::resize(&volume, extent)) } else { volume })
     }
 
     /// The path or name that reports and errors show.

@@ -20,5 +20,5 @@ pub mod volume;
 pub use dataset::{Found, Origin, Region, Source};
 pub use error::{Error, Result};
 pub use loader::{Batch, Loader, LoaderConfig};
-pub use sample::{Sample, Sampling};
+pub use sample::{Place, Sample, Sampling};
 pub use volume::Volume;

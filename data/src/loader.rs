@@ -3,12 +3,10 @@
 //! The consumer hands out numbered samples and puts the answers back in order, so batches never depend on the number of threads,
 //! on the cache, or on which thread was first. A volume that cannot be used is replaced by the next one of the epoch's order.
 
-use crate::dataset::{Origin, Source};
+use crate::dataset::Source;
 use crate::error::{Error, Result};
 use crate::order::{draws_per_rank, epoch_order, position};
-use crate::preprocess;
 use crate::sample::{Sample, Sampling};
-use crate::transform;
 use crate::volume::Volume;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use engine::random::derive;
@@ -340,7 +338,7 @@ impl Shared {
         if slot.bad.is_some() || slot.cached.is_some() {
             return slot.cached.clone();
         }
-        match self.process(&self.sources[source]) {
+        match self.sources[source].load(self.config.sampling.extent()) {
             Ok(volume) => {
                 if self.has_room(volume.data.len() * size_of::<f32>()) {
                     slot.cached = Some(volume.clone());
@@ -352,17 +350,6 @@ impl Shared {
                 None
             }
         }
-    }
-
-    /// Reads and processes a volume, as far as nothing is random: also resizes it where the region says so.
-    fn process(&self, source: &Source) -> Result<Arc<Volume>> {
-        let volume = match &source.origin {
-            Origin::File(path) => Arc::new(preprocess::run(path, None, &source.region.settings())?.image),
-            Origin::Memory { volume, .. } => volume.clone(),
-        };
-        let extent = self.config.sampling.extent();
-        let resize = source.region.resize() && volume.dims != extent;
-        Ok(if resize { Arc::new(transform::resize(&volume, extent)) } else { volume })
     }
 
     /// Whether the cache takes `bytes` more; if so, they are counted.

@@ -75,10 +75,11 @@ pub fn generate(seed: u64, index: u64, dims: [usize; 3], spacing: [f64; 3]) -> P
     Phantom { image: Volume { data: image, dims, affine }, labels: Volume { data: labels, dims, affine } }
 }
 
-/// Writes `phantom_000_ct.nii.gz` and `phantom_000_labels.nii.gz`, … and returns the images' paths.
+/// Writes `phantom_000_ct.nii.gz` and `phantom_000_labels.nii.gz`, … and returns the images' paths. `written` hears of each
+/// image once both files are there, in any order.
 ///
 /// Errors: a folder that cannot be made or written to.
-pub fn write_set(folder: &Path, count: usize, seed: u64) -> Result<Vec<PathBuf>> {
+pub fn write_set(folder: &Path, count: usize, seed: u64, written: &(impl Fn(&Path) + Sync)) -> Result<Vec<PathBuf>> {
     let io = |e| crate::Error::io(folder, e, "name a folder that can be written to");
     std::fs::create_dir_all(folder).map_err(io)?;
     let one = |index: usize| {
@@ -86,6 +87,7 @@ pub fn write_set(folder: &Path, count: usize, seed: u64) -> Result<Vec<PathBuf>>
         let path = folder.join(format!("phantom_{index:03}_ct.nii.gz"));
         nifti::write_image(&path, &phantom.image)?;
         nifti::write_label(&folder.join(format!("phantom_{index:03}_labels.nii.gz")), &phantom.labels)?;
+        written(&path);
         Ok(path)
     };
     (0..count).into_par_iter().map(one).collect()
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn a_written_set_reads_back() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = write_set(&folder.path().join("new"), 2, 7).unwrap();
+        let paths = write_set(&folder.path().join("new"), 2, 7, &|_| ()).unwrap();
         assert!(paths[1].ends_with("phantom_001_ct.nii.gz"));
         let want = generate(7, 1, DIMS, SPACING);
         assert_eq!(nifti::read(&paths[1]).unwrap(), want.hu());

@@ -40,6 +40,15 @@ pub struct Sample {
     pub centres: Vec<[usize; 2]>,
 }
 
+/// Where one sample lies in its volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// First voxel of the sub-volume in the volume; negative where the volume is padded.
+    pub corner: [isize; 3],
+    /// `[x, y]` centres of the random crops, in voxels of the sub-volume.
+    pub centres: Vec<[usize; 2]>,
+}
+
 impl Sampling {
     /// Errors when crops could not be placed: no crops, an odd or empty roi, fewer than 2 bases per axis.
     pub fn check(&self) -> Result<()> {
@@ -81,16 +90,37 @@ impl Sampling {
     /// are padded with 0 on both sides.
     pub fn draw(&self, volume: &Volume, seed: u64) -> Sample {
         let mut rng = Pcg64::seed_from_u64(seed);
-        let corner = self.random_corner(volume.dims, &mut rng);
+        let place = self.random_place(volume.dims, &mut rng);
+        self.sample(volume, &place, |cube| augment(cube, self.roi, &mut rng))
+    }
+
+    /// Where [`Sampling::draw`] takes the sample of this seed from a volume of these dims.
+    pub fn place(&self, dims: [usize; 3], seed: u64) -> Place {
+        self.random_place(dims, &mut Pcg64::seed_from_u64(seed))
+    }
+
+    /// The sample at a place, without augmentation.
+    pub fn plain(&self, volume: &Volume, place: &Place) -> Sample {
+        self.sample(volume, place, |_| ())
+    }
+
+    fn random_place(&self, dims: [usize; 3], rng: &mut Pcg64) -> Place {
+        let corner = self.random_corner(dims, rng);
         // the upper bound is exclusive: no crop lies flush with the far side
         let middle = self.roi / 2..self.grid * self.roi - self.roi / 2;
-        let centres: Vec<[usize; 2]> =
-            (0..self.crops).map(|_| [0, 1].map(|_| rng.random_range(middle.clone()))).collect();
+        let centres = (0..self.crops).map(|_| [0, 1].map(|_| rng.random_range(middle.clone()))).collect();
+        Place { corner, centres }
+    }
+
+    /// Cuts the crops, then the bases, and passes each to `change`.
+    fn sample(&self, volume: &Volume, place: &Place, mut change: impl FnMut(&mut [f32])) -> Sample {
+        let Place { corner, centres } = place;
         let starts = centres.iter().map(|c| c.map(|c| transform::crop_range(c, self.roi).start));
-        let crops = self.cut(volume, corner, starts, &mut rng);
+        let crops = self.cut(volume, *corner, starts, &mut change);
         let tiles = (0..self.bases()).map(|b| [b / self.grid * self.roi, b % self.grid * self.roi]);
-        let bases = self.cut(volume, corner, tiles, &mut rng);
-        Sample { crops, bases, labels: centres.iter().flat_map(|&c| self.label(c)).collect(), centres }
+        let bases = self.cut(volume, *corner, tiles, &mut change);
+        let labels = centres.iter().flat_map(|&c| self.label(c)).collect();
+        Sample { crops, bases, labels, centres: centres.clone() }
     }
 
     /// First voxel of the sub-volume in the volume; negative where the volume is padded.
@@ -103,19 +133,19 @@ impl Sampling {
         })
     }
 
-    /// Augmented cubes at `[x, y]` offsets inside the sub-volume.
+    /// Cubes at `[x, y]` offsets inside the sub-volume, each passed to `change`.
     fn cut(
         &self,
         volume: &Volume,
         corner: [isize; 3],
         offsets: impl ExactSizeIterator<Item = [usize; 2]>,
-        rng: &mut Pcg64,
+        change: &mut impl FnMut(&mut [f32]),
     ) -> Vec<f32> {
         let cube = self.roi.pow(3);
         let mut out = vec![0.0; offsets.len() * cube];
         for (out, [x, y]) in out.chunks_mut(cube).zip(offsets) {
             volume.extract_into([corner[0] + x as isize, corner[1] + y as isize, corner[2]], [self.roi; 3], out);
-            augment(out, self.roi, rng);
+            change(out);
         }
         out
     }
@@ -206,6 +236,19 @@ mod tests {
         let volume = numbered([30, 27, 11]);
         assert_eq!(TINY.draw(&volume, 1), TINY.draw(&volume, 1));
         assert_ne!(TINY.draw(&volume, 1).centres, TINY.draw(&volume, 2).centres);
+    }
+
+    #[test]
+    fn a_plain_sample_lies_where_the_drawn_one_does() {
+        let volume = numbered([30, 27, 5]);
+        for seed in 0..20 {
+            let place = TINY.place(volume.dims, seed);
+            let (plain, drawn) = (TINY.plain(&volume, &place), TINY.draw(&volume, seed));
+            assert_eq!((&plain.centres, &plain.labels), (&drawn.centres, &drawn.labels));
+            let corner =
+                [0, 1, 2].map(|i| place.corner[i] + [place.centres[0][0], place.centres[0][1], 4][i] as isize - 4);
+            assert_eq!(plain.crops[..512], volume.extract(corner, [8; 3]).data);
+        }
     }
 
     #[test]

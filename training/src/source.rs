@@ -1,6 +1,6 @@
 //! The batches of a run: real volumes through the loader, or phantoms made on the spot.
 
-use crate::{Config, Result};
+use crate::{Config, Error, Result};
 use data::{Batch, Loader, LoaderConfig, Region, Sampling, Source, phantom, preprocess};
 
 /// Phantom patients of the demo.
@@ -51,14 +51,24 @@ fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source
     Ok(sources)
 }
 
-/// Preprocessed as any abdominal CT.
+/// The first volume that `config` names, or the first phantom.
+pub fn first(config: &Config) -> Result<Source> {
+    let Some(source) = config.sources.first().filter(|_| !config.demo) else {
+        return patient(config.seed, 0);
+    };
+    let sources = data::dataset::find(&source.path, &config.exclude)?.sources(source.region);
+    let first = sources.into_iter().next();
+    first.ok_or_else(|| Error::Config(format!("{}: holds no volume", source.path.display())))
+}
+
 fn phantoms(seed: u64) -> Result<Vec<Source>> {
-    (0..PATIENTS)
-        .map(|i| {
-            let name = format!("phantom {i}");
-            let hu = phantom::generate(seed, i, phantom::DIMS, phantom::SPACING).hu();
-            let processed = preprocess::volume(&name, hu, &Region::Abdomen.settings())?;
-            Ok(Source::memory(name, processed.image, Region::Abdomen))
-        })
-        .collect()
+    (0..PATIENTS).map(|i| patient(seed, i)).collect()
+}
+
+/// Preprocessed as any abdominal CT.
+fn patient(seed: u64, index: u64) -> Result<Source> {
+    let name = format!("phantom {index}");
+    let hu = phantom::generate(seed, index, phantom::DIMS, phantom::SPACING).hu();
+    let processed = preprocess::volume(&name, hu, &Region::Abdomen.settings())?;
+    Ok(Source::memory(name, processed.image, Region::Abdomen))
 }

@@ -125,6 +125,18 @@ impl Voco {
         let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
         Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], logits, grads })
     }
+
+    /// Predicted overlaps `[V, S, K]` of a batch, with the teacher as it stands and nothing dropped. Batch norm takes the
+    /// statistics of this batch, as in training, so a crop's row depends on what else is in it.
+    pub fn predict(&self, batch: &Batch) -> Result<Tensor> {
+        let p = sizes(batch)?;
+        let tape = Tape::inference(&self.params);
+        let embedding = self.networks.embed(&tape, batch)?;
+        let student = self.networks.student.forward(&tape, &embedding)?;
+        let fixed = Tape::inference(&self.teacher_params);
+        let teacher = self.networks.teacher.forward(&fixed, &fixed.constant(embedding.into_value()))?;
+        Ok(voco_loss::forward(student.value(), teacher.value(), &batch.labels, p)?.logits)
+    }
 }
 
 /// What the student sees of the embedding: without some rows, and without some values of the rest.
@@ -197,4 +209,39 @@ fn info_nce_term(
     let targets = labels.reshape(&[crops, p.bases])?;
     let loss = ops::info_nce(tape, &q, &k, &targets, info_nce::Params { temperature, groups: p.volumes })?;
     Ok(ops::reshape(tape, &loss, &[1])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::patch_merging::Order;
+
+    #[test]
+    fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
+        let network =
+            SwinUnetrConfig { in_channels: 1, feature_size: 12, out_channels: None, patch_merging: Order::Monai13 };
+        let config = VocoConfig {
+            network,
+            hidden: 16,
+            out: 16,
+            momentum: 1.0,
+            element_dropout: 0.0,
+            weights: [1.0; 3],
+            row_dropout: 0.0,
+            loss: Loss::Voco,
+            recompute: true,
+        };
+        let mut model = Voco::new(config, DType::F32, Device::Cpu, 3).expect("model");
+        let cubes = |seed: u64, n: usize| {
+            let value = |i: usize| (engine::random::bits(seed, i as u64) % 1000) as f32 / 1000.0;
+            let values: Vec<f32> = (0..n << 18).map(value).collect();
+            Tensor::from_slice(&values, &[n, 64, 64, 64, 1]).expect("cubes")
+        };
+        let labels = Tensor::from_slice(&[0.5f32; 4], &[1, 2, 2]).expect("labels");
+        let batch = Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels };
+        let predicted = model.predict(&batch).expect("prediction").to_f64_vec().expect("values");
+        let step = model.step(&batch, 0).expect("step").logits.to_f64_vec().expect("values");
+        assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
+        assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+    }
 }
