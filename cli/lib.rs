@@ -6,6 +6,7 @@ pub mod device;
 pub mod error;
 pub mod gradcheck;
 pub mod phantom;
+pub mod report;
 pub mod train;
 pub mod verify;
 
@@ -33,6 +34,7 @@ pub enum Command {
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
+    Report(report::Args),
     Ablate(ablate::Args),
     Bench(bench::Args),
 }
@@ -60,6 +62,7 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
+        Command::Report(args) => report::command(&args),
         Command::Ablate(args) => ablate::command(&args),
         Command::Bench(args) => bench::command(&args),
     }

@@ -174,11 +174,24 @@ pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
     let mut batches = training::source::batches(config, first, &mut notice)?;
     let stop = stop_on_signals()?;
     let mut display = Display::new(config.steps);
-    let mut note = |line: String| eprintln!("note: {line}");
+    let bar = display.bar.clone();
+    let mut note = |line: String| bar.suspend(|| eprintln!("note: {line}"));
     let mut watch = Watch { observe: &mut |m| display.show(m), note: &mut note, stop: &stop };
-    let outcome = pretrain::run(config, saved, &mut batches, &mut watch)?;
+    let outcome = pretrain::run(config, saved, &mut batches, &mut watch);
     display.finish();
-    Ok(outcome)
+    write_report(&config.out, outcome.as_ref().err());
+    Ok(outcome?)
+}
+
+/// A run is worth no less when its report cannot be written, and one that failed needs it most.
+fn write_report(out: &Path, error: Option<&training::Error>) {
+    if !out.join("metrics.jsonl").exists() {
+        return; // it never began
+    }
+    match training::report::write(out, error.map(ToString::to_string).as_deref()) {
+        Ok(path) => eprintln!("report: {}", path.display()),
+        Err(error) => eprintln!("note: no report: {error}"),
+    }
 }
 
 /// The settings of a new run: flags over file over defaults.

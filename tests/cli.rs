@@ -60,8 +60,8 @@ fn line_fails(folder: &Path, says: &str) {
 fn help_names_every_command() {
     let (code, out, _) = vocoe(&["--help"]);
     assert_eq!(code, 0);
-    assert!(["verify", "gradcheck", "phantom"].iter().all(|c| out.contains(c)), "{out}");
-    for command in ["verify", "gradcheck", "phantom"] {
+    assert!(["verify", "gradcheck", "phantom", "report"].iter().all(|c| out.contains(c)), "{out}");
+    for command in ["verify", "gradcheck", "phantom", "report"] {
         assert_eq!(vocoe(&[command, "--help"]).0, 0);
     }
 }
@@ -80,6 +80,20 @@ fn wrong_usage_exits_with_2() {
         let (code, _, error) = vocoe(arguments);
         assert!(code == 2 && !error.is_empty(), "{arguments:?}: {code} {error}");
     }
+}
+
+#[test]
+fn report_writes_a_page_about_a_run_of_any_version() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().to_string_lossy();
+    refused(&["report", &path], &["metrics.jsonl", "--out"]);
+    let line = r#"{"step":1,"loss":0.9,"intra":0.6,"inter":0.2,"reg":0.1,"lr":0.0,"grad_norm":3.0,"crops_per_s":0.3,
+        "data_wait":0.0,"position_top1":0.5}"#;
+    std::fs::write(folder.path().join("metrics.jsonl"), line.replace('\n', "") + "\n{\"step\":2,").expect("written");
+    let (code, out, error) = vocoe(&["report", &path]);
+    assert_eq!((code, out.trim()), (0, &*folder.path().join("report.html").to_string_lossy()), "{error}");
+    let page = std::fs::read_to_string(folder.path().join("report.html")).expect("page");
+    assert!(page.contains("left out: 1.") && page.contains("<svg"), "{page}");
 }
 
 #[test]
