@@ -144,8 +144,8 @@ mod tests {
         while !file.is_empty() {
             let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
             let data = &file[12..12 + length];
-            assert_eq!(file[8..12], unmasked(&file[..8]), "crc of the length");
-            assert_eq!(file[12 + length..16 + length], unmasked(data), "crc of the data");
+            assert_eq!(file[8..12], naive_crc(&file[..8]), "crc of the length");
+            assert_eq!(file[12 + length..16 + length], naive_crc(data), "crc of the data");
             records.push(data.to_vec());
             file = &file[16 + length..];
         }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     /// The masked crc, computed bit by bit.
-    fn unmasked(data: &[u8]) -> [u8; 4] {
+    fn naive_crc(data: &[u8]) -> [u8; 4] {
         let mut crc = !0u32;
         for byte in data {
             crc ^= u32::from(*byte);
@@ -161,8 +161,7 @@ mod tests {
                 crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
             }
         }
-        let crc = !crc;
-        (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8).to_le_bytes()
+        (!crc).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
     }
 
     /// Field number and raw content of each field of a message.

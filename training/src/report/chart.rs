@@ -50,7 +50,7 @@ impl Chart<'_> {
             "<article><h3>{title}<span class=\"reading\">{newest}</span></h3>\n\
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\" data-points=\"{data}\">\n\
              {grid}<svg x=\"{LEFT}\" y=\"{TOP}\" width=\"{w}\" height=\"{h}\" viewBox=\"{LEFT} {TOP} {w} {h}\">\
-             {level}<path class=\"raw\" d=\"{raw}\"/><path class=\"mean\" d=\"{mean}\"/></svg>\n\
+             <path class=\"raw\" d=\"{raw}\"/><path class=\"mean\" d=\"{mean}\"/>{level}</svg>\n\
              <g class=\"cursor\" visibility=\"hidden\"><line y1=\"{TOP}\" y2=\"{floor}\"/><circle r=\"3.5\"/></g>\n\
              </svg></article>\n",
             data = data(&axes, &places),
@@ -93,11 +93,11 @@ impl Axes {
         for tick in ticks(self.y, 4) {
             let (y, label) = (self.at((self.x.0, tick)).1, short(tick));
             grid += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
-            grid += &format!("<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>\n", LEFT - 7.0, y + 3.5);
+            grid += &format!("<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>\n", LEFT - 7.0, y + 4.0);
         }
         for tick in ticks(self.x, 5) {
             let (x, label) = (self.at((tick, self.y.0)).0, short(tick));
-            grid += &format!("<text class=\"x\" x=\"{x:.1}\" y=\"{:.1}\">{label}</text>\n", floor + 16.0);
+            grid += &format!("<text class=\"x\" x=\"{x:.1}\" y=\"{:.1}\">{label}</text>\n", floor + 17.0);
         }
         grid
     }
