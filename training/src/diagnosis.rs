@@ -83,8 +83,8 @@ impl Kind {
     fn signature(self) -> &'static str {
         match self {
             Kind::NotANumber => {
-                "a number of this step is NaN or infinite: look for constant or corrupt volumes in its batch, for \
-                 similarities without positives or without zeros, and try a lower learning rate"
+                "NaN or infinite: look for constant or corrupt volumes in this batch, for similarities without positives or \
+                 without zeros, and try a lower learning rate"
             }
             Kind::RateZero => {
                 "the learning rate is still zero, so nothing is learned: check lr and warmup (only the first step of a \
@@ -119,7 +119,7 @@ impl Kind {
 pub fn not_a_number(intra: f64, inter: f64, reg: f64) -> String {
     let terms = [("intra", intra), ("inter", inter), ("reg", reg)];
     let broken: Vec<&str> = terms.iter().filter(|(_, v)| !v.is_finite()).map(|(name, _)| *name).collect();
-    format!("{} affected; {}", broken.join(", "), Kind::NotANumber.signature())
+    format!("{} {}", broken.join(", "), Kind::NotANumber.signature())
 }
 
 /// Sums over the first window, and the newest values.
@@ -324,7 +324,7 @@ mod tests {
         let mut steps = healthy();
         (steps[599].loss, steps[600].grad_norm) = (f64::NAN, f64::INFINITY);
         only(&steps, 600, "NaN");
-        assert!(not_a_number(1.0, f64::NAN, 1.0).starts_with("inter affected; "));
+        assert!(not_a_number(1.0, f64::NAN, 1.0).starts_with("inter NaN or infinite: "));
     }
 
     #[test]

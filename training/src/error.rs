@@ -17,7 +17,7 @@ pub enum Error {
     Config(String),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("step {step}: the loss is {loss}: {signature}")]
+    #[error("step {step}: the loss is {loss}; {signature}")]
     Diverged { step: u64, loss: f64, signature: String },
 }
 

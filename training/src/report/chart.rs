@@ -95,7 +95,7 @@ impl Axes {
             grid += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>");
             grid += &format!("<text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>\n", LEFT - 7.0, y + 4.0);
         }
-        for tick in ticks(self.x, 5) {
+        for tick in ticks(self.x, 5).into_iter().filter(|t| t.fract() == 0.0) {
             let (x, label) = (self.at((tick, self.y.0)).0, short(tick));
             grid += &format!("<text class=\"x\" x=\"{x:.1}\" y=\"{:.1}\">{label}</text>\n", floor + 17.0);
         }
