@@ -11,6 +11,7 @@ pub mod gradcheck;
 pub mod inspect;
 pub mod phantom;
 pub mod progress;
+pub mod report;
 pub mod train;
 pub mod verbosity;
 pub mod verify;
@@ -55,6 +56,7 @@ pub enum Command {
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
     Phantom(phantom::Args),
+    Report(report::Args),
     Ablate(ablate::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
@@ -88,6 +90,7 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
         Command::Phantom(args) => phantom::command(&args),
+        Command::Report(args) => report::command(&args),
         Command::Ablate(args) => ablate::command(&args),
         Command::Bench(args) => bench::command(&args),
         Command::Inspect(args) => inspect::command(&args),

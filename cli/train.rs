@@ -6,6 +6,7 @@ use crate::{DeviceChoice, Error, Result, config};
 use clap::ValueEnum;
 use data::Region;
 use serde::Deserialize;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -172,10 +173,6 @@ pub fn command(args: Args) -> Result<bool> {
         return Ok(false);
     };
     say(format!("weights: {}", model.display()))?;
-    match crate::inspect::draw_run(&config, model) {
-        Ok(folder) => say(format!("pictures: {}", folder.display()))?,
-        Err(error) => note(format!("note: no pictures: {error}")),
-    }
     Ok(true)
 }
 
@@ -185,12 +182,30 @@ pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     let mut batches = training::source::batches(config, first, &mut notice)?;
     let stop = stop_on_signals()?;
-    let mut progress = Progress::new(config.steps, "step");
-    let mut observe = |m: &Metrics| progress.show(m.step, &line(m));
-    let mut watch = Watch { observe: &mut observe, note: &mut |line| note(format!("note: {line}")), stop: &stop };
-    let outcome = pretrain::run(config, saved, &mut batches, &mut watch)?;
-    progress.finish();
-    Ok(outcome)
+    let progress = RefCell::new(Progress::new(config.steps, "step"));
+    let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
+    let mut hint = |line: String| progress.borrow().suspend(|| note(format!("note: {line}")));
+    let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop };
+    let outcome = pretrain::run(config, saved, &mut batches, &mut watch);
+    progress.borrow().finish();
+    if let Ok(Outcome { model: Some(model), .. }) = &outcome
+        && let Err(error) = crate::inspect::draw_run(config, model)
+    {
+        note(format!("note: no pictures: {error}"));
+    }
+    write_report(&config.out, outcome.as_ref().err());
+    Ok(outcome?)
+}
+
+/// A run is worth no less when its report cannot be written, and one that failed needs it most.
+fn write_report(out: &Path, error: Option<&training::Error>) {
+    if !out.join("metrics.jsonl").exists() {
+        return; // it never began
+    }
+    match training::report::write(out, error.map(ToString::to_string).as_deref()) {
+        Ok(path) => note(format!("report: {}", path.display())),
+        Err(error) => note(format!("note: no report: {error}")),
+    }
 }
 
 /// The settings of a new run: flags over file over defaults.

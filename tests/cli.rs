@@ -73,6 +73,7 @@ fn help_names_every_command_and_ends_with_examples() {
         "convert",
         "ablate",
         "bench",
+        "report",
     ];
     assert!(commands.iter().all(|c| out.contains(c)), "{out}");
     for arguments in commands.iter().map(|&c| vec![c, "--help"]).chain([vec!["--help"], vec!["-h"]]) {
@@ -103,6 +104,20 @@ fn wrong_usage_exits_with_2() {
         let (code, _, error) = vocoe(arguments);
         assert!(code == 2 && !error.is_empty(), "{arguments:?}: {code} {error}");
     }
+}
+
+#[test]
+fn report_writes_a_page_about_a_run_of_any_version() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().to_string_lossy();
+    refused(&["report", &path], &["metrics.jsonl", "--out"]);
+    let line = r#"{"step":1,"loss":0.9,"intra":0.6,"inter":0.2,"reg":0.1,"lr":0.0,"grad_norm":3.0,"crops_per_s":0.3,
+        "data_wait":0.0,"position_top1":0.5}"#;
+    std::fs::write(folder.path().join("metrics.jsonl"), line.replace('\n', "") + "\n{\"step\":2,").expect("written");
+    let (code, out, error) = vocoe(&["report", &path]);
+    assert_eq!((code, out.trim()), (0, &*folder.path().join("report.html").to_string_lossy()), "{error}");
+    let page = std::fs::read_to_string(folder.path().join("report.html")).expect("page");
+    assert!(page.contains("left out: 1.") && page.contains("<svg"), "{page}");
 }
 
 #[test]
@@ -449,4 +464,22 @@ fn success_is_0_failure_1_and_wrong_usage_2() {
     for wrong in [&["train", "--steps", "-1"][..], &["train", "--size", "XL"], &["help", "fly"], &["--loud"]] {
         assert_eq!(code(wrong), 2, "{wrong:?}");
     }
+}
+
+#[test]
+fn a_run_is_resumed_from_its_folder_and_keeps_its_settings() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("run").to_string_lossy().into_owned();
+    let begin = ["train", "--demo", "--crops", "1", "--projection", "8", "--steps", "1", "--out", &out];
+    let (code, _, error) = vocoe(&begin);
+    assert_eq!(code, 0, "{error}");
+    for name in ["model.safetensors", "report.html", "pictures/axial.png", "checkpoints/step-0000001.safetensors"] {
+        assert!(folder.path().join("run").join(name).exists(), "{name}: {error}");
+    }
+    refused(&begin, &["holds a run already"]);
+    refused(&["train", "--resume"], &["--out"]);
+    refused(&["train", "--resume", "--lr", "0.5", "--out", &out], &["lr", "differs"]);
+    refused(&["train", "--resume", "/no/such/checkpoint.safetensors"], &["/no/such/checkpoint.safetensors"]);
+    let (code, _, error) = vocoe(&["train", "--resume", "--out", &out]);
+    assert!(code == 0 && error.contains("after step 1"), "{error}");
 }

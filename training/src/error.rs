@@ -17,8 +17,8 @@ pub enum Error {
     Config(String),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("step {step}: the loss is {loss}; a lower learning rate, or a look at the volumes of this step, may help")]
-    Diverged { step: u64, loss: f64 },
+    #[error("step {step}: the loss is {loss}; {signature}")]
+    Diverged { step: u64, loss: f64, signature: String },
 }
 
 impl Error {

@@ -2,10 +2,13 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod diagnosis;
 pub mod error;
+pub mod events;
 pub mod metrics;
 pub mod optimizer;
 pub mod pretrain;
+pub mod report;
 pub mod schedule;
 pub mod source;
 

@@ -23,6 +23,34 @@ pub struct Metrics {
     pub data_wait: f64,
     /// Share of random crops whose largest predicted overlap is with the base of largest true overlap.
     pub position_top1: f64,
+    /// Mean cosine between the bases of a volume, as [`models::voco::Step::base_cosine`]; absent from files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_cosine: Option<f64>,
+}
+
+impl Metrics {
+    /// Everything but the step, under the names it has in `metrics.jsonl`.
+    pub fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        [
+            ("loss", Some(self.loss)),
+            ("intra", Some(self.intra)),
+            ("inter", Some(self.inter)),
+            ("reg", Some(self.reg)),
+            ("lr", Some(self.lr)),
+            ("grad_norm", Some(self.grad_norm)),
+            ("crops_per_s", Some(self.crops_per_s)),
+            ("data_wait", Some(self.data_wait)),
+            ("position_top1", Some(self.position_top1)),
+            ("base_cosine", self.base_cosine),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// One of [`Metrics::scalars`].
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.scalars().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
 }
 
 /// `metrics.jsonl`, flushed line by line so that a run can be watched.
@@ -115,8 +143,41 @@ fn first_largest(values: &[f64]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A step of a healthy run whose loss is `loss`.
+    pub(crate) fn metrics(step: u64, loss: f64) -> Metrics {
+        Metrics {
+            step,
+            loss,
+            intra: 0.8 * loss,
+            inter: 0.1 * loss,
+            reg: 0.1 * loss,
+            lr: 1e-4,
+            grad_norm: 2.0,
+            crops_per_s: 11.0,
+            data_wait: 0.25,
+            position_top1: 0.5,
+            base_cosine: Some(0.125),
+        }
+    }
+
+    #[test]
+    fn scalars_are_the_fields_of_a_line() {
+        let metrics = metrics(3, 1.5);
+        let mut want = serde_json::Map::from_iter([("step".to_string(), 3.into())]);
+        want.extend(metrics.scalars().map(|(name, value)| (name.to_string(), value.into())));
+        assert_eq!(serde_json::to_value(metrics).expect("JSON"), serde_json::Value::Object(want));
+    }
+
+    #[test]
+    fn lines_without_base_cosine_are_read() {
+        let old = Metrics { base_cosine: None, ..metrics(3, 1.5) };
+        let line = line(&old).expect("line");
+        assert!(!line.contains("base_cosine"));
+        assert_eq!(serde_json::from_str::<Metrics>(&line).expect("read"), old);
+    }
 
     #[test]
     fn top1_counts_rows_whose_maxima_coincide() {

@@ -1,6 +1,8 @@
 //! Self-supervised pre-training: batches in, weights and metrics out.
 
 use crate::checkpoint::{self, Best, Saved};
+use crate::diagnosis::{self, Diagnosis, Plan};
+use crate::events::Events;
 use crate::metrics::{Metrics, MetricsFile, position_top1};
 use crate::optimizer::{AdamW, AdamWConfig};
 use crate::schedule::warmup_cosine;
@@ -28,14 +30,14 @@ pub struct Outcome {
 pub struct Watch<'a> {
     /// Hears of every step.
     pub observe: &'a mut dyn FnMut(&Metrics),
-    /// Hears what is worth a line: what the initial weights gave, a checkpoint that could not be written.
+    /// Hears what is worth a line: what the initial weights gave, numbers that look wrong, a checkpoint that could not be written.
     pub note: &'a mut dyn FnMut(String),
     /// Once true, the run writes a checkpoint after the step that it is at, and ends.
     pub stop: &'a AtomicBool,
 }
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
-/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, `checkpoints/` and at the end `model.safetensors` under
+/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under
 /// `config.out`. Errors when the batches run out or the loss stops being a number.
 pub fn run(
     config: &Config,
@@ -48,10 +50,15 @@ pub fn run(
     std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
     write_config(config)?;
     let (mut file, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
+    let mut events = Events::create(&config.out, trainer.optimizer.steps())?;
+    let mut diagnosis = Diagnosis::new(Plan::from(config));
+    metrics.iter().for_each(|m| drop(diagnosis.see(m))); // what was said before a resume is not said again
     while trainer.optimizer.steps() < config.steps {
         let done = trainer.step(trainer.optimizer.steps() + 1, batches)?;
         let written = file.write(&done)?;
+        events.write(&done, watch.note);
         (watch.observe)(&done);
+        diagnosis.see(&done).into_iter().for_each(&mut *watch.note);
         metrics.push(done);
         keeper.add(&done);
         let last = done.step == config.steps || watch.stop.load(Ordering::Relaxed);
@@ -173,7 +180,8 @@ impl<'c> Trainer<'c> {
         let done = self.model.step(&batch, random::derive(self.config.seed, &[step]))?;
         let loss = done.loss;
         if !(done.intra + done.inter + done.reg).is_finite() {
-            return Err(Error::Diverged { step, loss });
+            let signature = diagnosis::not_a_number(done.intra, done.inter, done.reg);
+            return Err(Error::Diverged { step, loss, signature });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
         self.optimizer.step(&mut self.model.params, &done.grads, lr)?;
@@ -190,6 +198,7 @@ impl<'c> Trainer<'c> {
             crops_per_s: crops as f64 / seconds,
             data_wait: waited.as_secs_f64() / seconds,
             position_top1: position_top1(&done.logits, &batch.labels)?,
+            base_cosine: Some(done.base_cosine),
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
 use engine::{DType, Device, Tensor, random};
-use kernels::{ema, info_nce, voco_loss};
+use kernels::{cosine, ema, info_nce, voco_loss};
 use projector::Projector;
 
 /// What the first loss term is.
@@ -58,6 +58,9 @@ pub struct Step {
     pub intra: f64,
     pub inter: f64,
     pub reg: f64,
+    /// Mean over volumes, and over a volume's pairs of bases a < b, of the cosine of the student's projections, with its sign.
+    /// The pairs are those of `reg`, which squares what is positive; 1 when all bases look alike.
+    pub base_cosine: f64,
     /// Predicted overlaps `[V, S, K]`.
     pub logits: Tensor,
     pub grads: Gradients,
@@ -119,11 +122,12 @@ impl Voco {
             terms = ops::concat(&tape, &[&first, &others], 0)?;
         }
         let values = terms.value().to_f64_vec()?;
+        let base_cosine = base_cosine(student.value(), p)?;
         let weights = Tensor::from_slice(&config.weights, &[3])?.to_dtype(terms.value().dtype())?;
         drop((embedding, kept, student));
         let grads = tape.backward(&terms, weights)?;
         let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
-        Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], logits, grads })
+        Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], base_cosine, logits, grads })
     }
 
     /// Predicted overlaps `[V, S, K]` of a batch, with the teacher as it stands and nothing dropped. Batch norm takes the
@@ -182,6 +186,18 @@ fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
             batch.labels.dims()
         ))),
     }
+}
+
+/// [`Step::base_cosine`] of projections `[V·S + V·K, D]`, all crops first.
+fn base_cosine(student: &Tensor, p: voco_loss::Params) -> Result<f64> {
+    let voco_loss::Params { volumes, crops, bases } = p;
+    let mut sum = 0.0;
+    for volume in 0..volumes {
+        let rows = student.rows_at(volumes * crops + volume * bases, bases)?;
+        let cosines = cosine::forward(&rows, &rows)?.to_f64_vec()?;
+        sum += (0..bases).flat_map(|a| cosines[a * bases..][..bases].iter().skip(a + 1)).sum::<f64>();
+    }
+    Ok(sum / (volumes * bases * (bases - 1) / 2) as f64)
 }
 
 /// The checkpoint speaks autograd's errors.
@@ -243,5 +259,17 @@ mod tests {
         let step = model.step(&batch, 0).expect("step").logits.to_f64_vec().expect("values");
         assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
         assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+    }
+
+    #[test]
+    fn base_cosine_is_of_pairs_of_bases_within_a_volume() {
+        let crop = [5.0, -5.0];
+        let alike = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]];
+        // Cosines 0, -1 and 0.
+        let apart = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
+        let rows: Vec<f64> = [&[crop, crop][..], &alike, &apart].concat().into_iter().flatten().collect();
+        let student = Tensor::from_slice(&rows, &[8, 2]).expect("tensor");
+        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3 }).expect("cosine");
+        assert!((got - (1.0 - 1.0 / 3.0) / 2.0).abs() < 1e-12, "{got}");
     }
 }
