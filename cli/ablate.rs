@@ -1,7 +1,7 @@
 //! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
 
 use crate::config::one_line;
-use crate::train::{self, Options};
+use crate::train;
 use crate::verbosity::{note, print, say};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -91,8 +91,7 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     }
     all.extend(run);
     all.insert("out".into(), Value::String(out.join(&name).to_string_lossy().into_owned()));
-    let options: Options =
-        all.try_into().map_err(|e| Error::Message(format!("run {name}: {}", one_line(&e.to_string()))))?;
+    let options = train::parse(all).map_err(|problem| Error::Message(format!("run {name}: {problem}")))?;
     let config = options.resolve()?;
     config.check()?;
     Ok((name, config))

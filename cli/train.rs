@@ -159,7 +159,7 @@ enum Loss {
 
 pub fn command(args: Args) -> Result<bool> {
     let (config, saved) = match args.resume {
-        Some(from) => resume(args.options, from.as_deref())?,
+        Some(from) => resume(args.options, from.as_deref()).map(|(config, saved)| (config, Some(saved)))?,
         None => (fresh(args.config.as_deref(), args.options)?, None),
     };
     config.check()?;
@@ -233,7 +233,7 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
 const FREE: [&str; 6] = ["out", "loader_threads", "bad_share", "checkpoint_every", "keep", "device"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
-fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Option<Saved>)> {
+fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
     let mut damaged = |line: String| note(format!("note: {line}"));
     let saved = match (from, &flags.out) {
         (Some(checkpoint), _) => Saved::read(checkpoint)?,
@@ -251,7 +251,7 @@ fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Option<Saved>)
         return Err(Error::Message(format!("--resume: {name} differs from the run's: {rule}")));
     }
     note(format!("resuming from {} after step {}", saved.path.display(), saved.step));
-    Ok((config, Some(saved)))
+    Ok((config, saved))
 }
 
 /// The first setting in which two configurations differ, of those that matter for the numbers.

@@ -5,7 +5,7 @@
 //! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
 //! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
-use crate::optimizer::{AdamW, AdamWConfig};
+use crate::optimizer::AdamW;
 use crate::{Config, Error, Result};
 use engine::Tensor;
 use models::state_dict::{self, StateDict};
@@ -119,8 +119,7 @@ impl Saved {
                 return Err(self.lacks(name));
             }
         }
-        let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let optimizer = AdamW::resume(&model.params, settings, state, self.step)?;
+        let optimizer = AdamW::resume(&model.params, config.adamw(), state, self.step)?;
         Ok((model, optimizer))
     }
 

@@ -1,5 +1,6 @@
 //! One run's resolved settings, as they are printed and saved in `config.toml`.
 
+use crate::optimizer::AdamWConfig;
 use crate::{Error, Result};
 use data::Region;
 use engine::Device;
@@ -94,6 +95,10 @@ impl Config {
 
     fn term_weights(&self) -> [f64; 3] {
         [self.intra_weight, self.inter_weight, self.reg_weight]
+    }
+
+    pub fn adamw(&self) -> AdamWConfig {
+        AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() }
     }
 
     pub fn to_toml(&self) -> Result<String> {

@@ -4,7 +4,7 @@ use crate::checkpoint::{self, Best, Saved};
 use crate::diagnosis::{self, Diagnosis, Plan};
 use crate::events::Events;
 use crate::metrics::{Metrics, MetricsFile, position_top1};
-use crate::optimizer::{AdamW, AdamWConfig};
+use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::{Config, Error, Result};
 use engine::{Tensor, random};
@@ -37,8 +37,8 @@ pub struct Watch<'a> {
 }
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
-/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under
-/// `config.out`. Errors when the batches run out or the loss stops being a number.
+/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end
+/// `model.safetensors` under `config.out`. Errors when the batches run out or the loss stops being a number.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
@@ -163,8 +163,7 @@ impl<'c> Trainer<'c> {
             let report = checkpoint::load_backbone(path, &mut model)?;
             note(format!("{}: {report}", path.display()));
         }
-        let settings = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let optimizer = AdamW::new(&model.params, settings)?;
+        let optimizer = AdamW::new(&model.params, config.adamw())?;
         Ok(Trainer { config, model, optimizer })
     }
 
