@@ -1,6 +1,6 @@
 //! The tape: a list of nodes, walked once in reverse and consumed on the way, so that memory falls as gradients rise.
 
-use crate::{Error, Gradients, ParamId, ParamStore, Result};
+use crate::{Error, Gradients, ParamId, ParamStore, Result, Sides};
 use engine::Tensor;
 use kernels::add;
 use std::cell::RefCell;
@@ -52,11 +52,12 @@ pub struct Tape<'a> {
     store: &'a ParamStore,
     nodes: RefCell<Vec<Node<'a>>>,
     recording: bool,
+    sides: Option<&'a RefCell<Sides>>,
 }
 
 impl<'a> Tape<'a> {
     pub fn new(store: &'a ParamStore) -> Self {
-        Tape { store, nodes: RefCell::default(), recording: true }
+        Tape { store, nodes: RefCell::default(), recording: true, sides: None }
     }
 
     /// Computes values only: nothing is saved.
@@ -64,8 +65,21 @@ impl<'a> Tape<'a> {
         Tape { recording: false, ..Tape::new(store) }
     }
 
+    /// Records the sides of this forward's rectifiers, or follows recorded ones.
+    pub fn with_sides(self, sides: &'a RefCell<Sides>) -> Self {
+        Tape { sides: Some(sides), ..self }
+    }
+
     pub fn store(&self) -> &'a ParamStore {
         self.store
+    }
+
+    /// A rectifier's output y, on the side that is to be followed; `z` computes its input, in y's order.
+    pub(crate) fn settle(&self, y: Tensor, z: impl FnOnce(&Tensor) -> Result<Vec<f64>>) -> Result<Tensor> {
+        match self.sides {
+            Some(sides) => sides.borrow_mut().settle(&z(&y)?, y),
+            None => Ok(y),
+        }
     }
 
     /// An input without gradient.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+#[derive(Clone)]
 pub struct Case {
     pub path: PathBuf,
     pub kind: String,
@@ -54,6 +55,11 @@ impl Case {
             case.tensors.insert(name, made.tensor()?);
         }
         Ok(case)
+    }
+
+    /// The same case, computed in another dtype.
+    pub fn computed_in(&self, dtype: DType) -> Case {
+        Case { dtype, ..self.clone() }
     }
 
     /// The attributes that a kind needs.

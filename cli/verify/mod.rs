@@ -7,6 +7,7 @@ pub mod case;
 pub mod compare;
 pub mod made;
 mod models;
+pub mod network;
 mod ops;
 mod optimiser;
 mod preprocess;
@@ -19,6 +20,7 @@ use case::Case;
 use clap::ValueEnum;
 use compare::Comparison;
 use engine::{DType, Device, Tensor};
+use network::{AsComputed, Network};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -85,31 +87,37 @@ pub struct Context {
 /// What a run computed, in PyTorch's layouts, under the names that a case gives its expectations: `out.y`, `grad.x`, ...
 pub type Computed = BTreeMap<String, Tensor>;
 
-type Run = fn(&Case, &Context) -> Result<Computed>;
+/// How a kind of case is computed.
+enum Run {
+    Plain(fn(&Case, &Context) -> Result<Computed>),
+    Network(Network),
+}
+
+use Run::Plain;
 
 /// Every kind of case and its computation.
 const KINDS: &[(&str, Run)] = &[
-    ("adamw", optimiser::adamw),
-    ("batch_norm", ops::batch_norm),
-    ("conv3d", ops::conv3d),
-    ("conv_transpose3d", ops::conv_transpose3d),
-    ("dice_ce", ops::dice_ce),
-    ("gelu", ops::gelu),
-    ("global_avg_pool3d", ops::global_avg_pool),
-    ("info_nce", ops::info_nce),
-    ("instance_norm", ops::instance_norm),
-    ("layer_norm", ops::layer_norm),
-    ("leaky_relu", ops::leaky_relu),
-    ("linear", ops::linear),
-    ("preprocess", preprocess::run),
-    ("relu", ops::relu),
-    ("resize_trilinear", ops::resize),
-    ("sliding_window", sliding_window::run),
-    ("swin_unetr", models::swin_unetr),
-    ("voco_head", models::voco_head),
-    ("voco_loss", ops::voco_loss),
-    ("voco_trajectory", models::voco_trajectory),
-    ("window_attention", ops::window_attention),
+    ("adamw", Plain(optimiser::adamw)),
+    ("batch_norm", Plain(ops::batch_norm)),
+    ("conv3d", Plain(ops::conv3d)),
+    ("conv_transpose3d", Plain(ops::conv_transpose3d)),
+    ("dice_ce", Plain(ops::dice_ce)),
+    ("gelu", Plain(ops::gelu)),
+    ("global_avg_pool3d", Plain(ops::global_avg_pool)),
+    ("info_nce", Plain(ops::info_nce)),
+    ("instance_norm", Plain(ops::instance_norm)),
+    ("layer_norm", Plain(ops::layer_norm)),
+    ("leaky_relu", Plain(ops::leaky_relu)),
+    ("linear", Plain(ops::linear)),
+    ("preprocess", Plain(preprocess::run)),
+    ("relu", Plain(ops::relu)),
+    ("resize_trilinear", Plain(ops::resize)),
+    ("sliding_window", Plain(sliding_window::run)),
+    ("swin_unetr", Run::Network(models::SWIN_UNETR)),
+    ("voco_head", Run::Network(models::VOCO_HEAD)),
+    ("voco_loss", Plain(ops::voco_loss)),
+    ("voco_trajectory", Plain(models::voco_trajectory)),
+    ("window_attention", Plain(ops::window_attention)),
 ];
 
 /// The names of all kinds.
@@ -125,6 +133,8 @@ const WEIGHTS: &str = "weights";
 pub struct Outcome {
     pub name: String,
     pub verdict: Verdict,
+    /// Of a network whose gradients were judged with rectifier inputs on the sides of float64.
+    pub as_computed: Option<AsComputed>,
 }
 
 #[derive(Debug)]
@@ -189,24 +199,30 @@ pub fn files(folder: &Path, filter: &str) -> Result<Vec<PathBuf>> {
 pub fn check(file: &Path, context: &Context) -> Outcome {
     engine::memory::check(true);
     let verdict = catch_unwind(AssertUnwindSafe(|| judge(file, context)));
-    let verdict = match verdict {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(error)) => Verdict::Failed(error.to_string()),
-        Err(panic) => Verdict::Failed(format!("panicked: {}", message(&*panic))),
+    let (verdict, as_computed) = match verdict {
+        Ok(Ok(judged)) => judged,
+        Ok(Err(error)) => (Verdict::Failed(error.to_string()), None),
+        Err(panic) => (Verdict::Failed(format!("panicked: {}", message(&*panic))), None),
     };
-    Outcome { name: case::name(file), verdict }
+    Outcome { name: case::name(file), verdict, as_computed }
 }
 
-fn judge(file: &Path, context: &Context) -> Result<Verdict> {
+fn judge(file: &Path, context: &Context) -> Result<(Verdict, Option<AsComputed>)> {
     let case = Case::read(file, context.dtype)?;
     if case.kind == WEIGHTS {
-        return Ok(Verdict::Weights);
+        return Ok((Verdict::Weights, None));
     }
     let Some((_, run)) = KINDS.iter().find(|(kind, _)| *kind == case.kind) else {
         let known: Vec<&str> = kinds().collect();
         return Err(Error::Message(format!("unknown kind \"{}\"; known are {}", case.kind, known.join(", "))));
     };
-    Ok(Verdict::Compared(compare::compare(&case, &run(&case, context)?)?))
+    Ok(match run {
+        Plain(compute) => (Verdict::Compared(compare::compare(&case, &compute(&case, context)?)?), None),
+        Run::Network(network) => {
+            let (judged, as_computed) = network.judge(&case, context)?;
+            (Verdict::Compared(judged), as_computed)
+        }
+    })
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -2,15 +2,16 @@
 
 use super::case::Case;
 use super::ops::{Layout, losses};
-use super::{Computed, Context, made};
+use super::{Computed, Context, Network as Judged, made};
 use crate::{Error, Result};
-use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape};
 use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
 use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
 use serde::Deserialize;
+use std::cell::RefCell;
 
 /// The value of `attrs.weights` that gives every parameter the hash of its name.
 const HASH_FILL: &str = "hash-fill";
@@ -78,14 +79,25 @@ fn gradients(store: &ParamStore, grads: &Gradients, computed: &mut Computed) -> 
     Ok(())
 }
 
-pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
+/// A network of its own, with the parameters of a case.
+fn network(case: &Case, context: &Context) -> Result<(SwinUnetr, ParamStore)> {
     let network: Network = case.attrs()?;
     let mut builder = ParamStoreBuilder::default();
     let model = SwinUnetr::new(&mut builder, "", network.config()?)?;
     let mut store = builder.build(case.dtype, context.device, 0)?;
     network.load(case, context, &mut store)?;
+    Ok((model, store))
+}
+
+pub const SWIN_UNETR: Judged = Judged { compute: swin_unetr, sides: swin_unetr_sides };
+
+fn swin_unetr(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) -> Result<Computed> {
+    let (model, store) = network(case, context)?;
     let layout = Layout::ChannelsFirst;
-    let tape = Tape::new(&store);
+    let tape = match sides {
+        Some(sides) => Tape::new(&store).with_sides(sides),
+        None => Tape::new(&store),
+    };
     let x = tape.leaf(layout.inward(&case.float("in.x")?)?);
     let y = model.forward(&tape, &x)?;
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
@@ -95,6 +107,15 @@ pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
     }
     gradients(&store, &grads, &mut computed)?;
     Ok(computed)
+}
+
+fn swin_unetr_sides(case: &Case, context: &Context) -> Result<Sides> {
+    let (model, store) = network(case, context)?;
+    let sides = RefCell::new(Sides::record());
+    let tape = Tape::inference(&store).with_sides(&sides);
+    model.forward(&tape, &tape.constant(Layout::ChannelsFirst.inward(&case.float("in.x")?)?))?;
+    drop(tape);
+    Ok(sides.into_inner())
 }
 
 #[derive(Deserialize)]
@@ -138,16 +159,26 @@ fn intensities(case: &Case, name: &str) -> Result<Tensor> {
     Layout::ChannelsFirst.inward(&Tensor::from_slice(&values, bytes.dims())?.to_dtype(case.dtype)?)
 }
 
+pub const VOCO_HEAD: Judged = Judged { compute: voco_head, sides: voco_head_sides };
+
 /// One step up to the gradients, all crops in one batch.
-pub fn voco_head(case: &Case, context: &Context) -> Result<Computed> {
+fn voco_head(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) -> Result<Computed> {
     let (mut voco, batch) = voco(case, context, false)?;
-    let step = voco.step(&batch, 0)?;
+    let step = match sides {
+        Some(sides) => voco.step_on_sides(&batch, 0, sides)?,
+        None => voco.step(&batch, 0)?,
+    };
     let mut computed = losses(&[step.intra, step.inter, step.reg])?;
     gradients(&voco.params, &step.grads, &mut computed)?;
     for (name, t) in state_dict::export(&voco.teacher_params)? {
         computed.insert(format!("after.{name}"), t);
     }
     Ok(computed)
+}
+
+fn voco_head_sides(case: &Case, context: &Context) -> Result<Sides> {
+    let (voco, batch) = voco(case, context, false)?;
+    Ok(voco.sides(&batch)?)
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,7 @@
 //! What `vocoe verify` prints.
 
 use super::compare::Comparison;
+use super::network::AsComputed;
 use super::{Outcome, Verdict};
 use crate::{Error, Result, verbosity};
 use serde_json::json;
@@ -73,11 +74,27 @@ fn text_line(outcome: &Outcome) -> String {
             let count = if failures > 1 { format!(" ({failures} of {} tensors)", all.len()) } else { String::new() };
             let (tensor, error, bound) = worst(all).map_or(("", f64::NAN, 0.0), |c| (&c.tensor, c.error, c.bound));
             let relation = if error <= bound { "<=" } else { "> " };
-            format!("{name:32} {tensor:24} {error:9.2e} {relation} {bound:.2e}  {verdict}{count}")
+            let before = outcome.as_computed.as_ref().map(before).unwrap_or_default();
+            format!("{name:32} {tensor:24} {error:9.2e} {relation} {bound:.2e}  {verdict}{count}{before}")
         }
         Verdict::Failed(detail) => format!("{name:32} {detail}  FAILED"),
         Verdict::Weights => format!("{name:32} weights, readable"),
     }
+}
+
+/// What a network gave before rectifier inputs were put on the sides of float64.
+fn before(AsComputed { compared, moved }: &AsComputed) -> String {
+    let over = compared.iter().filter(|c| !c.passed()).count();
+    let worst = worst(compared).map_or(f64::NAN, |w| w.error);
+    format!(
+        "; on the sides of float64: {} of {} rectifier inputs moved, at most {:.1e} rms, {} too far; as computed {over} of {} tensors \
+         over their bounds, worst {worst:.2e}",
+        moved.moved,
+        moved.inputs,
+        moved.furthest,
+        moved.left,
+        compared.len()
+    )
 }
 
 /// NaN becomes null.
@@ -87,6 +104,16 @@ fn json_line(outcome: &Outcome) -> String {
         Verdict::Failed(detail) => ("failed", None, None, Some(detail)),
         Verdict::Weights => ("weights", None, None, None),
     };
+    let before = outcome.as_computed.as_ref().map(|AsComputed { compared, moved }| {
+        json!({
+            "tensors_over": compared.iter().filter(|c| !c.passed()).count(),
+            "error": self::worst(compared).map(|w| w.error),
+            "rectifier_inputs": moved.inputs,
+            "moved": moved.moved,
+            "furthest": moved.furthest,
+            "left": moved.left,
+        })
+    });
     json!({
         "case": outcome.name,
         "status": status,
@@ -95,6 +122,7 @@ fn json_line(outcome: &Outcome) -> String {
         "bound": worst.map(|w| w.bound),
         "tensors": tensors,
         "detail": detail,
+        "as_computed": before,
     })
     .to_string()
 }

@@ -8,10 +8,11 @@ mod projector;
 
 use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
-use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape, Var, ops};
 use engine::{DType, Device, Tensor, random};
 use kernels::{cosine, ema, info_nce, voco_loss};
 use projector::Projector;
+use std::cell::RefCell;
 
 /// What the first loss term is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,10 +104,22 @@ impl Voco {
     /// Forward and backward of one batch. Moves the teacher; leaves the trained parameters to the optimiser. `seed` draws the
     /// dropped rows.
     pub fn step(&mut self, batch: &Batch, seed: u64) -> Result<Step> {
+        self.step_on(batch, seed, None)
+    }
+
+    /// As [`Voco::step`], with the student's rectifiers on the sides that another forward recorded.
+    pub fn step_on_sides(&mut self, batch: &Batch, seed: u64, sides: &RefCell<Sides>) -> Result<Step> {
+        self.step_on(batch, seed, Some(sides))
+    }
+
+    fn step_on(&mut self, batch: &Batch, seed: u64, sides: Option<&RefCell<Sides>>) -> Result<Step> {
         let p = sizes(batch)?;
         let Voco { networks, params, teacher_params } = self;
         let config = networks.config;
-        let tape = Tape::new(params);
+        let tape = match sides {
+            Some(sides) => Tape::new(params).with_sides(sides),
+            None => Tape::new(params),
+        };
         let embedding = networks.embed(&tape, batch)?;
         let kept = dropout(&tape, &embedding, config, seed)?;
         let student = networks.student.forward(&tape, &kept)?;
@@ -128,6 +141,16 @@ impl Voco {
         let grads = tape.backward(&terms, weights)?;
         let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
         Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], base_cosine, logits, grads })
+    }
+
+    /// The sides of the student's rectifiers in a forward of `batch` that drops nothing.
+    pub fn sides(&self, batch: &Batch) -> Result<Sides> {
+        let sides = RefCell::new(Sides::record());
+        let tape = Tape::inference(&self.params).with_sides(&sides);
+        let embedding = self.networks.embed(&tape, batch)?;
+        self.networks.student.forward(&tape, &embedding)?;
+        drop(tape);
+        Ok(sides.into_inner())
     }
 
     /// Predicted overlaps `[V, S, K]` of a batch, with the teacher as it stands and nothing dropped. Batch norm takes the
