@@ -291,7 +291,7 @@ fn weights_are_converted_both_ways() {
     checkpoint(Path::new(&path("a.pth")), &[("module.backbone.x", &[1, 2], &[1.0, 2.0]), ("b", &[], &[3.0])]);
     let (code, out, error) = vocoe(&["convert", &path("a.pth"), &path("b.safetensors")]);
     assert_eq!((code, out.lines().count()), (0, 1), "{error}");
-    for part in ["b.safetensors: 2 tensors, 12 bytes", "1 names changed", "monai-1.3 (the input does not say)"] {
+    for part in ["b.safetensors: 2 tensors, 12 bytes", "1 names changed", "monai-1.3 (the file does not say)"] {
         assert!(out.contains(part), "{out}");
     }
     let (code, out, error) = vocoe(&["convert", &path("b.safetensors"), &path("c.pt")]);

@@ -9,8 +9,10 @@ use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
+use models::weights::Format;
 use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
 use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
 /// The value of `attrs.weights` that gives every parameter the hash of its name.
 const HASH_FILL: &str = "hash-fill";
@@ -60,9 +62,10 @@ impl Network {
 }
 
 impl Context {
-    /// The weight file of this name beside the cases, or in the folder above.
-    fn weights(&self, name: &str) -> Result<std::path::PathBuf> {
-        let file = format!("{name}.safetensors");
+    /// The weight file of this name beside the cases, or in the folder above; without an ending it is a `.safetensors`.
+    fn weights(&self, name: &str) -> Result<PathBuf> {
+        let whole = Format::of(Path::new(name)).is_ok();
+        let file = if whole { name.to_string() } else { format!("{name}.safetensors") };
         let places = [self.folder.join(&file), self.folder.join("..").join(&file)];
         let found = places.into_iter().find(|p| p.is_file());
         found.ok_or_else(|| Error::Message(format!("no weights {file} in {} or above", self.folder.display())))
@@ -78,6 +81,7 @@ fn gradients(store: &ParamStore, grads: &Gradients, computed: &mut Computed) -> 
     Ok(())
 }
 
+/// Logits, or without classes, and so without a decoder, the embedding.
 pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
     let network: Network = case.attrs()?;
     let mut builder = ParamStoreBuilder::default();
@@ -87,7 +91,10 @@ pub fn swin_unetr(case: &Case, context: &Context) -> Result<Computed> {
     let layout = Layout::ChannelsFirst;
     let tape = Tape::new(&store);
     let x = tape.leaf(layout.inward(&case.float("in.x")?)?);
-    let y = model.forward(&tape, &x)?;
+    let y = match network.out_channels {
+        Some(_) => model.forward(&tape, &x)?,
+        None => model.embed(&tape, &x)?,
+    };
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
     let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?)?;
     if let Some(dx) = grads.leaf(&x) {

@@ -146,11 +146,29 @@ impl fmt::Display for LoadReport {
 
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    import_section(store, "", tensors)
+    import_all([store], "", tensors)
 }
 
-/// As [`import`], into the parameters alone whose names start with `prefix`.
-pub fn import_section(store: &mut ParamStore, prefix: &str, tensors: &StateDict) -> Result<LoadReport> {
+/// As [`import_all`], from a file. Of what it holds beside floats, MONAI's index buffers follow from the window; the rest is unused.
+pub fn import_weights<'s>(
+    stores: impl IntoIterator<Item = &'s mut ParamStore>,
+    prefix: &str,
+    weights: &Weights,
+) -> Result<LoadReport> {
+    let tensors = tensors(weights)?;
+    let mut report = import_all(stores, prefix, &tensors)?;
+    let others = weights.tensors.keys().filter(|name| !tensors.contains_key(*name) && !name.ends_with(INDEX));
+    report.unused.extend(others.cloned());
+    report.unused.sort();
+    Ok(report)
+}
+
+/// As [`import`], into several stores, and into the parameters alone whose names start with `prefix`.
+pub fn import_all<'s>(
+    stores: impl IntoIterator<Item = &'s mut ParamStore>,
+    prefix: &str,
+    tensors: &StateDict,
+) -> Result<LoadReport> {
     let mut given: HashMap<String, (&String, &Tensor)> = HashMap::new();
     for (name, tensor) in tensors {
         if let Some((other, _)) = given.insert(bare_name(name), (name, tensor)) {
@@ -158,14 +176,16 @@ pub fn import_section(store: &mut ParamStore, prefix: &str, tensors: &StateDict)
         }
     }
     let mut report = LoadReport::default();
-    for id in store.ids() {
-        let name = store.name(id).to_string();
-        if !name.starts_with(prefix) {
-            continue;
-        }
-        match given.remove(&bare_name(&name)) {
-            None => report.missing.push(name),
-            Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+    for store in stores {
+        for id in store.ids() {
+            let name = store.name(id).to_string();
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            match given.remove(&bare_name(&name)) {
+                None => report.missing.push(name),
+                Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+            }
         }
     }
     report.unused = given.into_values().map(|(n, _)| n.clone()).collect();

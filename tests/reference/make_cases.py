@@ -357,8 +357,14 @@ def gradients(net):
 
 
 def swin_unetr(name, feature_size, out_channels, merging):
-    x, how_x = made((1, 1, 64, 64, 64), 7, "unit")
-    cot, how_cot = made((1, out_channels, 64, 64, 64), 8, "signed")
+    attrs = dict(feature_size=feature_size, in_channels=1, out_channels=out_channels, patch_merging=merging, weights="hash-fill")
+    swin_unetr_case(name, swin_unetr_network(feature_size, out_channels, merging), attrs)
+
+
+def swin_unetr_case(name, net, attrs):
+    """Forward and backward of a network with the parameters it has."""
+    x, how_x = made((1, attrs["in_channels"], 64, 64, 64), 7, "unit")
+    cot, how_cot = made((1, attrs["out_channels"], 64, 64, 64), 8, "signed")
 
     def run(net, cast):
         for p, v in zip(net.parameters(), start):
@@ -368,11 +374,8 @@ def swin_unetr(name, feature_size, out_channels, merging):
         y.backward(cast(cot))
         return {"out.y": y, "grad.x": leaf.grad} | gradients(net)
 
-    attrs = dict(feature_size=feature_size, in_channels=1, out_channels=out_channels, patch_merging=merging,
-                 weights="hash-fill", made={"in.x": how_x, "cot.y": how_cot})
-    net = swin_unetr_network(feature_size, out_channels, merging)
     start = [p.detach().clone() for p in net.parameters()]
-    network_case(name, "swin_unetr", attrs, net, run, {})
+    network_case(name, "swin_unetr", attrs | dict(made={"in.x": how_x, "cot.y": how_cot}), net, run, {})
 
 
 class Projector(nn.Module):
