@@ -208,8 +208,10 @@ fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, repo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SwinUnetr, SwinUnetrConfig};
     use autograd::{Init, ParamStoreBuilder};
     use engine::Device;
+    use kernels::patch_merging::Order;
 
     #[test]
     fn index_buffer_matches_its_goldens() {
@@ -245,6 +247,55 @@ mod tests {
             assert_eq!(values(&from), values(&to));
         }
         std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    /// A network of 12 features with a decoder, for images of `channels` channels.
+    fn network(channels: usize, seed: u64) -> ParamStore {
+        let config = SwinUnetrConfig {
+            in_channels: channels,
+            feature_size: 12,
+            out_channels: Some(2),
+            patch_merging: Order::Monai13,
+        };
+        let mut b = ParamStoreBuilder::default();
+        SwinUnetr::new(&mut b, "", config).expect("network");
+        b.build(DType::F32, Device::Cpu, seed).expect("store")
+    }
+
+    #[test]
+    fn more_input_channels_keep_their_own_first_layers_and_take_all_else() {
+        let (from, mut to, drawn) = (network(1, 1), network(4, 2), network(4, 2));
+        let report = import(&mut to, &export(&from).expect("export")).expect("import");
+        let first = [
+            ("swinViT.patch_embed.proj.weight", vec![12, 4, 2, 2, 2], vec![12, 1, 2, 2, 2]),
+            ("encoder1.layer.conv1.conv.weight", vec![12, 4, 3, 3, 3], vec![12, 1, 3, 3, 3]),
+            ("encoder1.layer.conv3.conv.weight", vec![12, 4, 1, 1, 1], vec![12, 1, 1, 1, 1]),
+        ];
+        assert_eq!(report.mismatched, first.map(|(name, ours, theirs)| (name.to_string(), ours, theirs)));
+        assert!(report.missing.is_empty() && report.unused.is_empty(), "{report}");
+        assert_eq!(report.loaded.len(), to.ids().count() - 3);
+        let values = |s: &ParamStore| -> BTreeMap<String, Vec<f32>> {
+            let all = export(s).expect("export");
+            all.into_iter().map(|(name, t)| (name, t.to_vec().expect("values"))).collect()
+        };
+        let (from, to, drawn) = (values(&from), values(&to), values(&drawn));
+        for (name, got) in &to {
+            let mismatched = report.mismatched.iter().any(|(other, ..)| other == name);
+            assert_eq!(got, if mismatched { &drawn[name] } else { &from[name] }, "{name}");
+        }
+    }
+
+    #[test]
+    fn integers_that_nothing_takes_are_unused() {
+        let raw = |dtype, n: usize| RawTensor { dtype, shape: vec![n], data: vec![0; 4 * n].into() };
+        let mut weights = Weights::default();
+        for (name, dtype, n) in
+            [("bias", Dtype::F32, 4), ("count", Dtype::I32, 1), ("attn.relative_position_index", Dtype::I32, 1)]
+        {
+            weights.tensors.insert(name.into(), raw(dtype, n));
+        }
+        let report = import_weights([&mut store(1)], "", &weights).expect("import");
+        assert_eq!((report.loaded, report.unused), (vec!["backbone.bias".to_string()], vec!["count".to_string()]));
     }
 
     #[test]
