@@ -2,8 +2,8 @@
 
 use crate::verbosity::say;
 use crate::{Error, Result};
-use models::swin_unetr::merging_order;
-use models::weights::{Format, PATCH_MERGING, Weights};
+use models::swin_unetr::merging_name;
+use models::weights::{Format, Merging, PATCH_MERGING, Weights};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -11,14 +11,11 @@ Examples:
   vocoe convert VoCo_B_SSL_head.pt voco-b.safetensors
   vocoe convert runs/mixed/model.safetensors mixed.pt";
 
-/// The order of patch merging of MONAI's releases up to 1.3, under which the published models were trained.
-const USUAL_MERGING: &str = "monai-1.3";
-
 /// Convert weights between PyTorch checkpoints (.pt, .pth) and .safetensors.
 ///
 /// A checkpoint is read without running anything in it: it may hold tensors in dicts, and plain values beside them. The entry
 /// `state_dict`, `network_weights`, `net` or `student` is opened where there is one, and `module.` and `backbone.` are removed
-/// from the names. Every tensor keeps its dtype.
+/// from the names. Every tensor keeps its dtype; a .pt with float8, complex, or unsigned integers beyond uint8 is refused.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -37,11 +34,10 @@ pub fn command(args: &Args) -> Result<bool> {
     let bytes = std::fs::read(input).map_err(|e| Error::file(input, e))?;
     let mut weights = Weights::parse(input, &bytes)?;
     let renamed = weights.rename().map_err(|detail| Error::file(input, detail))?;
-    let said = weights.metadata.contains_key(PATCH_MERGING);
-    let merging = weights.metadata.entry(PATCH_MERGING.into()).or_insert_with(|| USUAL_MERGING.into()).clone();
-    merging_order(&merging)?;
+    let merging = weights.merging().map_err(|e| Error::file(input, e))?;
+    weights.metadata.insert(PATCH_MERGING.into(), merging_name(merging.order).into());
     weights.save(output)?;
-    say(format!("{}: {}", output.display(), notice(&weights, renamed, &merging, said)))?;
+    say(format!("{}: {}", output.display(), notice(&weights, renamed, merging)))?;
     Ok(true)
 }
 
@@ -53,15 +49,12 @@ fn refuse_same_file(input: &Path, output: &Path) -> Result<()> {
 }
 
 /// What was written, on one line.
-fn notice(weights: &Weights, renamed: usize, merging: &str, said: bool) -> String {
+fn notice(weights: &Weights, renamed: usize, merging: Merging) -> String {
     let mut line = format!("{} tensors, {} bytes", weights.tensors.len(), weights.size());
     if let Some(wrapper) = weights.wrapper {
         line += &format!(", from its entry {wrapper}");
     }
-    line += &format!(", {renamed} names changed, patch_merging {merging}");
-    if !said {
-        line += " (the input does not say)";
-    }
+    line += &format!(", {renamed} names changed, {merging}");
     if !weights.ignored.is_empty() {
         let ignored: Vec<&str> = weights.ignored.iter().map(String::as_str).collect();
         line += &format!("; left out: {}", ignored.join(", "));

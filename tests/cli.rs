@@ -291,7 +291,7 @@ fn weights_are_converted_both_ways() {
     checkpoint(Path::new(&path("a.pth")), &[("module.backbone.x", &[1, 2], &[1.0, 2.0]), ("b", &[], &[3.0])]);
     let (code, out, error) = vocoe(&["convert", &path("a.pth"), &path("b.safetensors")]);
     assert_eq!((code, out.lines().count()), (0, 1), "{error}");
-    for part in ["b.safetensors: 2 tensors, 12 bytes", "1 names changed", "monai-1.3 (the input does not say)"] {
+    for part in ["b.safetensors: 2 tensors, 12 bytes", "1 names changed", "monai-1.3 (the file does not say)"] {
         assert!(out.contains(part), "{out}");
     }
     let (code, out, error) = vocoe(&["convert", &path("b.safetensors"), &path("c.pt")]);
@@ -318,6 +318,9 @@ fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.cposix\nsystem\n.";
     std::fs::write(path("calls.pt"), calls).expect("written");
     checkpoint(Path::new(&path("none.pt")), &[]);
+    let mut order = Weights::parse(Path::new("good.pt"), &good).expect("weights");
+    order.metadata.insert("patch_merging".into(), "monai-9".into());
+    order.save(Path::new(&path("order.pt"))).expect("written");
     checkpoint(Path::new(&path("twice.pt")), &[("a", &[1], &[1.0]), ("module.a", &[1], &[1.0])]);
     for (input, says) in [
         ("lost.pt", "No such file"),
@@ -326,6 +329,7 @@ fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
         ("calls.pt", "posix.system"),
         ("none.pt", "no tensors"),
         ("twice.pt", "\"a\""),
+        ("order.pt", "monai-9"),
         ("good.bin", ".safetensors"),
     ] {
         refused(&["convert", &path(input), &out], &[input, says]);
@@ -348,7 +352,11 @@ fn training_starts_from_weights_and_says_what_it_took() {
     checkpoint(Path::new(&path("a.pt")), &[(bias, &[12], &[7.0; 12]), ("out.bias", &[2], &[0.0; 2])]);
     let (code, _, error) = train("a.pt", "run");
     assert_eq!(code, 0, "{error}");
-    assert!(error.contains("a.pt: 1 tensors loaded, 0 mismatched, ") && error.contains("unused: out.bias"), "{error}");
+    assert!(
+        error.contains("a.pt: patch_merging monai-1.3 (the file does not say); 1 tensors loaded, 0 mis"),
+        "{error}"
+    );
+    assert!(error.contains("unused: out.bias"), "{error}");
     assert!(error.contains("missing: backbone.") && !error.contains("student."), "{error}");
     let trained = models::state_dict::load(&folder.path().join("run/model.safetensors")).expect("weights");
     let values = trained["swinViT.patch_embed.proj.bias"].to_vec::<f32>().expect("values");
@@ -357,6 +365,21 @@ fn training_starts_from_weights_and_says_what_it_took() {
     let (code, _, error) = train("b.pt", "other");
     assert!(code == 1 && error.contains("no tensor matches") && error.contains("[13]"), "{error}");
     assert!(!folder.path().join("other").exists());
+
+    let mut standard = Weights::default();
+    let data = [0; 48].as_slice().into();
+    standard.tensors.insert(bias.into(), RawTensor { dtype: Dtype::F32, shape: vec![12], data });
+    standard.metadata.insert("patch_merging".into(), "standard".into());
+    standard.save(Path::new(&path("c.pt"))).expect("written");
+    let (code, _, error) = train("c.pt", "other");
+    assert!(code == 1 && error.contains("c.pt") && error.contains("patch_merging standard"), "{error}");
+    assert!(error.contains("monai-1.3") && !folder.path().join("other").exists(), "{error}");
+
+    let (volume, model) = (phantom(folder.path()), path("run/model.safetensors"));
+    let small = ["--grid", "2", "--crops", "1", "--out", &path("pictures")];
+    let (code, _, error) = vocoe(&[&["inspect", &volume, "--checkpoint", &model], &small[..]].concat());
+    assert!(code == 0 && error.contains("model.safetensors: patch_merging monai-1.3; "), "{error}");
+    assert!(error.contains(" tensors loaded, 0 mismatched, 0 missing, 0 unused"), "{error}");
 }
 
 /// One phantom's image.

@@ -69,7 +69,13 @@ fn train(config: &Config, saved: Option<Saved>, until: u64) -> Result<Outcome> {
     let stop = AtomicBool::new(false);
     let first = saved.as_ref().map_or(0, |s| s.step);
     let mut observe = |m: &Metrics| stop.store(m.step >= until, Ordering::Relaxed);
-    let mut watch = Watch { observe: &mut observe, note: &mut |line| panic!("{line}"), stop: &stop };
+    let resumed = saved.is_some();
+    let mut note = |line: String| {
+        let whole =
+            line.contains(": patch_merging monai-1.3; ") && line.ends_with(" 0 mismatched, 0 missing, 0 unused");
+        assert!(resumed && whole, "{line}");
+    };
+    let mut watch = Watch { observe: &mut observe, note: &mut note, stop: &stop };
     pretrain::run(config, saved, &mut (first..).map(|i| Ok(batch(i))), &mut watch)
 }
 

@@ -59,6 +59,9 @@ pub fn command(args: &Args) -> Result<bool> {
     let sampling = Sampling { crops: args.crops, roi: args.roi, grid: args.grid };
     let source = Source::file(args.volume.clone(), args.region);
     let inspection = Inspection::new(&source, sampling, args.seed, args.checkpoint.as_deref())?;
+    if let Some(prediction) = &inspection.prediction {
+        verbosity::note(&prediction.loaded);
+    }
     match args.json {
         true => verbosity::print(inspection.json())?,
         false => verbosity::say(inspection.table())?,
@@ -86,8 +89,7 @@ struct Inspection {
     name: String,
     volume: std::sync::Arc<Volume>,
     layout: Layout,
-    /// `[S, K]`
-    predicted: Option<Vec<f32>>,
+    prediction: Option<predict::Prediction>,
 }
 
 impl Inspection {
@@ -95,15 +97,15 @@ impl Inspection {
         geometry::check(&sampling)?;
         let volume = source.load(sampling.extent())?;
         let place = sampling.place(volume.dims, seed);
-        let predict = |weights| predict::overlaps(weights, &sampling, &sampling.plain(&volume, &place));
-        let predicted = weights.map(predict).transpose()?;
-        Ok(Inspection { name: source.name(), layout: Layout::new(&sampling, &place), volume, predicted })
+        let predict = |weights| predict::predict(weights, &sampling, &sampling.plain(&volume, &place));
+        let prediction = weights.map(predict).transpose()?;
+        Ok(Inspection { name: source.name(), layout: Layout::new(&sampling, &place), volume, prediction })
     }
 
     /// The model's overlaps of one crop.
     fn predicted(&self, crop: usize) -> Option<&[f32]> {
         let bases = self.layout.bases.len();
-        self.predicted.as_ref().and_then(|all| all.get(crop * bases..(crop + 1) * bases))
+        self.prediction.as_ref().and_then(|p| p.overlaps.get(crop * bases..(crop + 1) * bases))
     }
 
     /// `axial.png`, `coronal.png`, `sagittal.png`, `crop-0.png`, …

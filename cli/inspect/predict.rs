@@ -3,16 +3,22 @@
 use crate::{Error, Result};
 use data::{Sample, Sampling};
 use engine::{DType, Device, Tensor};
-use kernels::patch_merging::Order;
-use models::state_dict::{self, LoadReport, StateDict};
-use models::swin_unetr::merging_order;
-use models::weights::{PATCH_MERGING, Weights};
+use models::state_dict::{self, LoadReport};
+use models::weights::Weights;
 use models::{Batch, Loss, SwinUnetrConfig, Voco, VocoConfig};
 use std::path::Path;
 
-/// Predicted overlaps `[S, K]` of a sample, by the weights in a `model.safetensors`.
-pub fn overlaps(weights: &Path, sampling: &Sampling, sample: &Sample) -> Result<Vec<f32>> {
-    let model = read(weights)?;
+/// What the weights in a `model.safetensors` say.
+pub struct Prediction {
+    /// `[S, K]`
+    pub overlaps: Vec<f32>,
+    /// What was loaded.
+    pub loaded: String,
+}
+
+/// Predicts the overlaps of a sample.
+pub fn predict(weights: &Path, sampling: &Sampling, sample: &Sample) -> Result<Prediction> {
+    let (model, loaded) = read(weights)?;
     let Sampling { crops, roi, .. } = *sampling;
     let (bases, cube) = (sampling.bases(), [roi, roi, roi, 1]);
     let cubes = |values: &[f32], n: usize| Tensor::from_slice(values, &[&[n], &cube[..]].concat());
@@ -21,24 +27,20 @@ pub fn overlaps(weights: &Path, sampling: &Sampling, sample: &Sample) -> Result<
         bases: cubes(&sample.bases, bases)?,
         labels: Tensor::from_slice(&sample.labels, &[1, crops, bases])?,
     };
-    Ok(model.predict(&batch)?.to_vec::<f32>()?)
+    Ok(Prediction { overlaps: model.predict(&batch)?.to_vec::<f32>()?, loaded })
 }
 
-/// The pre-training model whose sizes are those of the weights.
-fn read(path: &Path) -> Result<Voco> {
+/// The pre-training model whose sizes are those of the weights, and a line about them.
+fn read(path: &Path) -> Result<(Voco, String)> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
     let weights = Weights::parse(path, &bytes)?;
-    let tensors = state_dict::tensors(&weights)?;
-    let patch_merging = match weights.metadata.get(PATCH_MERGING) {
-        Some(name) => merging_order(name)?,
-        None => Order::Monai13,
-    };
-    let rows = |name: &str| rows(path, &tensors, name);
+    let merging = weights.merging().map_err(|e| Error::file(path, e))?;
+    let rows = |name: &str| rows(path, &weights, name);
     let network = SwinUnetrConfig {
         in_channels: 1,
         feature_size: rows("swinViT.patch_embed.proj.weight")?,
         out_channels: None,
-        patch_merging,
+        patch_merging: merging.order,
     };
     let config = VocoConfig {
         network,
@@ -53,21 +55,20 @@ fn read(path: &Path) -> Result<Voco> {
         recompute: true,
     };
     let mut model = Voco::new(config, DType::F32, Device::Cpu, 0)?;
-    for store in [&mut model.params, &mut model.teacher_params] {
-        complete(path, state_dict::import(store, &tensors)?)?;
-    }
-    Ok(model)
+    let report = state_dict::import_weights([&mut model.params, &mut model.teacher_params], "", &weights)?;
+    complete(path, &report)?;
+    Ok((model, format!("{}: {merging}; {report}", path.display())))
 }
 
-fn rows(path: &Path, tensors: &StateDict, name: &str) -> Result<usize> {
-    let found = tensors.get(name).and_then(|t| t.dims().first().copied());
+fn rows(path: &Path, weights: &Weights, name: &str) -> Result<usize> {
+    let found = weights.tensors.get(name).and_then(|t| t.shape.first().copied());
     found.ok_or_else(|| {
         Error::file(path, format!("has no {name}: give the model.safetensors of a folder that `vocoe train` wrote"))
     })
 }
 
 /// A prediction with parameters left as they were drawn would mean nothing.
-fn complete(path: &Path, report: LoadReport) -> Result<()> {
+fn complete(path: &Path, report: &LoadReport) -> Result<()> {
     let mismatched =
         report.mismatched.first().map(|(name, ours, theirs)| format!("{name} is {theirs:?}, not {ours:?}"));
     let problem = mismatched.or_else(|| report.missing.first().map(|name| format!("has no {name}")));

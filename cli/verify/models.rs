@@ -4,14 +4,16 @@ use super::case::Case;
 use super::ops::{Layout, losses};
 use super::{Computed, Context, Network as Judged, made};
 use crate::{Error, Result};
-use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape, Var};
 use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
+use models::weights::Format;
 use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
 use serde::Deserialize;
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 
 /// The value of `attrs.weights` that gives every parameter the hash of its name.
 const HASH_FILL: &str = "hash-fill";
@@ -61,9 +63,10 @@ impl Network {
 }
 
 impl Context {
-    /// The weight file of this name beside the cases, or in the folder above.
-    fn weights(&self, name: &str) -> Result<std::path::PathBuf> {
-        let file = format!("{name}.safetensors");
+    /// The weight file of this name beside the cases, or in the folder above; without an ending it is a `.safetensors`.
+    fn weights(&self, name: &str) -> Result<PathBuf> {
+        let whole = Format::of(Path::new(name)).is_ok();
+        let file = if whole { name.to_string() } else { format!("{name}.safetensors") };
         let places = [self.folder.join(&file), self.folder.join("..").join(&file)];
         let found = places.into_iter().find(|p| p.is_file());
         found.ok_or_else(|| Error::Message(format!("no weights {file} in {} or above", self.folder.display())))
@@ -89,6 +92,14 @@ fn network(case: &Case, context: &Context) -> Result<(SwinUnetr, ParamStore)> {
     Ok((model, store))
 }
 
+/// Logits, or without classes, and so without a decoder, the embedding.
+fn answer(model: &SwinUnetr, tape: &Tape, x: &Var) -> Result<Var> {
+    Ok(match model.config().out_channels {
+        Some(_) => model.forward(tape, x)?,
+        None => model.embed(tape, x)?,
+    })
+}
+
 pub const SWIN_UNETR: Judged = Judged { compute: swin_unetr, sides: swin_unetr_sides };
 
 fn swin_unetr(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) -> Result<Computed> {
@@ -99,7 +110,7 @@ fn swin_unetr(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) ->
         None => Tape::new(&store),
     };
     let x = tape.leaf(layout.inward(&case.float("in.x")?)?);
-    let y = model.forward(&tape, &x)?;
+    let y = answer(&model, &tape, &x)?;
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
     let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?)?;
     if let Some(dx) = grads.leaf(&x) {
@@ -113,7 +124,7 @@ fn swin_unetr_sides(case: &Case, context: &Context) -> Result<Sides> {
     let (model, store) = network(case, context)?;
     let sides = RefCell::new(Sides::record());
     let tape = Tape::inference(&store).with_sides(&sides);
-    model.forward(&tape, &tape.constant(Layout::ChannelsFirst.inward(&case.float("in.x")?)?))?;
+    answer(&model, &tape, &tape.constant(Layout::ChannelsFirst.inward(&case.float("in.x")?)?))?;
     drop(tape);
     Ok(sides.into_inner())
 }

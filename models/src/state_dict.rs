@@ -146,11 +146,29 @@ impl fmt::Display for LoadReport {
 
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    import_section(store, "", tensors)
+    import_all([store], "", tensors)
 }
 
-/// As [`import`], into the parameters alone whose names start with `prefix`.
-pub fn import_section(store: &mut ParamStore, prefix: &str, tensors: &StateDict) -> Result<LoadReport> {
+/// As [`import_all`], from a file. Of what it holds beside floats, MONAI's index buffers follow from the window; the rest is unused.
+pub fn import_weights<'s>(
+    stores: impl IntoIterator<Item = &'s mut ParamStore>,
+    prefix: &str,
+    weights: &Weights,
+) -> Result<LoadReport> {
+    let tensors = tensors(weights)?;
+    let mut report = import_all(stores, prefix, &tensors)?;
+    let others = weights.tensors.keys().filter(|name| !tensors.contains_key(*name) && !name.ends_with(INDEX));
+    report.unused.extend(others.cloned());
+    report.unused.sort();
+    Ok(report)
+}
+
+/// As [`import`], into several stores, and into the parameters alone whose names start with `prefix`.
+pub fn import_all<'s>(
+    stores: impl IntoIterator<Item = &'s mut ParamStore>,
+    prefix: &str,
+    tensors: &StateDict,
+) -> Result<LoadReport> {
     let mut given: HashMap<String, (&String, &Tensor)> = HashMap::new();
     for (name, tensor) in tensors {
         if let Some((other, _)) = given.insert(bare_name(name), (name, tensor)) {
@@ -158,14 +176,16 @@ pub fn import_section(store: &mut ParamStore, prefix: &str, tensors: &StateDict)
         }
     }
     let mut report = LoadReport::default();
-    for id in store.ids() {
-        let name = store.name(id).to_string();
-        if !name.starts_with(prefix) {
-            continue;
-        }
-        match given.remove(&bare_name(&name)) {
-            None => report.missing.push(name),
-            Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+    for store in stores {
+        for id in store.ids() {
+            let name = store.name(id).to_string();
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            match given.remove(&bare_name(&name)) {
+                None => report.missing.push(name),
+                Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+            }
         }
     }
     report.unused = given.into_values().map(|(n, _)| n.clone()).collect();
@@ -188,8 +208,10 @@ fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, repo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SwinUnetr, SwinUnetrConfig};
     use autograd::{Init, ParamStoreBuilder};
     use engine::Device;
+    use kernels::patch_merging::Order;
 
     #[test]
     fn index_buffer_matches_its_goldens() {
@@ -225,6 +247,55 @@ mod tests {
             assert_eq!(values(&from), values(&to));
         }
         std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    /// A network of 12 features with a decoder, for images of `channels` channels.
+    fn network(channels: usize, seed: u64) -> ParamStore {
+        let config = SwinUnetrConfig {
+            in_channels: channels,
+            feature_size: 12,
+            out_channels: Some(2),
+            patch_merging: Order::Monai13,
+        };
+        let mut b = ParamStoreBuilder::default();
+        SwinUnetr::new(&mut b, "", config).expect("network");
+        b.build(DType::F32, Device::Cpu, seed).expect("store")
+    }
+
+    #[test]
+    fn more_input_channels_keep_their_own_first_layers_and_take_all_else() {
+        let (from, mut to, drawn) = (network(1, 1), network(4, 2), network(4, 2));
+        let report = import(&mut to, &export(&from).expect("export")).expect("import");
+        let first = [
+            ("swinViT.patch_embed.proj.weight", vec![12, 4, 2, 2, 2], vec![12, 1, 2, 2, 2]),
+            ("encoder1.layer.conv1.conv.weight", vec![12, 4, 3, 3, 3], vec![12, 1, 3, 3, 3]),
+            ("encoder1.layer.conv3.conv.weight", vec![12, 4, 1, 1, 1], vec![12, 1, 1, 1, 1]),
+        ];
+        assert_eq!(report.mismatched, first.map(|(name, ours, theirs)| (name.to_string(), ours, theirs)));
+        assert!(report.missing.is_empty() && report.unused.is_empty(), "{report}");
+        assert_eq!(report.loaded.len(), to.ids().count() - 3);
+        let values = |s: &ParamStore| -> BTreeMap<String, Vec<f32>> {
+            let all = export(s).expect("export");
+            all.into_iter().map(|(name, t)| (name, t.to_vec().expect("values"))).collect()
+        };
+        let (from, to, drawn) = (values(&from), values(&to), values(&drawn));
+        for (name, got) in &to {
+            let mismatched = report.mismatched.iter().any(|(other, ..)| other == name);
+            assert_eq!(got, if mismatched { &drawn[name] } else { &from[name] }, "{name}");
+        }
+    }
+
+    #[test]
+    fn integers_that_nothing_takes_are_unused() {
+        let raw = |dtype, n: usize| RawTensor { dtype, shape: vec![n], data: vec![0; 4 * n].into() };
+        let mut weights = Weights::default();
+        for (name, dtype, n) in
+            [("bias", Dtype::F32, 4), ("count", Dtype::I32, 1), ("attn.relative_position_index", Dtype::I32, 1)]
+        {
+            weights.tensors.insert(name.into(), raw(dtype, n));
+        }
+        let report = import_weights([&mut store(1)], "", &weights).expect("import");
+        assert_eq!((report.loaded, report.unused), (vec!["backbone.bias".to_string()], vec!["count".to_string()]));
     }
 
     #[test]

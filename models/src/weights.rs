@@ -1,15 +1,21 @@
 //! A weights file as it is, `.safetensors` or PyTorch's `.pt`: tensors of every dtype by name, and what was said about them.
 
+use crate::swin_unetr::{merging_name, merging_order};
 use crate::{Error, Result, torch_file};
+use kernels::patch_merging::Order;
 use safetensors::{Dtype, SafeTensors, View};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Error as IoError};
 use std::path::Path;
 
 /// Under this name the metadata record the order of patch merging.
 pub const PATCH_MERGING: &str = "patch_merging";
+
+/// The order of the published models, and of MONAI's networks up to 1.4: that of files which record none.
+const USUAL_MERGING: Order = Order::Monai13;
 
 /// Under this name the metadata of a safetensors file of ours record the checksum of all the rest.
 const CHECKSUM: &str = "checksum";
@@ -30,6 +36,21 @@ pub struct Weights<'a> {
     pub wrapper: Option<&'static str>,
     /// Entries that were left out because they are no tensors, or lay beside the wrapper.
     pub ignored: BTreeSet<String>,
+}
+
+/// The order of patch merging under which a file's weights mean what they do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Merging {
+    pub order: Order,
+    /// Whether the file records it. PyTorch's files do not; theirs is taken to be that of the published models.
+    pub stated: bool,
+}
+
+impl fmt::Display for Merging {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{PATCH_MERGING} {}", merging_name(self.order))?;
+        f.write_str(if self.stated { "" } else { " (the file does not say)" })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +93,14 @@ impl<'a> Weights<'a> {
             return Err(Error::file(path, "holds no tensors; give a file of a model's state_dict"));
         }
         Ok(weights)
+    }
+
+    /// Errors when the file records an order that there is not.
+    pub fn merging(&self) -> Result<Merging> {
+        match self.metadata.get(PATCH_MERGING) {
+            Some(name) => Ok(Merging { order: merging_order(name)?, stated: true }),
+            None => Ok(Merging { order: USUAL_MERGING, stated: false }),
+        }
     }
 
     /// Gives every tensor its bare name, and says how many that changed. Errors when two would share one.

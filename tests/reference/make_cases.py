@@ -308,8 +308,14 @@ def gradients(net):
 
 
 def swin_unetr(name, feature_size, out_channels, merging):
-    x, how_x = made((1, 1, 64, 64, 64), 7, "unit")
-    cot, how_cot = made((1, out_channels, 64, 64, 64), 8, "signed")
+    attrs = dict(feature_size=feature_size, in_channels=1, out_channels=out_channels, patch_merging=merging, weights="hash-fill")
+    swin_unetr_case(name, swin_unetr_network(feature_size, out_channels, merging), attrs)
+
+
+def swin_unetr_case(name, net, attrs):
+    """Forward and backward of a network with the parameters it has."""
+    x, how_x = made((1, attrs["in_channels"], 64, 64, 64), 7, "unit")
+    cot, how_cot = made((1, attrs["out_channels"], 64, 64, 64), 8, "signed")
 
     def run(net, cast):
         for p, v in zip(net.parameters(), start):
@@ -319,11 +325,30 @@ def swin_unetr(name, feature_size, out_channels, merging):
         y.backward(cast(cot))
         return {"out.y": y, "grad.x": leaf.grad} | gradients(net)
 
-    attrs = dict(feature_size=feature_size, in_channels=1, out_channels=out_channels, patch_merging=merging,
-                 weights="hash-fill", made={"in.x": how_x, "cot.y": how_cot})
-    net = swin_unetr_network(feature_size, out_channels, merging)
     start = [p.detach().clone() for p in net.parameters()]
-    network_case(name, "swin_unetr", attrs, net, run, {})
+    network_case(name, "swin_unetr", attrs | dict(made={"in.x": how_x, "cot.y": how_cot}), net, run, {})
+
+
+def embedding(net, x):
+    """What the projectors see of a crop: the pooled maps of the encoder."""
+    h = net.swinViT(x)
+    maps = [net.encoder1(x), net.encoder2(h[0]), net.encoder3(h[1]), net.encoder4(h[2]), net.encoder10(h[4])]
+    return torch.cat([m.mean((2, 3, 4)) for m in maps], 1)
+
+
+def swin_unetr_forward(name, net, forward, attrs, parameters={}):
+    """out.y = forward(net, x) and no gradients. `parameters` are stored in the case."""
+    x, how_x = made((1, attrs["in_channels"], 64, 64, 64), 7, "unit")
+    with torch.no_grad():
+        y = forward(net, x)
+    _, how_cot = made(tuple(y.shape), 8, "signed")
+    tensors = {"out.y": y} | {f"param.{k}": v for k, v in parameters.items()}
+    save(name, "swin_unetr", attrs | dict(made={"in.x": how_x, "cot.y": how_cot}), tensors)
+
+
+def swin_unetr_embedding(name, feature_size):
+    attrs = dict(feature_size=feature_size, in_channels=1, patch_merging="monai-1.3", weights="hash-fill")
+    swin_unetr_forward(name, swin_unetr_network(feature_size, 3, "monai-1.3"), embedding, attrs)
 
 
 class Projector(nn.Module):
@@ -349,15 +374,9 @@ class VoCo(nn.Module):
         self.teacher = filled(Projector(24 * feature_size, hidden, out), "teacher.").requires_grad_(False)
         self.momentum = momentum
 
-    def embed(self, crop):
-        b = self.backbone
-        h = b["swinViT"](crop)
-        maps = [b["encoder1"](crop), b["encoder2"](h[0]), b["encoder3"](h[1]), b["encoder4"](h[2]), b["encoder10"](h[4])]
-        return torch.cat([m.mean((2, 3, 4)) for m in maps], 1)
-
     def forward(self, crops, labels):
         # no norm of the backbone looks across crops: one at a time, and recomputed in backward, to save memory
-        e = torch.cat([checkpoint(self.embed, c[None], use_reentrant=False) for c in crops])
+        e = torch.cat([checkpoint(embedding, self.backbone, c[None], use_reentrant=False) for c in crops])
         with torch.no_grad():
             for t, s in zip(self.teacher.parameters(), self.student.parameters()):
                 t.lerp_(s, 1 - self.momentum)
@@ -460,6 +479,7 @@ CASES = {
     "sliding_window_padded": lambda n: sliding_window(n, (1, 1, 5, 15, 8), (8, 8, 8), 0.25, "constant"),
     "swin_unetr": lambda n: swin_unetr(n, 12, 3, "monai-1.3"),
     "swin_unetr_standard_merging": lambda n: swin_unetr(n, 12, 2, "standard"),
+    "swin_unetr_embedding": lambda n: swin_unetr_embedding(n, 12),
     "voco_head": lambda n: voco_head(n, 12, 48, 40, 2, 1, 2),
     "swin_unetr_b_state_dict": state_dict_list,
     "voco_trajectory": lambda n: voco_trajectory(n, 3, 1e-4, 12, 48, 40, 2, 1, 2),

@@ -10,7 +10,7 @@ use crate::{Config, Error, Result};
 use engine::Tensor;
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
-use models::weights::{PATCH_MERGING, Weights};
+use models::weights::{Merging, PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -74,6 +74,7 @@ pub struct Saved {
     pub best: Best,
     /// The configuration of the run, as TOML.
     pub config: String,
+    merging: Merging,
     tensors: StateDict,
 }
 
@@ -90,7 +91,8 @@ impl Saved {
         let unreadable = |key: &str| Error::Config(format!("{}: \"{key}\" is unreadable", path.display()));
         let step = entry(STEP)?.parse().map_err(|_| unreadable(STEP))?;
         let best = serde_json::from_str(entry(BEST)?).map_err(|_| unreadable(BEST))?;
-        Ok(Saved { path: path.to_path_buf(), step, best, config: entry(CONFIG)?.clone(), tensors })
+        let merging = weights.merging().map_err(|_| unreadable(PATCH_MERGING))?;
+        Ok(Saved { path: path.to_path_buf(), step, best, config: entry(CONFIG)?.clone(), merging, tensors })
     }
 
     /// The newest whole checkpoint of a folder. `note` hears of newer ones that are damaged.
@@ -105,20 +107,20 @@ impl Saved {
         Err(Error::Config(format!("{}: no whole checkpoint to resume from; start the run anew", folder.display())))
     }
 
-    /// The model and the optimiser as they were.
-    pub fn restore(mut self, config: &Config) -> Result<(Voco, AdamW)> {
+    /// The model and the optimiser as they were. `note` hears what was loaded.
+    pub fn restore(mut self, config: &Config, note: &mut dyn FnMut(String)) -> Result<(Voco, AdamW)> {
         let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
         let mut state = Vec::new();
         for name in AdamW::STATE {
             state.push(self.tensors.remove(name).ok_or_else(|| self.lacks(name))?);
         }
         let state: [Tensor; 3] = state.try_into().map_err(|_| self.lacks(AdamW::STATE[0]))?;
-        for params in [&mut model.params, &mut model.teacher_params] {
-            let LoadReport { mismatched, missing, .. } = state_dict::import(params, &self.tensors)?;
-            if let Some(name) = missing.first().or(mismatched.first().map(|(name, ..)| name)) {
-                return Err(self.lacks(name));
-            }
+        same_order(&self.path, self.merging, &model)?;
+        let report = state_dict::import_all([&mut model.params, &mut model.teacher_params], "", &self.tensors)?;
+        if let Some(name) = report.missing.first().or(report.mismatched.first().map(|(name, ..)| name)) {
+            return Err(self.lacks(name));
         }
+        note(loaded(&self.path, self.merging, &report));
         let optimizer = AdamW::resume(&model.params, config.adamw(), state, self.step)?;
         Ok((model, optimizer))
     }
@@ -153,17 +155,28 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
     Ok(())
 }
 
-/// Fills the backbone from a file of weights, and says what it took. Errors when nothing fits, and when the file's weights are
-/// for another order of patch merging, under which they would be another network.
-pub fn load_backbone(path: &Path, model: &mut Voco) -> Result<state_dict::LoadReport> {
+/// Fills the backbone from a file of weights; `note` hears what it took. Errors when nothing fits, and when the file's weights
+/// are for another order of patch merging, under which they would be another network.
+pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let weights = Weights::parse(path, &bytes)?;
-    let ours = merging_name(model.config().network.patch_merging);
-    if let Some(theirs) = weights.metadata.get(PATCH_MERGING).filter(|theirs| *theirs != ours) {
-        let path = path.display();
-        return Err(Error::Config(format!("{path}: weights for patch_merging {theirs:?}; this model's is {ours:?}")));
-    }
-    let report = state_dict::import_section(&mut model.params, "backbone.", &state_dict::tensors(&weights)?)?;
+    let merging = weights.merging().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+    same_order(path, merging, model)?;
+    let report = state_dict::import_weights([&mut model.params], "backbone.", &weights)?;
     report.check(path)?;
-    Ok(report)
+    note(loaded(path, merging, &report));
+    Ok(())
+}
+
+fn same_order(path: &Path, theirs: Merging, model: &Voco) -> Result<()> {
+    let ours = merging_name(model.config().network.patch_merging);
+    if merging_name(theirs.order) == ours {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(Error::Config(format!("{path}: its weights are for {theirs}; give some for {ours}, the order of this model")))
+}
+
+fn loaded(path: &Path, merging: Merging, report: &LoadReport) -> String {
+    format!("{}: {merging}; {report}", path.display())
 }

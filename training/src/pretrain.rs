@@ -155,13 +155,12 @@ struct Trainer<'c> {
 impl<'c> Trainer<'c> {
     fn new(config: &'c Config, saved: Option<Saved>, note: &mut dyn FnMut(String)) -> Result<Self> {
         if let Some(saved) = saved {
-            let (model, optimizer) = saved.restore(config)?;
+            let (model, optimizer) = saved.restore(config, note)?;
             return Ok(Trainer { config, model, optimizer });
         }
         let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
         if let Some(path) = &config.weights {
-            let report = checkpoint::load_backbone(path, &mut model)?;
-            note(format!("{}: {report}", path.display()));
+            checkpoint::load_backbone(path, &mut model, note)?;
         }
         let optimizer = AdamW::new(&model.params, config.adamw())?;
         Ok(Trainer { config, model, optimizer })

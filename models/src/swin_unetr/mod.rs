@@ -19,6 +19,8 @@ const HEADS: [usize; 4] = [3, 6, 12, 24];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwinUnetrConfig {
+    /// The weights of a network for another number fit but for `swinViT.patch_embed.proj.weight`, `encoder1.layer.conv1` and
+    /// `encoder1.layer.conv3`, which an import reports as mismatched and leaves as they were drawn.
     pub in_channels: usize,
     /// A multiple of 12: 48 is B, 96 L, 192 H.
     pub feature_size: usize,
