@@ -33,7 +33,7 @@ Examples:
   vocoe ablate matrix.toml --out runs/ablation --json";
 
 /// Settings that decide which samples come in which order, and so are the base's alone.
-const SHARED: [&str; 8] = ["seed", "data", "sources", "exclude", "region", "volumes", "demo", "out"];
+const SHARED: [&str; 9] = ["seed", "data", "sources", "exclude", "region", "volumes", "same_region", "demo", "out"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

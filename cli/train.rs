@@ -69,6 +69,9 @@ pub(crate) struct Options {
     /// Volumes per step [default: 2]
     #[arg(long, value_name = "N")]
     volumes: Option<usize>,
+    /// Only pair volumes of one region; an epoch's last step of each may hold fewer
+    #[arg(long)]
+    same_region: bool,
     /// Random crops per volume [default: 2]
     #[arg(long, value_name = "N")]
     crops: Option<usize>,
@@ -312,6 +315,7 @@ impl Options {
             steps: self.steps.or(file.steps),
             warmup: self.warmup.or(file.warmup),
             volumes: self.volumes.or(file.volumes),
+            same_region: self.same_region || file.same_region,
             crops: self.crops.or(file.crops),
             grid: self.grid.or(file.grid),
             roi: self.roi.or(file.roi),
@@ -352,6 +356,7 @@ impl Options {
             steps,
             warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP } else { (steps / 20).min(5000) }),
             volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
+            same_region: self.same_region,
             crops: self.crops.unwrap_or(if demo { DEMO_CROPS } else { 2 }),
             grid: self.grid.unwrap_or(if demo { DEMO_GRID } else { 3 }),
             roi: self.roi.unwrap_or(64),

@@ -263,6 +263,7 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         ("run = []", "no [[run]]"),
         ("[[run]]\nsteps = 3", "name"),
         ("[[run]]\nname = \"a\"\nseed = 3", "seed"),
+        ("[[run]]\nname = \"a\"\nsame_region = true", "same_region"),
         ("[[run]]\nname = \"../a\"", "letters"),
         ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "intra_wait"),
         ("[base]\ndemo = true\nintra_weight = 0\ninter_weight = 0\n[[run]]\nname = \"a\"\nreg_weight = 0", "weights"),

@@ -24,6 +24,7 @@ fn config(out: &Path) -> Config {
         steps: STEPS,
         warmup: 1,
         volumes: 1,
+        same_region: false,
         crops: 1,
         grid: 2,
         roi: ROI,

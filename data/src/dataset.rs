@@ -17,7 +17,7 @@ use walkdir::WalkDir;
 const LABEL_ENDINGS: [&str; 6] = ["_label", "_labels", "_seg", "_mask", "_gtv", "_oar"];
 
 /// Part of the body: decides the chain's settings and how often a volume is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Region {
     Abdomen,

@@ -38,6 +38,8 @@ pub struct Config {
     pub steps: u64,
     pub warmup: u64,
     pub volumes: usize,
+    /// The volumes of a step are of one region.
+    pub same_region: bool,
     pub crops: usize,
     pub grid: usize,
     /// Side of a crop in voxels.
@@ -125,6 +127,9 @@ impl Config {
         }
         if self.volumes == 0 || self.crops == 0 {
             return refuse(format!("{} volumes x {} crops: both must be at least 1", self.volumes, self.crops));
+        }
+        if self.same_region && self.volumes < 2 {
+            return refuse("same_region with 1 volume a step pairs nothing: take at least 2 (--volumes)".into());
         }
         if self.volumes * (self.crops + self.grid * self.grid) < 2 || self.grid < 2 {
             return refuse(format!("grid {}: the base crops must be at least 2 x 2 (--grid)", self.grid));

@@ -16,6 +16,7 @@ pub fn batches<'n>(
     let sources = if config.demo { phantoms(config.seed)? } else { volumes(config, notice)? };
     let settings = LoaderConfig {
         volumes: config.volumes,
+        same_region: config.same_region,
         sampling: Sampling { crops: config.crops, roi: config.roi, grid: config.grid },
         seed: config.seed,
         threads: config.loader_threads,
