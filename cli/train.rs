@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use training::Config;
 use training::checkpoint::Saved;
-use training::config::{LossKind, SourceConfig};
+use training::config::{LossKind, SourceConfig, TeacherKind};
 use training::metrics::Metrics;
 use training::pretrain::{self, Outcome, Watch};
 
@@ -93,7 +93,10 @@ pub(crate) struct Options {
     /// Weight decay of AdamW [default: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// Share of itself that the teacher keeps at a step [default: 0.9]
+    /// What the teacher averages: the student's projector, or all of it, for a second forward per step [default: projector]
+    #[arg(long)]
+    teacher: Option<Teacher>,
+    /// Share of itself that the teacher keeps at a step; 0: no memory, the student's own weights [default: 0.9]
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
     /// Probability that the student sees nothing of a crop [default: 0.2]
@@ -158,6 +161,13 @@ pub(crate) enum Size {
 enum Loss {
     Voco,
     Infonce,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Teacher {
+    Projector,
+    Whole,
 }
 
 pub fn command(args: Args) -> Result<bool> {
@@ -323,6 +333,7 @@ impl Options {
             weights: self.weights.or(file.weights),
             lr: self.lr.or(file.lr),
             weight_decay: self.weight_decay.or(file.weight_decay),
+            teacher: self.teacher.or(file.teacher),
             momentum: self.momentum.or(file.momentum),
             row_dropout: self.row_dropout.or(file.row_dropout),
             element_dropout: self.element_dropout.or(file.element_dropout),
@@ -367,6 +378,10 @@ impl Options {
             weights: self.weights,
             lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),
             weight_decay: self.weight_decay.unwrap_or(0.01),
+            teacher: match self.teacher {
+                Some(Teacher::Whole) => TeacherKind::Whole,
+                _ => TeacherKind::Projector,
+            },
             momentum: self.momentum.unwrap_or(0.9),
             row_dropout: self.row_dropout.unwrap_or(0.2),
             element_dropout: self.element_dropout.unwrap_or(0.0),

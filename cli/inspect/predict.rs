@@ -7,7 +7,7 @@ use kernels::patch_merging::Order;
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
 use models::weights::{PATCH_MERGING, Weights};
-use models::{Batch, Loss, SwinUnetrConfig, Voco, VocoConfig};
+use models::{Batch, Loss, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use std::path::Path;
 
 /// Predicted overlaps `[S, K]` of a sample, by the weights in a `model.safetensors`.
@@ -40,10 +40,12 @@ fn read(path: &Path) -> Result<Voco> {
         out_channels: None,
         patch_merging,
     };
+    let whole = tensors.keys().any(|name| name.starts_with("teacher.backbone."));
     let config = VocoConfig {
         network,
         hidden: rows("student.layer1.0.weight")?,
         out: rows("student.layer3.0.weight")?,
+        teacher: if whole { Teacher::Whole } else { Teacher::Projector },
         momentum: 1.0,
         row_dropout: 0.0,
         element_dropout: 0.0,

@@ -1,7 +1,7 @@
 //! What a run leaves on disk: its weights, and all that it needs to go on bit for bit.
 //!
-//! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, the network as
-//! `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
+//! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, a whole teacher's
+//! network as `teacher.backbone.*`, the network as `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
 //! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
 //! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
@@ -153,7 +153,7 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
     Ok(())
 }
 
-/// Fills the backbone from a file of weights, and says what it took. Errors when nothing fits, and when the file's weights are
+/// Fills the backbone, and that of a whole teacher, from a file of weights, and says what it took. Errors when nothing fits, and when the file's weights are
 /// for another order of patch merging, under which they would be another network.
 pub fn load_backbone(path: &Path, model: &mut Voco) -> Result<state_dict::LoadReport> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
@@ -165,5 +165,6 @@ pub fn load_backbone(path: &Path, model: &mut Voco) -> Result<state_dict::LoadRe
     }
     let report = state_dict::import_section(&mut model.params, "backbone.", &state_dict::tensors(&weights)?)?;
     report.check(path)?;
+    model.start_teacher()?;
     Ok(report)
 }

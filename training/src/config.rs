@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use data::Region;
 use engine::Device;
 use kernels::patch_merging::Order;
-use models::{Loss, SwinUnetrConfig, VocoConfig};
+use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -17,6 +17,14 @@ const TEMPERATURE: f64 = 0.2;
 pub enum LossKind {
     Voco,
     Infonce,
+}
+
+/// What the teacher is a moving average of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherKind {
+    Projector,
+    Whole,
 }
 
 /// A folder, list or `dataset.json`, and the body region that decides its preprocessing.
@@ -49,6 +57,7 @@ pub struct Config {
     pub weights: Option<PathBuf>,
     pub lr: f64,
     pub weight_decay: f64,
+    pub teacher: TeacherKind,
     pub momentum: f64,
     pub row_dropout: f64,
     pub element_dropout: f64,
@@ -82,10 +91,15 @@ impl Config {
             LossKind::Voco => Loss::Voco,
             LossKind::Infonce => Loss::InfoNce { temperature: TEMPERATURE },
         };
+        let teacher = match self.teacher {
+            TeacherKind::Projector => Teacher::Projector,
+            TeacherKind::Whole => Teacher::Whole,
+        };
         VocoConfig {
             network,
             hidden: self.projection,
             out: self.projection,
+            teacher,
             momentum: self.momentum,
             row_dropout: self.row_dropout,
             element_dropout: self.element_dropout,

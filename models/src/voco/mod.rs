@@ -1,8 +1,8 @@
-//! The VoCo pre-training model: encoder, student projector, and a teacher projector that follows the student.
+//! The VoCo pre-training model: encoder, student projector, and a teacher that follows the student.
 //!
 //! One forward embeds all random crops and all base crops together. The order of operations is the published code's: the
 //! student sees the embedding after row dropout, then the teacher's parameters move towards the student's, then the teacher
-//! sees the same embedding without dropout and without gradient.
+//! sees the same embedding, or one of its own, without dropout and without gradient.
 
 mod projector;
 
@@ -22,13 +22,23 @@ pub enum Loss {
     InfoNce { temperature: f64 },
 }
 
+/// What the teacher is a moving average of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teacher {
+    /// The projector: it sees the student's embeddings. It starts from values of its own, as the published code's does.
+    Projector,
+    /// Backbone and projector: its embeddings come from a second forward. It starts as the student.
+    Whole,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct VocoConfig {
     pub network: SwinUnetrConfig,
     /// Width of the projectors' hidden layers, and of their output.
     pub hidden: usize,
     pub out: usize,
-    /// The teacher keeps this share of itself at every step.
+    pub teacher: Teacher,
+    /// The teacher keeps this share of itself at every step; with 0 it is the student of this step, without dropout.
     pub momentum: f64,
     /// Probability that a crop's whole embedding is dropped on the student's side.
     pub row_dropout: f64,
@@ -70,7 +80,8 @@ pub struct Voco {
     networks: Networks,
     /// `backbone.*`, then `student.*`.
     pub params: ParamStore,
-    /// `teacher.*`: never trained, laid out as the student.
+    /// `teacher.*`, after `teacher.backbone.*` where the teacher is [`Teacher::Whole`]: never trained, laid out as what they
+    /// follow.
     pub teacher_params: ParamStore,
 }
 
@@ -79,21 +90,37 @@ struct Networks {
     config: VocoConfig,
     backbone: SwinUnetr,
     student: Projector,
+    teacher_backbone: Option<SwinUnetr>,
     teacher: Projector,
 }
 
 impl Voco {
-    /// Draws all parameters from `seed`; the teacher's independently of the student's.
+    /// Draws all parameters from `seed`; a teacher projector's independently of the student's.
     pub fn new(config: VocoConfig, dtype: DType, device: Device, seed: u64) -> Result<Self> {
         let inputs = 24 * config.network.feature_size;
         let mut trained = ParamStoreBuilder::default();
         let backbone = SwinUnetr::new(&mut trained, "backbone.", config.network)?;
         let student = Projector::new(&mut trained, "student.", inputs, config.hidden, config.out);
         let mut followed = ParamStoreBuilder::default();
+        let teacher_backbone = match config.teacher {
+            Teacher::Projector => None,
+            Teacher::Whole => Some(SwinUnetr::new(&mut followed, "teacher.backbone.", config.network)?),
+        };
         let teacher = Projector::new(&mut followed, "teacher.", inputs, config.hidden, config.out);
         let params = trained.build(dtype, device, seed)?;
         let teacher_params = followed.build(dtype, device, seed)?;
-        Ok(Voco { networks: Networks { config, backbone, student, teacher }, params, teacher_params })
+        let networks = Networks { config, backbone, student, teacher_backbone, teacher };
+        let mut voco = Voco { networks, params, teacher_params };
+        voco.start_teacher()?;
+        Ok(voco)
+    }
+
+    /// Makes a whole teacher a copy of the student, as after its weights were read; leaves a teacher projector as it is.
+    pub fn start_teacher(&mut self) -> Result<()> {
+        match self.networks.config.teacher {
+            Teacher::Projector => Ok(()),
+            Teacher::Whole => Ok(ema::update(self.teacher_params.slab_mut(), self.params.slab(), 0.0)?),
+        }
     }
 
     pub fn config(&self) -> VocoConfig {
@@ -107,13 +134,16 @@ impl Voco {
         let Voco { networks, params, teacher_params } = self;
         let config = networks.config;
         let tape = Tape::new(params);
-        let embedding = networks.embed(&tape, batch)?;
+        let embedding = networks.embed(&networks.backbone, &tape, batch)?;
         let kept = dropout(&tape, &embedding, config, seed)?;
         let student = networks.student.forward(&tape, &kept)?;
 
-        ema::update(teacher_params.slab_mut(), &params.section("student.")?, config.momentum)?;
-        let fixed = Tape::inference(teacher_params);
-        let teacher = networks.teacher.forward(&fixed, &fixed.constant(embedding.value().clone()))?.into_value();
+        let followed = match config.teacher {
+            Teacher::Projector => params.section("student.")?,
+            Teacher::Whole => params.slab().clone(),
+        };
+        ema::update(teacher_params.slab_mut(), &followed, config.momentum)?;
+        let teacher = networks.teach(teacher_params, embedding.value(), batch)?;
 
         let (mut terms, logits) = ops::voco_loss(&tape, &student, &teacher, &batch.labels, p)?;
         if let Loss::InfoNce { temperature } = config.loss {
@@ -135,11 +165,10 @@ impl Voco {
     pub fn predict(&self, batch: &Batch) -> Result<Tensor> {
         let p = sizes(batch)?;
         let tape = Tape::inference(&self.params);
-        let embedding = self.networks.embed(&tape, batch)?;
+        let embedding = self.networks.embed(&self.networks.backbone, &tape, batch)?;
         let student = self.networks.student.forward(&tape, &embedding)?;
-        let fixed = Tape::inference(&self.teacher_params);
-        let teacher = self.networks.teacher.forward(&fixed, &fixed.constant(embedding.into_value()))?;
-        Ok(voco_loss::forward(student.value(), teacher.value(), &batch.labels, p)?.logits)
+        let teacher = self.networks.teach(&self.teacher_params, embedding.value(), batch)?;
+        Ok(voco_loss::forward(student.value(), &teacher, &batch.labels, p)?.logits)
     }
 }
 
@@ -156,19 +185,29 @@ fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seed: u64) -> Resul
 }
 
 impl Networks {
+    /// The teacher's projections `[V·S + V·K, out]`, given the student's embedding.
+    fn teach(&self, params: &ParamStore, embedding: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let tape = Tape::inference(params);
+        let embedding = match &self.teacher_backbone {
+            Some(backbone) => self.embed(backbone, &tape, batch)?,
+            None => tape.constant(embedding.clone()),
+        };
+        Ok(self.teacher.forward(&tape, &embedding)?.into_value())
+    }
+
     /// Embeddings of all random crops, then of all bases: `[V·S + V·K, 24f]`.
-    fn embed<'a>(&'a self, tape: &Tape<'a>, batch: &Batch) -> Result<Var> {
+    fn embed<'a>(&self, backbone: &'a SwinUnetr, tape: &Tape<'a>, batch: &Batch) -> Result<Var> {
         let crops = tape.constant(batch.crops.clone());
         let bases = tape.constant(batch.bases.clone());
         let all = ops::concat(tape, &[&crops, &bases], 0)?;
         if !self.config.recompute {
-            return self.backbone.embed(tape, &all);
+            return backbone.embed(tape, &all);
         }
         // Every normalisation of the backbone is per crop, so crops can be embedded one at a time.
         let mut rows = Vec::new();
         for i in 0..all.dims()[0] {
             let crop = ops::rows_at(tape, &all, i, 1)?;
-            rows.push(tape.checkpoint(&[&crop], |t, v| self.backbone.embed(t, &v[0]).map_err(as_autograd))?);
+            rows.push(tape.checkpoint(&[&crop], |t, v| backbone.embed(t, &v[0]).map_err(as_autograd))?);
         }
         Ok(ops::concat(tape, &rows.iter().collect::<Vec<_>>(), 0)?)
     }
@@ -232,33 +271,87 @@ mod tests {
     use super::*;
     use kernels::patch_merging::Order;
 
-    #[test]
-    fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
+    /// A tiny model without dropout.
+    fn model(teacher: Teacher, momentum: f64) -> Voco {
         let network =
             SwinUnetrConfig { in_channels: 1, feature_size: 12, out_channels: None, patch_merging: Order::Monai13 };
         let config = VocoConfig {
             network,
             hidden: 16,
             out: 16,
-            momentum: 1.0,
+            teacher,
+            momentum,
             element_dropout: 0.0,
             weights: [1.0; 3],
             row_dropout: 0.0,
             loss: Loss::Voco,
             recompute: true,
         };
-        let mut model = Voco::new(config, DType::F32, Device::Cpu, 3).expect("model");
+        Voco::new(config, DType::F32, Device::Cpu, 3).expect("model")
+    }
+
+    /// One volume of two crops and two bases, of noise in [0, 1).
+    fn batch() -> Batch {
         let cubes = |seed: u64, n: usize| {
             let value = |i: usize| (engine::random::bits(seed, i as u64) % 1000) as f32 / 1000.0;
             let values: Vec<f32> = (0..n << 18).map(value).collect();
             Tensor::from_slice(&values, &[n, 64, 64, 64, 1]).expect("cubes")
         };
         let labels = Tensor::from_slice(&[0.5f32; 4], &[1, 2, 2]).expect("labels");
-        let batch = Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels };
-        let predicted = model.predict(&batch).expect("prediction").to_f64_vec().expect("values");
-        let step = model.step(&batch, 0).expect("step").logits.to_f64_vec().expect("values");
-        assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
-        assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+        Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels }
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.to_f64_vec().expect("values")
+    }
+
+    /// Moves the trained parameters, as an optimiser would.
+    fn shake(model: &mut Voco) {
+        let slab = model.params.slab_mut().as_mut_slice::<f32>().expect("f32");
+        slab.iter_mut().zip(0..).for_each(|(v, i)| *v *= 1.0 + 0.5 * engine::random::uniform(9, i) as f32);
+    }
+
+    #[test]
+    fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
+        for teacher in [Teacher::Projector, Teacher::Whole] {
+            let mut model = model(teacher, 1.0);
+            shake(&mut model);
+            let predicted = values(&model.predict(&batch()).expect("prediction"));
+            let step = values(&model.step(&batch(), 0).expect("step").logits);
+            assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
+            assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+        }
+    }
+
+    #[test]
+    fn a_teacher_follows_what_it_is_the_average_of() {
+        for (teacher, section) in [(Teacher::Projector, "student."), (Teacher::Whole, "")] {
+            let mut model = model(teacher, 0.75);
+            let before = values(model.teacher_params.slab());
+            let started = values(&model.params.section(section).expect("section"));
+            assert_eq!(before == started, teacher == Teacher::Whole);
+            shake(&mut model);
+            let student = values(&model.params.section(section).expect("section"));
+            model.step(&batch(), 0).expect("step");
+            let after = values(model.teacher_params.slab());
+            let moved = before.iter().zip(&student).map(|(t, s)| 0.75 * t + 0.25 * s);
+            assert!(after.len() == student.len() && after.iter().zip(moved).all(|(a, b)| (a - b).abs() < 1e-6));
+            assert_ne!(after, before);
+        }
+    }
+
+    #[test]
+    fn without_momentum_or_dropout_the_teacher_computes_what_the_student_does() {
+        let mut logits = Vec::new();
+        for teacher in [Teacher::Projector, Teacher::Whole] {
+            let mut model = model(teacher, 0.0);
+            shake(&mut model);
+            logits.push(values(&model.step(&batch(), 0).expect("step").logits));
+            let student = values(&model.params.section("student.").expect("section"));
+            let projector = model.teacher_params.section("teacher.layer").expect("section");
+            assert_eq!(values(&projector), student);
+        }
+        assert_eq!(logits[0], logits[1]);
     }
 
     #[test]
