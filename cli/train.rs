@@ -81,7 +81,7 @@ pub(crate) struct Options {
     /// Side of a crop in voxels [default: 64]
     #[arg(long, value_name = "N")]
     roi: Option<usize>,
-    /// First loss term [default: voco]
+    /// First loss term; the cvpr losses have no inter term, cvpr1 no teacher, cvpr3 a symmetric prediction [default: voco]
     #[arg(long)]
     loss: Option<Loss>,
     /// Initial weights of the backbone: .safetensors, .pt or .pth [default: drawn from the seed]
@@ -161,6 +161,8 @@ pub(crate) enum Size {
 enum Loss {
     Voco,
     Infonce,
+    Cvpr1,
+    Cvpr3,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -372,8 +374,10 @@ impl Options {
             grid: self.grid.unwrap_or(if demo { DEMO_GRID } else { 3 }),
             roi: self.roi.unwrap_or(64),
             loss: match self.loss {
+                None | Some(Loss::Voco) => LossKind::Voco,
                 Some(Loss::Infonce) => LossKind::Infonce,
-                _ => LossKind::Voco,
+                Some(Loss::Cvpr1) => LossKind::Cvpr1,
+                Some(Loss::Cvpr3) => LossKind::Cvpr3,
             },
             weights: self.weights,
             lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),

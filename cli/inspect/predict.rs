@@ -6,6 +6,7 @@ use engine::{DType, Device, Tensor};
 use kernels::patch_merging::Order;
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
+use models::voco::LOSS;
 use models::weights::{PATCH_MERGING, Weights};
 use models::{Batch, Loss, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use std::path::Path;
@@ -40,6 +41,7 @@ fn read(path: &Path) -> Result<Voco> {
         out_channels: None,
         patch_merging,
     };
+    let loss = weights.metadata.get(LOSS).map_or(Ok(Loss::Voco), |name| Loss::predicting(name))?;
     let whole = tensors.keys().any(|name| name.starts_with("teacher.backbone."));
     let config = VocoConfig {
         network,
@@ -50,7 +52,7 @@ fn read(path: &Path) -> Result<Voco> {
         row_dropout: 0.0,
         element_dropout: 0.0,
         weights: [1.0; 3],
-        loss: Loss::Voco,
+        loss,
         // one crop after the other: the memory of a single one
         recompute: true,
     };

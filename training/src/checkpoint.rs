@@ -10,6 +10,7 @@ use crate::{Config, Error, Result};
 use engine::Tensor;
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
+use models::voco::LOSS;
 use models::weights::{PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,7 @@ fn description(model: &Voco, step: u64) -> HashMap<String, String> {
     HashMap::from([
         (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
+        (LOSS.to_string(), model.config().loss.prediction().to_string()),
         (PATCH_MERGING.to_string(), merging_name(network.patch_merging).to_string()),
     ])
 }

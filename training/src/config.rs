@@ -17,6 +17,8 @@ const TEMPERATURE: f64 = 0.2;
 pub enum LossKind {
     Voco,
     Infonce,
+    Cvpr1,
+    Cvpr3,
 }
 
 /// What the teacher is a moving average of.
@@ -90,6 +92,8 @@ impl Config {
         let loss = match self.loss {
             LossKind::Voco => Loss::Voco,
             LossKind::Infonce => Loss::InfoNce { temperature: TEMPERATURE },
+            LossKind::Cvpr1 => Loss::Cvpr1,
+            LossKind::Cvpr3 => Loss::Cvpr3,
         };
         let teacher = match self.teacher {
             TeacherKind::Projector => Teacher::Projector,
@@ -169,9 +173,16 @@ impl Config {
         if !(0.0..=1.0).contains(&self.momentum) {
             return refuse(format!("momentum {}: must lie in [0, 1]", self.momentum));
         }
+        if self.loss == LossKind::Cvpr1 && self.teacher == TeacherKind::Whole {
+            return refuse("loss cvpr1 has no teacher: leave teacher = \"whole\" out, or take loss = \"cvpr3\"".into());
+        }
         let weights = self.term_weights();
         if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || weights == [0.0; 3] {
             return refuse(format!("term weights {weights:?}: finite, not negative, and one of them above 0"));
+        }
+        let without_inter = matches!(self.loss, LossKind::Cvpr1 | LossKind::Cvpr3);
+        if without_inter && self.intra_weight == 0.0 && self.reg_weight == 0.0 {
+            return refuse("the cvpr losses have no inter term: intra_weight or reg_weight must be above 0".into());
         }
         if self.keep == 0 {
             return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());

@@ -10,16 +10,57 @@ use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
 use engine::{DType, Device, Tensor, random};
-use kernels::{cosine, ema, info_nce, voco_loss};
+use kernels::voco_loss::{self, Form};
+use kernels::{cosine, ema, info_nce};
 use projector::Projector;
 
-/// What the first loss term is.
+/// What the first loss term is, and whether there is a second.
+///
+/// The two `Cvpr` losses are those of the method's first publication and of what its code became before it had a term across
+/// volumes; [`voco_loss`] has their formulas. Two readings are ours, where descriptions leave it open: each cosine of the symmetric
+/// prediction passes through the ReLU before the two are averaged, and means have the ε of the later code in their
+/// denominators. A third form, with symmetric terms within and across volumes, is not described well enough to be built.
+/// Encoders differed too (the last stage alone, pooled; projectors of width 2048): here only the loss changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// Position prediction: the overlap of a random crop with each base crop.
     Voco,
     /// Cosine InfoNCE of student crops against the teacher's bases, with the overlaps as soft targets.
     InfoNce { temperature: f64 },
+    /// Position prediction against the student's own bases, held fixed: no teacher, and no inter term.
+    Cvpr1,
+    /// Symmetric position prediction, student crops with teacher bases and the reverse, and no inter term. It was used with
+    /// [`Teacher::Whole`].
+    Cvpr3,
+}
+
+/// The key in the metadata of our weights under which the loss is named, as far as predictions depend on it.
+pub const LOSS: &str = "loss";
+
+impl Loss {
+    fn form(self) -> Form {
+        match self {
+            Loss::Voco | Loss::InfoNce { .. } => Form::Voco,
+            Loss::Cvpr1 => Form::Cvpr1,
+            Loss::Cvpr3 => Form::Cvpr3,
+        }
+    }
+
+    /// The same for all losses whose models predict alike.
+    pub fn prediction(self) -> &'static str {
+        match self.form() {
+            Form::Voco => "voco",
+            Form::Cvpr1 => "cvpr1",
+            Form::Cvpr3 => "cvpr3",
+        }
+    }
+
+    /// A loss with this prediction.
+    pub fn predicting(name: &str) -> Result<Loss> {
+        let all = [Loss::Voco, Loss::Cvpr1, Loss::Cvpr3];
+        let found = all.into_iter().find(|loss| loss.prediction() == name);
+        found.ok_or_else(|| Error::Config(format!("{LOSS} {name:?} is unknown: voco, cvpr1 or cvpr3")))
+    }
 }
 
 /// What the teacher is a moving average of.
@@ -130,7 +171,7 @@ impl Voco {
     /// Forward and backward of one batch. Moves the teacher; leaves the trained parameters to the optimiser. `seed` draws the
     /// dropped rows.
     pub fn step(&mut self, batch: &Batch, seed: u64) -> Result<Step> {
-        let p = sizes(batch)?;
+        let p = sizes(batch, self.networks.config.loss)?;
         let Voco { networks, params, teacher_params } = self;
         let config = networks.config;
         let tape = Tape::new(params);
@@ -138,12 +179,8 @@ impl Voco {
         let kept = dropout(&tape, &embedding, config, seed)?;
         let student = networks.student.forward(&tape, &kept)?;
 
-        let followed = match config.teacher {
-            Teacher::Projector => params.section("student.")?,
-            Teacher::Whole => params.slab().clone(),
-        };
-        ema::update(teacher_params.slab_mut(), &followed, config.momentum)?;
-        let teacher = networks.teach(teacher_params, embedding.value(), batch)?;
+        networks.follow(params, teacher_params)?;
+        let teacher = networks.teach(teacher_params, embedding.value(), student.value(), batch)?;
 
         let (mut terms, logits) = ops::voco_loss(&tape, &student, &teacher, &batch.labels, p)?;
         if let Loss::InfoNce { temperature } = config.loss {
@@ -163,11 +200,11 @@ impl Voco {
     /// Predicted overlaps `[V, S, K]` of a batch, with the teacher as it stands and nothing dropped. Batch norm takes the
     /// statistics of this batch, as in training, so a crop's row depends on what else is in it.
     pub fn predict(&self, batch: &Batch) -> Result<Tensor> {
-        let p = sizes(batch)?;
+        let p = sizes(batch, self.networks.config.loss)?;
         let tape = Tape::inference(&self.params);
         let embedding = self.networks.embed(&self.networks.backbone, &tape, batch)?;
         let student = self.networks.student.forward(&tape, &embedding)?;
-        let teacher = self.networks.teach(&self.teacher_params, embedding.value(), batch)?;
+        let teacher = self.networks.teach(&self.teacher_params, embedding.value(), student.value(), batch)?;
         Ok(voco_loss::forward(student.value(), &teacher, &batch.labels, p)?.logits)
     }
 }
@@ -185,8 +222,21 @@ fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seed: u64) -> Resul
 }
 
 impl Networks {
-    /// The teacher's projections `[V·S + V·K, out]`, given the student's embedding.
-    fn teach(&self, params: &ParamStore, embedding: &Tensor, batch: &Batch) -> Result<Tensor> {
+    /// Moves the teacher towards the student.
+    fn follow(&self, params: &ParamStore, teacher: &mut ParamStore) -> Result<()> {
+        let followed = match self.config.teacher {
+            Teacher::Projector => params.section("student.")?,
+            Teacher::Whole => params.slab().clone(),
+        };
+        Ok(ema::update(teacher.slab_mut(), &followed, self.config.momentum)?)
+    }
+
+    /// What the student's projections are compared with, `[V·S + V·K, out]`: the teacher's, given the student's embedding, or the
+    /// student's own where the loss has no teacher.
+    fn teach(&self, params: &ParamStore, embedding: &Tensor, student: &Tensor, batch: &Batch) -> Result<Tensor> {
+        if self.config.loss == Loss::Cvpr1 {
+            return Ok(student.clone());
+        }
         let tape = Tape::inference(params);
         let embedding = match &self.teacher_backbone {
             Some(backbone) => self.embed(backbone, &tape, batch)?,
@@ -214,11 +264,11 @@ impl Networks {
 }
 
 /// V, S and K of a batch whose crops and bases fit its labels.
-fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
+fn sizes(batch: &Batch, loss: Loss) -> Result<voco_loss::Params> {
     let (crops, bases) = (batch.crops.dims(), batch.bases.dims());
     match *batch.labels.dims() {
         [volumes, s, k] if crops.first() == Some(&(volumes * s)) && bases.first() == Some(&(volumes * k)) => {
-            Ok(voco_loss::Params { volumes, crops: s, bases: k })
+            Ok(voco_loss::Params { volumes, crops: s, bases: k, form: loss.form() })
         }
         _ => Err(Error::Config(format!(
             "crops {crops:?} and bases {bases:?} do not fit labels {:?} of [volumes, crops, bases]",
@@ -229,7 +279,7 @@ fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
 
 /// [`Step::base_cosine`] of projections `[V·S + V·K, D]`, all crops first.
 fn base_cosine(student: &Tensor, p: voco_loss::Params) -> Result<f64> {
-    let voco_loss::Params { volumes, crops, bases } = p;
+    let voco_loss::Params { volumes, crops, bases, .. } = p;
     let mut sum = 0.0;
     for volume in 0..volumes {
         let rows = student.rows_at(volumes * crops + volume * bases, bases)?;
@@ -272,7 +322,7 @@ mod tests {
     use kernels::patch_merging::Order;
 
     /// A tiny model without dropout.
-    fn model(teacher: Teacher, momentum: f64) -> Voco {
+    fn model(teacher: Teacher, momentum: f64, loss: Loss) -> Voco {
         let network =
             SwinUnetrConfig { in_channels: 1, feature_size: 12, out_channels: None, patch_merging: Order::Monai13 };
         let config = VocoConfig {
@@ -284,7 +334,7 @@ mod tests {
             element_dropout: 0.0,
             weights: [1.0; 3],
             row_dropout: 0.0,
-            loss: Loss::Voco,
+            loss,
             recompute: true,
         };
         Voco::new(config, DType::F32, Device::Cpu, 3).expect("model")
@@ -313,8 +363,9 @@ mod tests {
 
     #[test]
     fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
-        for teacher in [Teacher::Projector, Teacher::Whole] {
-            let mut model = model(teacher, 1.0);
+        let whole = [Loss::Voco, Loss::Cvpr1, Loss::Cvpr3].map(|loss| (Teacher::Whole, loss));
+        for (teacher, loss) in whole.into_iter().chain([(Teacher::Projector, Loss::Voco)]) {
+            let mut model = model(teacher, 1.0, loss);
             shake(&mut model);
             let predicted = values(&model.predict(&batch()).expect("prediction"));
             let step = values(&model.step(&batch(), 0).expect("step").logits);
@@ -326,7 +377,7 @@ mod tests {
     #[test]
     fn a_teacher_follows_what_it_is_the_average_of() {
         for (teacher, section) in [(Teacher::Projector, "student."), (Teacher::Whole, "")] {
-            let mut model = model(teacher, 0.75);
+            let mut model = model(teacher, 0.75, Loss::Voco);
             let before = values(model.teacher_params.slab());
             let started = values(&model.params.section(section).expect("section"));
             assert_eq!(before == started, teacher == Teacher::Whole);
@@ -343,15 +394,18 @@ mod tests {
     #[test]
     fn without_momentum_or_dropout_the_teacher_computes_what_the_student_does() {
         let mut logits = Vec::new();
-        for teacher in [Teacher::Projector, Teacher::Whole] {
-            let mut model = model(teacher, 0.0);
+        // The last has no teacher, and one that is the student predicts the same.
+        for (teacher, loss) in
+            [(Teacher::Projector, Loss::Voco), (Teacher::Whole, Loss::Voco), (Teacher::Projector, Loss::Cvpr1)]
+        {
+            let mut model = model(teacher, 0.0, loss);
             shake(&mut model);
             logits.push(values(&model.step(&batch(), 0).expect("step").logits));
             let student = values(&model.params.section("student.").expect("section"));
             let projector = model.teacher_params.section("teacher.layer").expect("section");
             assert_eq!(values(&projector), student);
         }
-        assert_eq!(logits[0], logits[1]);
+        assert!(logits[0] == logits[1] && logits[0] == logits[2], "{logits:?}");
     }
 
     #[test]
@@ -362,7 +416,8 @@ mod tests {
         let apart = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
         let rows: Vec<f64> = [&[crop, crop][..], &alike, &apart].concat().into_iter().flatten().collect();
         let student = Tensor::from_slice(&rows, &[8, 2]).expect("tensor");
-        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3 }).expect("cosine");
+        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3, form: Form::Voco })
+            .expect("cosine");
         assert!((got - (1.0 - 1.0 / 3.0) / 2.0).abs() < 1e-12, "{got}");
     }
 }
