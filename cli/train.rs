@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use crate::verbosity::{Verbosity, note, say};
 use crate::{DeviceChoice, Error, Result, config};
 use clap::ValueEnum;
-use data::Region;
+use data::{Geometry, Region};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,10 @@ pub(crate) struct Options {
     /// Random crops per volume [default: 2]
     #[arg(long, value_name = "N")]
     crops: Option<usize>,
-    /// Base crops along x and along y [default: 3]
+    /// How volumes are cut: voco, or cvpr with 4 x 4 bases of 96 voxels over all of it, seen at 64 [default: voco]
+    #[arg(long)]
+    geometry: Option<Geometry>,
+    /// Base crops along x and along y [default: 3, with geometry cvpr 4]
     #[arg(long, value_name = "N")]
     grid: Option<usize>,
     /// Side of a crop in voxels [default: 64]
@@ -329,6 +332,7 @@ impl Options {
             volumes: self.volumes.or(file.volumes),
             same_region: self.same_region || file.same_region,
             crops: self.crops.or(file.crops),
+            geometry: self.geometry.or(file.geometry),
             grid: self.grid.or(file.grid),
             roi: self.roi.or(file.roi),
             loss: self.loss.or(file.loss),
@@ -358,6 +362,7 @@ impl Options {
         let demo = self.demo;
         let size = self.size.unwrap_or(if demo { Size::Tiny } else { Size::B });
         let steps = self.steps.unwrap_or(if demo { DEMO_STEPS } else { 2_000_000 });
+        let geometry = self.geometry.unwrap_or_default();
         let region = self.region.unwrap_or(Region::Abdomen);
         let mut sources = self.sources;
         sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
@@ -371,7 +376,8 @@ impl Options {
             volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
             same_region: self.same_region,
             crops: self.crops.unwrap_or(if demo { DEMO_CROPS } else { 2 }),
-            grid: self.grid.unwrap_or(if demo { DEMO_GRID } else { 3 }),
+            geometry,
+            grid: self.grid.unwrap_or(if demo && geometry == Geometry::Voco { DEMO_GRID } else { geometry.grid() }),
             roi: self.roi.unwrap_or(64),
             loss: match self.loss {
                 None | Some(Loss::Voco) => LossKind::Voco,

@@ -1,5 +1,6 @@
 //! A run that is stopped, or whose newest checkpoint is damaged, ends with the bits of one that never was.
 
+use data::Geometry;
 use engine::random::uniform;
 use models::state_dict;
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ fn config(out: &Path) -> Config {
         volumes: 1,
         same_region: false,
         crops: 1,
+        geometry: Geometry::Voco,
         grid: 2,
         roi: ROI,
         loss: LossKind::Voco,

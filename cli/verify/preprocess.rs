@@ -21,7 +21,7 @@ pub fn run(case: &Case, context: &Context) -> Result<Computed> {
     let a: Attrs = case.attrs()?;
     let image = context.volume(&a.image)?;
     let label = a.label.map(|l| context.volume(&l)).transpose()?;
-    let settings = Settings { spacing: a.spacing, window: a.window, pad: a.pad };
+    let settings = Settings { spacing: Some(a.spacing), window: a.window, foreground: 0.0, pad: a.pad };
     let done = preprocess::run(&image, label.as_deref(), &settings)?;
     let dims = done.image.dims;
     let mut computed = Computed::from([

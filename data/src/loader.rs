@@ -362,7 +362,7 @@ impl Shared {
         if slot.bad.is_some() || slot.cached.is_some() {
             return slot.cached.clone();
         }
-        match self.sources[source].load(self.config.sampling.extent()) {
+        match self.sources[source].load(&self.config.sampling) {
             Ok(volume) => {
                 if self.has_room(volume.data.len() * size_of::<f32>()) {
                     slot.cached = Some(volume.clone());
@@ -388,8 +388,9 @@ mod tests {
     use super::*;
     use crate::affine::IDENTITY;
     use crate::dataset::Region;
+    use crate::geometry::Geometry;
 
-    const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2 };
+    const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2, geometry: Geometry::Voco };
 
     fn memory(count: u64) -> Vec<Source> {
         let volume = |i| {

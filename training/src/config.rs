@@ -2,7 +2,7 @@
 
 use crate::optimizer::AdamWConfig;
 use crate::{Error, Result};
-use data::Region;
+use data::{Geometry, Region, Sampling};
 use engine::Device;
 use kernels::patch_merging::Order;
 use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
@@ -51,6 +51,7 @@ pub struct Config {
     /// The volumes of a step are of one region.
     pub same_region: bool,
     pub crops: usize,
+    pub geometry: Geometry,
     pub grid: usize,
     /// Side of a crop in voxels.
     pub roi: usize,
@@ -113,6 +114,10 @@ impl Config {
         }
     }
 
+    pub fn sampling(&self) -> Sampling {
+        Sampling { crops: self.crops, roi: self.roi, grid: self.grid, geometry: self.geometry }
+    }
+
     fn term_weights(&self) -> [f64; 3] {
         [self.intra_weight, self.inter_weight, self.reg_weight]
     }
@@ -151,6 +156,12 @@ impl Config {
         }
         if self.volumes * (self.crops + self.grid * self.grid) < 2 || self.grid < 2 {
             return refuse(format!("grid {}: the base crops must be at least 2 x 2 (--grid)", self.grid));
+        }
+        if self.geometry == Geometry::Cvpr && (self.grid, self.roi) != (4, 64) {
+            let (grid, roi) = (self.grid, self.roi);
+            return refuse(format!(
+                "geometry cvpr has a grid of 4 and crops of 64 voxels, not {grid} and {roi}: leave both out"
+            ));
         }
         if !self.roi.is_multiple_of(32) || self.roi < 64 {
             return refuse(format!("roi {}: crops need a side divisible by 32 and of at least 64 voxels", self.roi));
