@@ -22,10 +22,11 @@
 //! m(y, l) = -Σ_{y > 0} w log(1 - |y - l| + ε) / (Σ_{y > 0} w + ε)  +  Σ_{y = 0} l² / (#{y = 0} + ε)
 //! ```
 //!
-//! Both sums of `ce` and `m` run over all S K entries of a volume, and `y = 0` is exact equality. Each term is the mean over volumes.
-//! Gradients go to the student alone: in `inter` to both factors of the prediction, in `Cvpr3` to one of each cosine, in `reg` to the earlier base only. The
-//! ReLU's derivative is 0 at and below 0, that of |y - l| is 0 at equality. Wu, Zhuang and Chen, "VoCo: a simple-yet-effective
-//! volume contrastive learning framework" and its large-scale sequel, as their published code computes it; the earlier forms are those of its history.
+//! Both sums of `ce` and `m` run over all S K entries of a volume, and `y = 0` is exact equality. Each term is the mean over
+//! volumes. Gradients go to the student alone: in `inter` to both factors of the prediction, in `Cvpr3` to one factor of each
+//! cosine, in `reg` to the earlier base only. The ReLU's derivative is 0 at and below 0, that of |y - l| is 0 at equality. Wu,
+//! Zhuang and Chen, "VoCo: a simple-yet-effective volume contrastive learning framework" and its large-scale sequel, as their
+//! published code computes it; the earlier forms are those of its history.
 //!
 //! f32 or f64, one dtype throughout; everything is computed in f64. Errors: shapes or dtypes that do not fit, no volume, no
 //! crop, fewer than two bases (no pair to regularise).
@@ -52,8 +53,8 @@ pub enum Form {
     Cvpr3,
 }
 
-/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: the prediction
-/// that `intra` compares with the labels.
+/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: the prediction that `intra` compares with the
+/// labels.
 pub struct Output {
     pub terms: Tensor,
     pub logits: Tensor,

@@ -17,17 +17,18 @@ use projector::Projector;
 /// What the first loss term is, and whether there is a second.
 ///
 /// The two `Cvpr` losses are those of the method's first publication and of what its code became before it had a term across
-/// volumes; [`voco_loss`] has their formulas. Two readings are ours, where descriptions leave it open: each cosine of the symmetric
-/// prediction passes through the ReLU before the two are averaged, and means have the ε of the later code in their
-/// denominators. A third form, with symmetric terms within and across volumes, is not described well enough to be built.
-/// Encoders differed too (the last stage alone, pooled; projectors of width 2048): here only the loss changes.
+/// volumes; [`voco_loss`] has their formulas. Two readings are ours, where descriptions leave it open: each cosine of the
+/// symmetric prediction passes through the ReLU before the two are averaged, and means have the ε of the later code in their
+/// denominators. Two more forms, one with symmetric terms within and across volumes and one on the decoder's features, are not
+/// described well enough to be built. Encoders differed too (the last stage alone, pooled; projectors of width 2048): here only
+/// the loss changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// Position prediction: the overlap of a random crop with each base crop.
     Voco,
     /// Cosine InfoNCE of student crops against the teacher's bases, with the overlaps as soft targets.
     InfoNce { temperature: f64 },
-    /// Position prediction against the student's own bases, held fixed: no teacher, and no inter term.
+    /// Position prediction against the student's own bases, held fixed, as dropout left them: no teacher, and no inter term.
     Cvpr1,
     /// Symmetric position prediction, student crops with teacher bases and the reverse, and no inter term. It was used with
     /// [`Teacher::Whole`].
@@ -156,7 +157,8 @@ impl Voco {
         Ok(voco)
     }
 
-    /// Makes a whole teacher a copy of the student, as after its weights were read; leaves a teacher projector as it is.
+    /// Makes a whole teacher a copy of the student, whose initial weights may have been read meanwhile; leaves a teacher
+    /// projector as it is.
     pub fn start_teacher(&mut self) -> Result<()> {
         match self.networks.config.teacher {
             Teacher::Projector => Ok(()),
