@@ -33,7 +33,7 @@ Examples:
   vocoe ablate matrix.toml --out runs/ablation --json";
 
 /// Settings that decide which samples come in which order, and so are the base's alone.
-const SHARED: [&str; 8] = ["seed", "data", "sources", "exclude", "region", "volumes", "demo", "out"];
+const SHARED: [&str; 9] = ["seed", "data", "sources", "exclude", "region", "volumes", "same_region", "demo", "out"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +52,9 @@ struct Row {
     inter: f64,
     reg: f64,
     position_top1: f64,
+    /// None of these two where the run was made by a version that did not write it.
+    position_correlation: Option<f64>,
+    base_cosine: Option<f64>,
     crops_per_s: f64,
 }
 
@@ -129,23 +132,33 @@ impl Row {
             inter: mean(|m| m.inter),
             reg: mean(|m| m.reg),
             position_top1: mean(|m| m.position_top1),
+            position_correlation: mean_of(last, |m| m.position_correlation),
+            base_cosine: mean_of(last, |m| m.base_cosine),
             crops_per_s: mean(|m| m.crops_per_s),
         }
     }
 }
 
+/// None where a step lacks it.
+fn mean_of(steps: &[Metrics], f: fn(&Metrics) -> Option<f64>) -> Option<f64> {
+    steps.iter().map(f).sum::<Option<f64>>().map(|sum| sum / steps.len() as f64)
+}
+
 fn table(rows: &[Row], json: bool) -> Result<()> {
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(3);
     if !json {
-        say(format!("{:width$}    loss   intra   inter     reg   top-1  crops/s", "run"))?;
+        say(format!("{:width$}    loss   intra   inter     reg   top-1    corr  bases  crops/s", "run"))?;
     }
     for r in rows {
         if json {
             print(serde_json::to_string(r).map_err(|e| Error::Message(e.to_string()))?)?;
         } else {
-            let Row { name, loss, intra, inter, reg, position_top1, crops_per_s } = r;
+            let Row { name, loss, intra, inter, reg, position_top1, position_correlation, base_cosine, crops_per_s } =
+                r;
+            let [corr, bases] =
+                [position_correlation, base_cosine].map(|v| v.map_or("-".into(), |v| format!("{v:.3}")));
             say(format!(
-                "{name:width$}  {loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {crops_per_s:7.2}"
+                "{name:width$}  {loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {corr:>6}  {bases:>5}  {crops_per_s:7.2}"
             ))?;
         }
     }

@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use crate::verbosity::{Verbosity, note, say};
 use crate::{DeviceChoice, Error, Result, config};
 use clap::ValueEnum;
-use data::Region;
+use data::{Geometry, Region};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use training::Config;
 use training::checkpoint::Saved;
-use training::config::{LossKind, SourceConfig};
+use training::config::{LossKind, SourceConfig, TeacherKind};
 use training::metrics::Metrics;
 use training::pretrain::{self, Outcome, Watch};
 
@@ -69,16 +69,22 @@ pub(crate) struct Options {
     /// Volumes per step [default: 2]
     #[arg(long, value_name = "N")]
     volumes: Option<usize>,
+    /// Only pair volumes of one region; an epoch's last step of each may hold fewer
+    #[arg(long)]
+    same_region: bool,
     /// Random crops per volume [default: 2]
     #[arg(long, value_name = "N")]
     crops: Option<usize>,
-    /// Base crops along x and along y [default: 3]
+    /// How volumes are cut: voco, or cvpr with 4 x 4 bases of 96 voxels over all of it, seen at 64 [default: voco]
+    #[arg(long)]
+    geometry: Option<Geometry>,
+    /// Base crops along x and along y [default: 3, with geometry cvpr 4]
     #[arg(long, value_name = "N")]
     grid: Option<usize>,
     /// Side of a crop in voxels [default: 64]
     #[arg(long, value_name = "N")]
     roi: Option<usize>,
-    /// First loss term [default: voco]
+    /// First loss term; the cvpr losses have no inter term, cvpr1 no teacher, cvpr3 a symmetric prediction [default: voco]
     #[arg(long)]
     loss: Option<Loss>,
     /// Initial weights of the backbone: .safetensors, .pt or .pth [default: drawn from the seed]
@@ -90,7 +96,10 @@ pub(crate) struct Options {
     /// Weight decay of AdamW [default: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// Share of itself that the teacher keeps at a step [default: 0.9]
+    /// What the teacher averages: the student's projector, or all of it, for a second forward per step [default: projector]
+    #[arg(long)]
+    teacher: Option<Teacher>,
+    /// Share of itself that the teacher keeps at a step; 0: no memory, the student's own weights [default: 0.9]
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
     /// Probability that the student sees nothing of a crop [default: 0.2]
@@ -155,6 +164,15 @@ pub(crate) enum Size {
 enum Loss {
     Voco,
     Infonce,
+    Cvpr1,
+    Cvpr3,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Teacher {
+    Projector,
+    Whole,
 }
 
 pub fn command(args: Args) -> Result<bool> {
@@ -312,13 +330,16 @@ impl Options {
             steps: self.steps.or(file.steps),
             warmup: self.warmup.or(file.warmup),
             volumes: self.volumes.or(file.volumes),
+            same_region: self.same_region || file.same_region,
             crops: self.crops.or(file.crops),
+            geometry: self.geometry.or(file.geometry),
             grid: self.grid.or(file.grid),
             roi: self.roi.or(file.roi),
             loss: self.loss.or(file.loss),
             weights: self.weights.or(file.weights),
             lr: self.lr.or(file.lr),
             weight_decay: self.weight_decay.or(file.weight_decay),
+            teacher: self.teacher.or(file.teacher),
             momentum: self.momentum.or(file.momentum),
             row_dropout: self.row_dropout.or(file.row_dropout),
             element_dropout: self.element_dropout.or(file.element_dropout),
@@ -341,6 +362,7 @@ impl Options {
         let demo = self.demo;
         let size = self.size.unwrap_or(if demo { Size::Tiny } else { Size::B });
         let steps = self.steps.unwrap_or(if demo { DEMO_STEPS } else { 2_000_000 });
+        let geometry = self.geometry.unwrap_or_default();
         let region = self.region.unwrap_or(Region::Abdomen);
         let mut sources = self.sources;
         sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
@@ -352,16 +374,24 @@ impl Options {
             steps,
             warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP } else { (steps / 20).min(5000) }),
             volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
+            same_region: self.same_region,
             crops: self.crops.unwrap_or(if demo { DEMO_CROPS } else { 2 }),
-            grid: self.grid.unwrap_or(if demo { DEMO_GRID } else { 3 }),
+            geometry,
+            grid: self.grid.unwrap_or(if demo && geometry == Geometry::Voco { DEMO_GRID } else { geometry.grid() }),
             roi: self.roi.unwrap_or(64),
             loss: match self.loss {
+                None | Some(Loss::Voco) => LossKind::Voco,
                 Some(Loss::Infonce) => LossKind::Infonce,
-                _ => LossKind::Voco,
+                Some(Loss::Cvpr1) => LossKind::Cvpr1,
+                Some(Loss::Cvpr3) => LossKind::Cvpr3,
             },
             weights: self.weights,
             lr: self.lr.unwrap_or(if demo { DEMO_LR } else { 1e-4 }),
             weight_decay: self.weight_decay.unwrap_or(0.01),
+            teacher: match self.teacher {
+                Some(Teacher::Whole) => TeacherKind::Whole,
+                _ => TeacherKind::Projector,
+            },
             momentum: self.momentum.unwrap_or(0.9),
             row_dropout: self.row_dropout.unwrap_or(0.2),
             element_dropout: self.element_dropout.unwrap_or(0.0),

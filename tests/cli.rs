@@ -134,6 +134,16 @@ fn errors_are_one_line() {
 }
 
 #[test]
+fn settings_that_exclude_each_other_are_refused() {
+    let with = |flags: &[&str], mentions: &[&str]| refused(&[&["train", "--demo"], flags].concat(), mentions);
+    with(&["--geometry", "cvpr", "--grid", "3"], &["geometry cvpr", "not 3 and 64"]);
+    with(&["--geometry", "cvpr", "--roi", "96"], &["geometry cvpr", "not 4 and 96"]);
+    with(&["--same-region"], &["same_region", "--volumes"]);
+    with(&["--loss", "cvpr1", "--teacher", "whole"], &["cvpr1 has no teacher"]);
+    with(&["--loss", "cvpr3", "--intra-weight", "0", "--reg-weight", "0"], &["no inter term"]);
+}
+
+#[test]
 fn weights_are_listed_but_are_no_case() {
     let folder = tempfile::tempdir().expect("folder");
     write(folder.path(), "w", "weights", "{}", &[("bias", &[2], &[1.0, 2.0])]);
@@ -263,6 +273,7 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         ("run = []", "no [[run]]"),
         ("[[run]]\nsteps = 3", "name"),
         ("[[run]]\nname = \"a\"\nseed = 3", "seed"),
+        ("[[run]]\nname = \"a\"\nsame_region = true", "same_region"),
         ("[[run]]\nname = \"../a\"", "letters"),
         ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "intra_wait"),
         ("[base]\ndemo = true\nintra_weight = 0\ninter_weight = 0\n[[run]]\nname = \"a\"\nreg_weight = 0", "weights"),
@@ -401,13 +412,20 @@ fn inspect_draws_a_sample_and_its_labels_are_the_counted_overlaps() {
         assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 1000, "{name}");
     }
     assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 4);
-    let (code, text, _) = vocoe(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"]);
+    labels_are_counted(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"], 9, 32.0);
+    labels_are_counted(&["inspect", &volume, "--out", &path, "--geometry", "cvpr", "--json"], 16, 96.0);
+}
+
+/// Runs `inspect` on a grid of so many bases, with crops of this side in the volume.
+fn labels_are_counted(arguments: &[&str], bases: usize, side: f64) {
+    let (code, text, _) = vocoe(arguments);
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, report["crops"].as_array().map(Vec::len)), (0, Some(2)));
     for crop in report["crops"].as_array().into_iter().flatten() {
         let numbers = |key: &str| crop[key].as_array().into_iter().flatten().filter_map(|v| v.as_f64());
-        assert_eq!(numbers("label").count(), 9);
-        assert!(numbers("label").zip(numbers("counted")).all(|(label, n)| label == n / 32f64.powi(3)), "{crop}");
+        assert_eq!(numbers("label").count(), bases);
+        let is_share = |(label, n): (f64, f64)| label == f64::from((n / side.powi(3)) as f32);
+        assert!(numbers("label").zip(numbers("counted")).all(is_share), "{crop}");
     }
 }
 

@@ -5,7 +5,7 @@
 use autograd::{ParamStore, ParamStoreBuilder, Tape};
 use engine::{DType, Device, Tensor, random};
 use kernels::patch_merging::Order;
-use models::{Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig, state_dict};
+use models::{Loss, SwinUnetr, SwinUnetrConfig, Teacher, Voco, VocoConfig, state_dict};
 use std::collections::BTreeMap;
 use vocoe::verify::made;
 
@@ -134,6 +134,7 @@ fn parameter_counts_of_all_sizes() {
             network,
             hidden: 1024,
             out: 1024,
+            teacher: Teacher::Projector,
             momentum: 0.9,
             row_dropout: 0.2,
             element_dropout: 0.0,

@@ -1,12 +1,13 @@
 //! A run that is stopped, or whose newest checkpoint is damaged, ends with the bits of one that never was.
 
+use data::Geometry;
 use engine::random::uniform;
 use models::state_dict;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use training::checkpoint::{self, Saved};
-use training::config::LossKind;
+use training::config::{LossKind, TeacherKind};
 use training::metrics::Metrics;
 use training::pretrain::{self, Outcome, Watch};
 use training::{Config, Result};
@@ -24,12 +25,15 @@ fn config(out: &Path) -> Config {
         steps: STEPS,
         warmup: 1,
         volumes: 1,
+        same_region: false,
         crops: 1,
+        geometry: Geometry::Voco,
         grid: 2,
         roi: ROI,
         loss: LossKind::Voco,
         lr: 1e-3,
         weight_decay: 0.01,
+        teacher: TeacherKind::Projector,
         momentum: 0.9,
         row_dropout: 0.2,
         element_dropout: 0.0,
@@ -85,8 +89,18 @@ fn losses(outcome: &Outcome) -> Vec<(u64, u64)> {
 
 #[test]
 fn a_resumed_run_ends_with_the_bits_of_an_unbroken_one() {
+    interrupted(TeacherKind::Projector);
+}
+
+#[test]
+fn a_teacher_with_a_backbone_is_resumed_too() {
+    interrupted(TeacherKind::Whole);
+}
+
+fn interrupted(teacher: TeacherKind) {
     let folder = tempfile::tempdir().expect("folder");
-    let (whole, broken) = (config(&folder.path().join("whole")), config(&folder.path().join("broken")));
+    let config = |name: &str| Config { teacher, ..config(&folder.path().join(name)) };
+    let (whole, broken) = (config("whole"), config("broken"));
     let want = train(&whole, None, STEPS).expect("whole run");
 
     let stopped = train(&broken, None, 2).expect("stopped run");
@@ -105,6 +119,8 @@ fn a_resumed_run_ends_with_the_bits_of_an_unbroken_one() {
     assert_eq!(losses(&got), losses(&want));
     let (got_weights, want_weights) = (weights(&got), weights(&want));
     assert_eq!(got_weights.keys().collect::<Vec<_>>(), want_weights.keys().collect::<Vec<_>>());
+    let followed = want_weights.keys().any(|name| name.starts_with("teacher.backbone.swinViT."));
+    assert_eq!(followed, teacher == TeacherKind::Whole);
     for (name, want) in &want_weights {
         assert!(got_weights[name] == *want, "{name} differs");
     }

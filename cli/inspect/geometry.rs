@@ -65,12 +65,13 @@ pub struct Crop {
 /// Errors when crops cannot be placed, or the geometry is too large to count and to draw.
 pub fn check(sampling: &Sampling) -> Result<()> {
     sampling.check()?;
-    let Sampling { crops, roi, grid } = *sampling;
-    let voxels = [grid, roi, grid, roi, roi].into_iter().try_fold(1, usize::checked_mul);
+    let Sampling { crops, grid, .. } = *sampling;
+    let side = sampling.side();
+    let voxels = [grid, side, grid, side, side].into_iter().try_fold(1, usize::checked_mul);
     let bases = grid.checked_mul(grid);
     if voxels.is_none_or(|n| n > MOST_VOXELS) || bases.is_none_or(|n| n > MOST_BASES) || crops > MOST_CROPS {
         return Err(Error::Message(format!(
-            "{crops} crops of {roi} voxels a side on a grid of {grid}: too much to draw; take smaller --crops, --roi or --grid"
+            "{crops} crops of {side} voxels a side on a grid of {grid}: too much to draw; take smaller --crops, --roi or --grid"
         )));
     }
     Ok(())
@@ -78,15 +79,15 @@ pub fn check(sampling: &Sampling) -> Result<()> {
 
 impl Layout {
     pub fn new(sampling: &Sampling, place: &Place) -> Self {
-        let Sampling { roi, grid, .. } = *sampling;
+        let (side, grid) = (sampling.side(), sampling.grid);
         let cube = |x: usize, y: usize| {
             let [left, front, bottom] = place.corner;
-            Bounds::new([left + x as isize, front + y as isize, bottom], [roi; 3])
+            Bounds::new([left + x as isize, front + y as isize, bottom], [side; 3])
         };
         let region = Bounds::new(place.corner, sampling.extent());
-        let bases: Vec<Bounds> = (0..grid * grid).map(|b| cube(b / grid * roi, b % grid * roi)).collect();
+        let bases: Vec<Bounds> = (0..grid * grid).map(|b| cube(b / grid * side, b % grid * side)).collect();
         let boxes = place.centres.iter().map(|&centre| {
-            let [x, y] = centre.map(|c| crop_range(c, roi).start);
+            let [x, y] = centre.map(|c| crop_range(c, side).start);
             (centre, cube(x, y))
         });
         let owners = owners(region, &bases);
@@ -164,24 +165,29 @@ fn count(owners: &Volume<u16>, region: Bounds, crop: Bounds, bases: usize) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::Geometry;
 
     /// Geometries that the generator `engine::random` picks.
     fn random(case: u64) -> (Sampling, [usize; 3]) {
         let pick = |what, low: usize, high: usize| {
             low + (engine::random::derive(case, &[what]) % (high - low + 1) as u64) as usize
         };
-        let sampling = Sampling { crops: pick(0, 1, 4), roi: 2 * pick(1, 1, 9), grid: pick(2, 2, 6) };
+        let (crops, roi, grid) = (pick(0, 1, 4), 2 * pick(1, 1, 9), pick(2, 2, 6));
+        let sampling = Sampling { crops, roi, grid, geometry: Geometry::Voco };
         (sampling, [3, 4, 5].map(|axis| pick(axis, 1, 120)))
     }
 
     #[test]
     fn labels_are_the_counted_overlaps_of_many_geometries() {
         for case in 0..400 {
-            let (sampling, dims) = random(case);
+            let (mut sampling, dims) = random(case);
+            if sampling.roi.is_multiple_of(4) {
+                sampling.geometry = Geometry::Cvpr;
+            }
             let layout = Layout::new(&sampling, &sampling.place(dims, case));
             layout.verify().unwrap_or_else(|e| panic!("{sampling:?} in {dims:?}: {e}"));
             for crop in &layout.crops {
-                assert_eq!(crop.counted.iter().sum::<usize>(), sampling.roi.pow(3));
+                assert_eq!(crop.counted.iter().sum::<usize>(), sampling.side().pow(3));
                 assert!((crop.label.iter().sum::<f32>() - 1.0).abs() < 1e-6);
             }
         }
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_wrong_label_is_found() {
-        let (sampling, dims) = (Sampling { crops: 2, roi: 8, grid: 3 }, [30, 30, 10]);
+        let (sampling, dims) = (Sampling { roi: 8, ..Sampling::default() }, [30, 30, 10]);
         let layout = || Layout::new(&sampling, &sampling.place(dims, 1));
         for base in 0..9 {
             for wrong in [f32::NAN, 1.5, -0.01] {
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_crop_beside_the_bases_is_found() {
-        let sampling = Sampling { crops: 1, roi: 8, grid: 2 };
+        let sampling = Sampling { crops: 1, roi: 8, grid: 2, ..Sampling::default() };
         let place = Place { corner: [0; 3], centres: vec![[14, 8]] };
         let error = Layout::new(&sampling, &place).verify().unwrap_err().to_string();
         assert!(error.contains("cover 384 of its 512"), "{error}");
@@ -231,7 +237,7 @@ mod tests {
 
     #[test]
     fn boxes_count_bases_along_x_first_and_may_begin_outside() {
-        let sampling = Sampling { crops: 2, roi: 4, grid: 2 };
+        let sampling = Sampling { roi: 4, grid: 2, ..Sampling::default() };
         let layout = Layout::new(&sampling, &Place { corner: [3, -2, 1], centres: vec![[2, 5], [4, 3]] });
         assert_eq!(layout.bases[1], Bounds { low: [3, 2, 1], high: [7, 6, 5] });
         assert_eq!(layout.bases[2], Bounds { low: [7, -2, 1], high: [11, 2, 5] });
@@ -241,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_refused() {
-        let usual = Sampling { crops: 2, roi: 64, grid: 3 };
+        let usual = Sampling::default();
         assert!(check(&usual).is_ok());
         for bad in [
             Sampling { crops: 65, ..usual },

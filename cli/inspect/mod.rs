@@ -7,7 +7,7 @@ mod pictures;
 mod predict;
 
 use crate::{Error, Result, verbosity};
-use data::{Region, Sampling, Source, Volume};
+use data::{Geometry, Region, Sampling, Source, Volume};
 use draw::Canvas;
 use geometry::Layout;
 use serde_json::json;
@@ -33,10 +33,13 @@ pub struct Args {
     /// Random crops
     #[arg(long, value_name = "N", default_value_t = Sampling::default().crops)]
     crops: usize,
-    /// Base crops along x and along y
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().grid)]
-    grid: usize,
-    /// Side of a crop in voxels
+    /// As of `vocoe train`: voco or cvpr
+    #[arg(long, default_value = "voco")]
+    geometry: Geometry,
+    /// Base crops along x and along y [default: 3, with --geometry cvpr 4]
+    #[arg(long, value_name = "N")]
+    grid: Option<usize>,
+    /// Side of a crop in voxels, as the network sees it
     #[arg(long, value_name = "N", default_value_t = Sampling::default().roi)]
     roi: usize,
     /// The same seed draws the same sample
@@ -56,7 +59,8 @@ Examples:
   vocoe inspect scan.nii.gz --region chest --out pictures --checkpoint runs/first/model.safetensors";
 
 pub fn command(args: &Args) -> Result<bool> {
-    let sampling = Sampling { crops: args.crops, roi: args.roi, grid: args.grid };
+    let Args { crops, roi, grid, geometry, .. } = *args;
+    let sampling = Sampling { crops, roi, grid: grid.unwrap_or(geometry.grid()), geometry };
     let source = Source::file(args.volume.clone(), args.region);
     let inspection = Inspection::new(&source, sampling, args.seed, args.checkpoint.as_deref())?;
     if let Some(prediction) = &inspection.prediction {
@@ -75,7 +79,7 @@ pub fn command(args: &Args) -> Result<bool> {
 pub fn draw_run(config: &training::Config, weights: &Path) -> Result<PathBuf> {
     /// A look needs no more of them, and a folder no more files.
     const CROPS: usize = 3;
-    let sampling = Sampling { crops: config.crops.min(CROPS), roi: config.roi, grid: config.grid };
+    let sampling = Sampling { crops: config.crops.min(CROPS), ..config.sampling() };
     let source = training::source::first(config)?;
     let folder = config.out.join("pictures");
     let inspection = Inspection::new(&source, sampling, config.seed, Some(weights))?;
@@ -95,7 +99,7 @@ struct Inspection {
 impl Inspection {
     fn new(source: &Source, sampling: Sampling, seed: u64, weights: Option<&Path>) -> Result<Self> {
         geometry::check(&sampling)?;
-        let volume = source.load(sampling.extent())?;
+        let volume = source.load(&sampling)?;
         let place = sampling.place(volume.dims, seed);
         let predict = |weights| predict::predict(weights, &sampling, &sampling.plain(&volume, &place));
         let prediction = weights.map(predict).transpose()?;

@@ -231,9 +231,9 @@ fn blend(from: Colour, to: Colour, share: f32) -> Colour {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data::{Place, Sampling};
+    use data::{Geometry, Place, Sampling};
 
-    const SAMPLING: Sampling = Sampling { crops: 2, roi: 8, grid: 3 };
+    const SAMPLING: Sampling = Sampling { crops: 2, roi: 8, grid: 3, geometry: Geometry::Voco };
 
     fn scene(dims: [usize; 3]) -> (Volume, Layout) {
         let data = (0..dims.iter().product::<usize>()).map(|i| i as f32 / 1e4).collect();

@@ -4,8 +4,9 @@ use crate::{Error, Result};
 use data::{Sample, Sampling};
 use engine::{DType, Device, Tensor};
 use models::state_dict::{self, LoadReport};
+use models::voco::LOSS;
 use models::weights::Weights;
-use models::{Batch, Loss, SwinUnetrConfig, Voco, VocoConfig};
+use models::{Batch, Loss, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use std::path::Path;
 
 /// What the weights in a `model.safetensors` say.
@@ -42,15 +43,18 @@ fn read(path: &Path) -> Result<(Voco, String)> {
         out_channels: None,
         patch_merging: merging.order,
     };
+    let loss = weights.metadata.get(LOSS).map_or(Ok(Loss::Voco), |name| Loss::predicting(name))?;
+    let whole = weights.tensors.keys().any(|name| name.starts_with("teacher.backbone."));
     let config = VocoConfig {
         network,
         hidden: rows("student.layer1.0.weight")?,
         out: rows("student.layer3.0.weight")?,
+        teacher: if whole { Teacher::Whole } else { Teacher::Projector },
         momentum: 1.0,
         row_dropout: 0.0,
         element_dropout: 0.0,
         weights: [1.0; 3],
-        loss: Loss::Voco,
+        loss,
         // one crop after the other: the memory of a single one
         recompute: true,
     };

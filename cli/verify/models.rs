@@ -10,7 +10,7 @@ use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
 use models::weights::Format;
-use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
+use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,7 @@ fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)
         network: SwinUnetrConfig { out_channels: None, ..network.config()? },
         hidden,
         out,
+        teacher: Teacher::Projector,
         momentum,
         row_dropout: feature_dropout,
         element_dropout: 0.0,

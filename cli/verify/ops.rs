@@ -212,16 +212,38 @@ struct Volumes {
     volumes: usize,
     crops: usize,
     bases: usize,
+    #[serde(default)]
+    form: Form,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    #[default]
+    Voco,
+    Cvpr1,
+    Cvpr3,
+}
+
+impl From<Form> for voco::Form {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Voco => voco::Form::Voco,
+            Form::Cvpr1 => voco::Form::Cvpr1,
+            Form::Cvpr3 => voco::Form::Cvpr3,
+        }
+    }
 }
 
 /// The three terms, and the gradient of their sum.
 pub fn voco_loss(case: &Case, context: &Context) -> Result<Computed> {
-    let Volumes { volumes, crops, bases } = case.attrs()?;
+    let Volumes { volumes, crops, bases, form } = case.attrs()?;
+    let p = voco::Params { volumes, crops, bases, form: form.into() };
     let store = ParamStore::none(case.dtype, context.device)?;
     let tape = Tape::new(&store);
     let student = tape.leaf(case.float("in.student")?);
     let (teacher, labels) = (case.float("in.teacher")?, case.float("in.labels")?);
-    let (terms, _) = ops::voco_loss(&tape, &student, &teacher, &labels, voco::Params { volumes, crops, bases })?;
+    let (terms, _) = ops::voco_loss(&tape, &student, &teacher, &labels, p)?;
     let values = terms.value().to_f64_vec()?;
     let ones = Tensor::full(terms.dims(), 1.0, case.dtype, context.device)?;
     let grads = tape.backward(&terms, ones)?;

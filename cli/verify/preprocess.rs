@@ -12,8 +12,10 @@ use std::path::PathBuf;
 struct Attrs {
     image: String,
     label: Option<String>,
-    spacing: [f64; 3],
+    spacing: Option<[f64; 3]>,
     window: [f32; 2],
+    #[serde(default)]
+    foreground: f32,
     pad: [usize; 3],
 }
 
@@ -21,7 +23,7 @@ pub fn run(case: &Case, context: &Context) -> Result<Computed> {
     let a: Attrs = case.attrs()?;
     let image = context.volume(&a.image)?;
     let label = a.label.map(|l| context.volume(&l)).transpose()?;
-    let settings = Settings { spacing: a.spacing, window: a.window, pad: a.pad };
+    let settings = Settings { spacing: a.spacing, window: a.window, foreground: a.foreground, pad: a.pad };
     let done = preprocess::run(&image, label.as_deref(), &settings)?;
     let dims = done.image.dims;
     let mut computed = Computed::from([

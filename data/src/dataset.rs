@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::nifti;
 use crate::preprocess::{self, Settings};
+use crate::sample::Sampling;
 use crate::transform;
 use crate::volume::Volume;
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -17,7 +18,7 @@ use walkdir::WalkDir;
 const LABEL_ENDINGS: [&str; 6] = ["_label", "_labels", "_seg", "_mask", "_gtv", "_oar"];
 
 /// Part of the body: decides the chain's settings and how often a volume is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Region {
     Abdomen,
@@ -32,7 +33,7 @@ impl Region {
             Region::Abdomen | Region::HeadNeck => ([1.5, 1.5, 1.5], [-175.0, 250.0]),
             Region::Chest => ([1.25, 1.25, 5.0], [-1000.0, 500.0]),
         };
-        Settings { spacing, window, pad: [64; 3] }
+        Settings { spacing: Some(spacing), window, foreground: 0.0, pad: [64; 3] }
     }
 
     /// Whether the whole volume is resized to the sub-volume, instead of cropped.
@@ -90,15 +91,16 @@ impl Source {
         Source { origin: Origin::Memory { name, volume: Arc::new(volume) }, region, weight: 1 }
     }
 
-    /// The volume as far as nothing is random: processed, and resized to `extent` where the region says so.
+    /// The volume as far as nothing is random: processed, and resized to the sub-volume where region or geometry say so.
     ///
     /// Errors: what [`preprocess::run`] refuses.
-    pub fn load(&self, extent: [usize; 3]) -> Result<Arc<Volume>> {
+    pub fn load(&self, sampling: &Sampling) -> Result<Arc<Volume>> {
+        let (geometry, extent) = (sampling.geometry, sampling.extent());
         let volume = match &self.origin {
-            Origin::File(path) => Arc::new(preprocess::run(path, None, &self.region.settings())?.image),
+            Origin::File(path) => Arc::new(preprocess::run(path, None, &geometry.settings(self.region))?.image),
             Origin::Memory { volume, .. } => volume.clone(),
         };
-        let resize = self.region.resize() && volume.dims != extent;
+        let resize = geometry.resize(self.region) && volume.dims != extent;
         Ok(if resize { Arc::new(transform::resize(&volume, extent)) } else { volume })
     }
 

@@ -6,6 +6,7 @@
 pub mod affine;
 pub mod dataset;
 pub mod error;
+pub mod geometry;
 mod interpolate;
 pub mod loader;
 pub mod nifti;
@@ -19,6 +20,7 @@ pub mod volume;
 
 pub use dataset::{Found, Origin, Region, Source};
 pub use error::{Error, Result};
+pub use geometry::Geometry;
 pub use loader::{Batch, Loader, LoaderConfig};
 pub use sample::{Place, Sample, Sampling};
 pub use volume::Volume;

@@ -1,16 +1,17 @@
 //! Batches, prefetched by worker threads.
 //!
 //! The consumer hands out numbered samples and puts the answers back in order, so batches never depend on the number of threads,
-//! on the cache, or on which thread was first. A volume that cannot be used is replaced by the next one of the epoch's order.
+//! on the cache, or on which thread was first. A volume that cannot be used is replaced by the next one of the epoch's order, of
+//! the same region where batches are of one region.
 
 use crate::dataset::Source;
 use crate::error::{Error, Result};
-use crate::order::{draws_per_rank, epoch_order, position};
+use crate::order::{draws_per_rank, epoch_order, grouped, position};
 use crate::sample::{Sample, Sampling};
 use crate::volume::Volume;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use engine::random::derive;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,9 @@ use std::thread::JoinHandle;
 pub struct LoaderConfig {
     /// Volumes per batch (V); the last batch of an epoch may hold fewer.
     pub volumes: usize,
+    /// All volumes of a batch are of one region. Every volume is drawn as often as otherwise; the batches at an epoch's end,
+    /// one for each region whose draws V does not divide, are smaller.
+    pub same_region: bool,
     pub sampling: Sampling,
     pub seed: u64,
     /// Worker threads, at least 1.
@@ -41,6 +45,7 @@ impl Default for LoaderConfig {
     fn default() -> Self {
         LoaderConfig {
             volumes: 2,
+            same_region: false,
             sampling: Sampling::default(),
             seed: 0,
             threads: 2,
@@ -88,7 +93,9 @@ pub struct Loader {
     /// The next batch to hand out, and the next to yield.
     next_task: u64,
     next_batch: u64,
-    order: (u64, Arc<Vec<usize>>),
+    /// Sizes of the batches between the two.
+    handed_out: VecDeque<usize>,
+    epoch: Arc<Epoch>,
     reported: BTreeSet<usize>,
 }
 
@@ -96,9 +103,17 @@ pub struct Loader {
 struct Task {
     batch: u64,
     slot: usize,
-    epoch: u64,
-    order: Arc<Vec<usize>>,
+    epoch: Arc<Epoch>,
     position: usize,
+}
+
+/// What one pass over the volumes draws.
+struct Epoch {
+    number: u64,
+    /// Sources in the order in which all ranks together draw them.
+    order: Vec<usize>,
+    /// Positions in the order that each batch of this rank draws; past its end they wrap to its head.
+    batches: Vec<Vec<usize>>,
 }
 
 struct Answer {
@@ -133,7 +148,7 @@ impl Loader {
             })
             .collect();
         let mut loader = Loader {
-            order: (0, Arc::new(shared.order(0))),
+            epoch: Arc::new(shared.epoch(0)),
             shared,
             tasks: Some(tasks),
             queue,
@@ -142,6 +157,7 @@ impl Loader {
             workers,
             next_task: config.first_batch,
             next_batch: config.first_batch,
+            handed_out: VecDeque::new(),
             reported: BTreeSet::new(),
         };
         (0..config.prefetch).for_each(|_| loader.hand_out());
@@ -150,7 +166,7 @@ impl Loader {
 
     /// Batches in an epoch of this rank.
     pub fn batches_per_epoch(&self) -> u64 {
-        self.shared.batches_per_epoch()
+        self.epoch.batches.len() as u64
     }
 
     /// Unusable volumes reported so far.
@@ -165,7 +181,7 @@ impl Loader {
         self.hand_out();
         let number = self.next_batch;
         self.next_batch += 1;
-        let volumes = self.shared.positions(number).len();
+        let volumes = self.handed_out.pop_front().unwrap_or(0);
         let answers = (0..volumes).map(|slot| self.wait_for(number, slot)).collect::<Result<Vec<_>>>()?;
         self.assemble(number, answers)
     }
@@ -174,12 +190,14 @@ impl Loader {
     fn hand_out(&mut self) {
         let batch = self.next_task;
         self.next_task += 1;
-        let epoch = batch / self.shared.batches_per_epoch();
-        if self.order.0 != epoch {
-            self.order = (epoch, Arc::new(self.shared.order(epoch)));
+        let (number, place) = (batch / self.batches_per_epoch(), batch % self.batches_per_epoch());
+        if self.epoch.number != number {
+            self.epoch = Arc::new(self.shared.epoch(number));
         }
-        for (slot, position) in self.shared.positions(batch).into_iter().enumerate() {
-            let task = Task { batch, slot, epoch, order: self.order.1.clone(), position };
+        let positions = &self.epoch.batches[place as usize];
+        self.handed_out.push_back(positions.len());
+        for (slot, &position) in positions.iter().enumerate() {
+            let task = Task { batch, slot, epoch: self.epoch.clone(), position };
             // a queue without workers shows when the answer is waited for
             let _ = self.tasks.as_ref().map(|tasks| tasks.send(task));
         }
@@ -199,7 +217,7 @@ impl Loader {
     }
 
     fn assemble(&mut self, number: u64, answers: Vec<Answer>) -> Result<Batch> {
-        let epoch = number / self.shared.batches_per_epoch();
+        let epoch = number / self.batches_per_epoch();
         let volumes = answers.len();
         let (crops, bases, labels) = (Vec::new(), Vec::new(), Vec::new());
         let (centres, names, rejected) = (Vec::new(), Vec::new(), Vec::new());
@@ -291,19 +309,19 @@ impl Shared {
         self.weights.iter().sum()
     }
 
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        epoch_order(&self.weights, self.config.seed, epoch)
-    }
-
-    fn batches_per_epoch(&self) -> u64 {
-        draws_per_rank(self.draws(), self.config.ranks).div_ceil(self.config.volumes) as u64
-    }
-
-    /// Positions in its epoch's order that a batch draws.
-    fn positions(&self, batch: u64) -> Vec<usize> {
-        let first = (batch % self.batches_per_epoch()) as usize * self.config.volumes;
-        let end = (first + self.config.volumes).min(draws_per_rank(self.draws(), self.config.ranks));
-        (first..end).map(|i| position(i, self.config.rank, self.config.ranks)).collect()
+    /// Every epoch has as many batches.
+    fn epoch(&self, number: u64) -> Epoch {
+        let LoaderConfig { volumes, same_region, seed, rank, ranks, .. } = self.config;
+        let order = epoch_order(&self.weights, seed, number);
+        if same_region {
+            let (order, all) = grouped(&order, |source| self.sources[source].region, volumes);
+            let mine = (0..draws_per_rank(all.len(), ranks)).map(|i| position(i, rank, ranks) % all.len());
+            let batches = mine.map(|batch| all[batch].clone().collect()).collect();
+            return Epoch { number, order, batches };
+        }
+        let mine: Vec<usize> = (0..draws_per_rank(order.len(), ranks)).map(|i| position(i, rank, ranks)).collect();
+        let batches = mine.chunks(volumes).map(<[usize]>::to_vec).collect();
+        Epoch { number, order, batches }
     }
 
     fn slot(&self, source: usize) -> MutexGuard<'_, Slot> {
@@ -313,15 +331,16 @@ impl Shared {
 
     /// The sample at a position: of the volume there, or of the next usable one.
     fn draw(&self, task: &Task) -> Answer {
+        let Epoch { number, order, .. } = &*task.epoch;
         let mut rejected = Vec::new();
-        for i in 0..task.order.len() {
-            let source = task.order[(task.position + i) % task.order.len()];
-            if rejected.contains(&source) {
+        for i in 0..order.len() {
+            let source = order[(task.position + i) % order.len()];
+            if rejected.contains(&source) || !self.fits(source, order[task.position % order.len()]) {
                 continue;
             }
             match self.volume(source) {
                 Some(volume) => {
-                    let seed = derive(self.config.seed, &[task.epoch, task.position as u64]);
+                    let seed = derive(self.config.seed, &[*number, task.position as u64]);
                     return Answer { sample: Ok((self.config.sampling.draw(&volume, seed), source)), rejected };
                 }
                 None => rejected.push(source),
@@ -332,13 +351,18 @@ impl Shared {
         Answer { sample: Err(Error::setting(problem, "check that they are CT volumes")), rejected }
     }
 
+    /// Whether one source may stand in for another.
+    fn fits(&self, source: usize, other: usize) -> bool {
+        !self.config.same_region || self.sources[source].region == self.sources[other].region
+    }
+
     /// The processed volume of a source; `None` when it cannot be used.
     fn volume(&self, source: usize) -> Option<Arc<Volume>> {
         let mut slot = self.slot(source);
         if slot.bad.is_some() || slot.cached.is_some() {
             return slot.cached.clone();
         }
-        match self.sources[source].load(self.config.sampling.extent()) {
+        match self.sources[source].load(&self.config.sampling) {
             Ok(volume) => {
                 if self.has_room(volume.data.len() * size_of::<f32>()) {
                     slot.cached = Some(volume.clone());
@@ -364,8 +388,9 @@ mod tests {
     use super::*;
     use crate::affine::IDENTITY;
     use crate::dataset::Region;
+    use crate::geometry::Geometry;
 
-    const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2 };
+    const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2, geometry: Geometry::Voco };
 
     fn memory(count: u64) -> Vec<Source> {
         let volume = |i| {
@@ -436,6 +461,55 @@ mod tests {
         let resumed = batches(sources, LoaderConfig { first_batch: 3, ..config(3, 0) }, 2);
         assert_eq!(want[4].crops, resumed[1].crops);
         assert_eq!(want[3].names, resumed[0].names);
+    }
+
+    #[test]
+    fn batches_of_one_region_hold_every_volume_once_whatever_the_threads() {
+        let same = |threads| LoaderConfig { same_region: true, volumes: 2, ..config(threads, 0) };
+        let sources = memory(8); // three of one region, five of the other: batches of 2, 2, 1 and 2, 1
+        let region = |name: &String| sources[name[1..].parse::<usize>().unwrap()].region;
+        let all = batches(sources.clone(), same(1), 10);
+        assert_eq!(all, batches(sources.clone(), same(4), 10));
+        for epoch in all.chunks(5) {
+            assert_eq!(epoch.iter().map(|b| b.volumes).collect::<Vec<_>>(), [2, 2, 2, 1, 1]);
+            assert!(epoch.iter().all(|b| b.names.iter().all(|n| region(n) == region(&b.names[0]))));
+            let mut names: Vec<_> = epoch.iter().flat_map(|b| b.names.clone()).collect();
+            names.sort();
+            assert_eq!(names, (0..8).map(|i| format!("v{i}")).collect::<Vec<_>>());
+        }
+        let names = |epoch: &[Batch]| epoch.iter().map(|b| b.names.clone()).collect::<Vec<_>>();
+        assert_ne!(names(&all[..5]), names(&all[5..]));
+        let resumed = batches(sources, LoaderConfig { first_batch: 7, ..same(2) }, 3);
+        assert_eq!(resumed, all[7..]);
+    }
+
+    #[test]
+    fn ranks_share_the_batches_of_one_region() {
+        let rank = |rank| {
+            let config = LoaderConfig { same_region: true, volumes: 2, rank, ranks: 2, ..config(1, 0) };
+            let all = batches(memory(8), config, 3);
+            assert!(all.iter().all(|b| b.epoch == 0));
+            all.into_iter().flat_map(|b| b.names).collect::<Vec<_>>()
+        };
+        let mut names = [rank(0), rank(1)].concat(); // six batches, of which five are different
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 8);
+    }
+
+    #[test]
+    fn an_unusable_volume_is_replaced_by_one_of_its_region() {
+        let (_folder, mut sources) = files(3, 1);
+        sources.extend(memory(1)); // another region
+        let same = LoaderConfig { same_region: true, volumes: 2, ..config(2, 0) };
+        for batch in batches(sources.clone(), same, 6) {
+            assert!(!batch.names.iter().any(|n| n.contains("bad")));
+            assert!(batch.names.iter().all(|n| n == "v0") || !batch.names.contains(&"v0".to_string()), "{batch:?}");
+        }
+        sources.retain(|s| s.region == Region::HeadNeck || s.name().contains("bad"));
+        let mut loader = Loader::new(sources, same).unwrap();
+        let error = (0..2).find_map(|_| loader.next_batch().err()).expect("an error").to_string();
+        assert!(error.contains("none of 1 volumes") && !error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The deterministic chain before any sampling: orient to RAS, resample, window, crop to the foreground, pad.
 //!
-//! Same results as the MONAI chain `Orientation → Spacing → ScaleIntensityRange(clip) → CropForeground(> 0) → SpatialPad`.
+//! Same results as the MONAI chain `Orientation → Spacing → ScaleIntensityRange(clip) → CropForeground → SpatialPad`.
 //! Voxels that are NaN after resampling become background; infinite ones go to the end of the window they point to.
 
 use crate::affine;
@@ -14,10 +14,12 @@ use std::path::Path;
 /// What the chain does to a volume.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// Voxel size in mm along right, anterior, superior.
-    pub spacing: [f64; 3],
+    /// Voxel size in mm along right, anterior, superior; `None` leaves the volume's own.
+    pub spacing: Option<[f64; 3]>,
     /// HU that become 0 and 1.
     pub window: [f32; 2],
+    /// Foreground is what is above this after windowing, in [0, 1).
+    pub foreground: f32,
     /// Smallest size in voxels; smaller volumes are padded with 0 on both sides.
     pub pad: [usize; 3],
 }
@@ -26,8 +28,9 @@ impl Settings {
     /// Errors when no volume could be processed: a voxel size that is not positive, a window without width.
     fn check(&self) -> Result<()> {
         let [low, high] = self.window;
-        let sensible = self.spacing.iter().all(|&s| s > 0.0 && s.is_finite()) && low < high && (high - low).is_finite();
-        let problem = || format!("spacing {:?} mm and window {:?} HU", self.spacing, self.window);
+        let sensible =
+            self.spacing.iter().flatten().all(|&s| s > 0.0 && s.is_finite()) && low < high && (high - low).is_finite();
+        let problem = || format!("spacing {:?} mm and window {:?} HU", self.spacing.unwrap_or_default(), self.window);
         if sensible { Ok(()) } else { Err(Error::setting(problem(), "give positive sizes, and the lower HU first")) }
     }
 }
@@ -43,7 +46,7 @@ pub struct Processed {
 
 /// Reads and processes one CT, and its label where there is one.
 ///
-/// Errors: what [`nifti::read`] refuses; an affine that is no orientation; no voxel above the window's lower end; a label
+/// Errors: what [`nifti::read`] refuses; an affine that is no orientation; no foreground; a label
 /// whose grid is another one than the image's.
 pub fn run(image: &Path, label: Option<&Path>, settings: &Settings) -> Result<Processed> {
     settings.check()?;
@@ -76,19 +79,32 @@ fn apply(volume: Volume, label: Option<Volume<i32>>, settings: &Settings) -> Res
         let problem = format!("covers {:?} voxels where the image has {:?}", label.dims, image.dims);
         return Err((Side::Label, problem, "resample the label onto the image's grid"));
     }
-    let (first, end) = window(&mut image, settings.window).ok_or_else(|| {
-        let problem = format!("has no voxel above {} HU", settings.window[0]);
+    let (first, end) = window(&mut image, settings).ok_or_else(|| {
+        let [low, high] = settings.window;
+        let problem = format!("has no voxel above {} HU", low + settings.foreground * (high - low));
         (Side::Image, problem, "check that it is a CT in HU, or leave it out")
     })?;
-    let size = [0, 1, 2].map(|i| end[i] - first[i]);
-    let padded = [0, 1, 2].map(|i| size[i].max(settings.pad[i]));
-    let margin = [0, 1, 2].map(|i| ((padded[i] - size[i]) / 2) as isize);
-    let first = first.map(|i| i as isize);
-    Ok(Processed {
-        // outside the foreground the image is 0 already, the label need not be
-        image: image.extract([0, 1, 2].map(|i| first[i] - margin[i]), padded),
-        label: label.map(|label| label.extract(first, size).extract(margin.map(|m| -m), padded).data),
-    })
+    let boxed = Bounded { first, end, pad: settings.pad };
+    Ok(Processed { image: boxed.of(&image), label: label.map(|label| boxed.of(&label).data) })
+}
+
+/// A box of voxels, the first and one past the last, and the size up to which 0 is put around it.
+struct Bounded {
+    first: [usize; 3],
+    end: [usize; 3],
+    pad: [usize; 3],
+}
+
+impl Bounded {
+    fn of<T: Copy + Default + Send + Sync>(&self, volume: &Volume<T>) -> Volume<T> {
+        let size = [0, 1, 2].map(|i| self.end[i] - self.first[i]);
+        let padded = [0, 1, 2].map(|i| size[i].max(self.pad[i]));
+        let inner = volume.extract(self.first.map(|i| i as isize), size);
+        if padded == size {
+            return inner;
+        }
+        inner.extract([0, 1, 2].map(|i| -(((padded[i] - size[i]) / 2) as isize)), padded)
+    }
 }
 
 fn resample<T: Copy + Default + Send + Sync>(
@@ -101,21 +117,23 @@ fn resample<T: Copy + Default + Send + Sync>(
         return Err((side, "its affine is no orientation".into(), "set the sform or qform in the header"));
     };
     let volume = volume.reoriented(axes);
-    match spacing::grid(volume.dims, &volume.affine, settings.spacing) {
+    let Some(spacing) = settings.spacing else { return Ok(volume) };
+    match spacing::grid(volume.dims, &volume.affine, spacing) {
         Some(grid) => Ok(sample(volume, &grid)),
         None => Err((side, "its voxel sizes make no sensible grid".into(), "set the sform or qform in the header")),
     }
 }
 
 /// Scales HU to `[0, 1]` and returns the first and one-past-last foreground voxel per axis; `None` without foreground.
-fn window(image: &mut Volume, [low, high]: [f32; 2]) -> Option<Bounds> {
+fn window(image: &mut Volume, settings: &Settings) -> Option<Bounds> {
     let [_, ny, nz] = image.dims;
+    let ([low, high], foreground) = (settings.window, settings.foreground);
     let width = high - low;
     let planes = image.data.par_chunks_mut(ny * nz).enumerate().filter_map(|(x, plane)| {
         plane.iter_mut().for_each(|v| *v = unit((*v - low) / width));
         let rows = plane.chunks(nz).enumerate().filter_map(|(y, row)| {
-            let first = row.iter().position(|&v| v > 0.0)?;
-            let last = row.iter().rposition(|&v| v > 0.0)?;
+            let first = row.iter().position(|&v| v > foreground)?;
+            let last = row.iter().rposition(|&v| v > foreground)?;
             Some(([x, y, first], [x + 1, y + 1, last + 1]))
         });
         rows.reduce(union)
@@ -139,7 +157,7 @@ mod tests {
     use super::*;
     use crate::affine::IDENTITY;
 
-    const PLAIN: Settings = Settings { spacing: [1.0; 3], window: [0.0, 10.0], pad: [1; 3] };
+    const PLAIN: Settings = Settings { spacing: Some([1.0; 3]), window: [0.0, 10.0], foreground: 0.0, pad: [1; 3] };
 
     fn column(data: &[f32]) -> Volume {
         Volume { data: data.to_vec(), dims: [1, 1, data.len()], affine: IDENTITY }
@@ -154,6 +172,28 @@ mod tests {
             let settings = Settings { pad: [1, 1, pad], ..PLAIN };
             assert_eq!(volume("v", column(&[0.0, 5.0, 0.0, 20.0, 0.0]), &settings).unwrap().image.data, want);
         }
+    }
+
+    #[test]
+    fn a_higher_foreground_leaves_out_the_dim_border_when_padding_too() {
+        let data = [1.0, 4.0, 2.0, 5.0, 3.0, 1.0];
+        for (pad, want) in [(1, vec![0.4, 0.2, 0.5]), (6, vec![0.0, 0.4, 0.2, 0.5, 0.0, 0.0])] {
+            let settings = Settings { foreground: 0.3, pad: [1, 1, pad], ..PLAIN };
+            assert_eq!(volume("v", column(&data), &settings).unwrap().image.data, want);
+        }
+        let settings = Settings { foreground: 0.5, ..PLAIN };
+        let error = volume("v", column(&data), &settings).unwrap_err().to_string();
+        assert!(error.contains("no voxel above 5 HU"), "{error}");
+    }
+
+    #[test]
+    fn without_a_spacing_voxels_stay() {
+        let wide = Volume {
+            affine: [[3.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]],
+            ..column(&[5.0, 2.5])
+        };
+        let out = volume("v", wide, &Settings { spacing: None, ..PLAIN }).unwrap().image;
+        assert_eq!((out.data, out.affine[2][2]), (vec![0.5, 0.25], 0.5));
     }
 
     #[test]
@@ -176,7 +216,7 @@ mod tests {
         assert!(text(column(&[0.0, -4.0, f32::NAN]), &PLAIN).starts_with("patient: has no voxel above 0 HU"));
         let flat = Volume { affine: [[0.0; 4]; 4], ..column(&[5.0]) };
         assert!(text(flat, &PLAIN).contains("no orientation"));
-        for bad in [Settings { spacing: [0.0, 1.0, 1.0], ..PLAIN }, Settings { window: [5.0, 5.0], ..PLAIN }] {
+        for bad in [Settings { spacing: Some([0.0, 1.0, 1.0]), ..PLAIN }, Settings { window: [5.0, 5.0], ..PLAIN }] {
             assert!(text(column(&[5.0]), &bad).contains("spacing"));
         }
         let small = Volume { data: vec![1], dims: [1, 1, 1], affine: IDENTITY };

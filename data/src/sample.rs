@@ -1,10 +1,11 @@
 //! VoCo sampling: random crops, base crops and position labels of one volume.
 //!
-//! A sub-volume of `[grid·roi, grid·roi, roi]` voxels is tiled by grid² base crops, base `b = grid·i + j` with i along x and j
-//! along y. A random crop's label is the share of its x–y area in every base: y_b = dx·dy/roi². Every crop is then augmented on
-//! its own; labels stay, because the task is where the content belongs.
+//! A sub-volume of `[grid·side, grid·side, side]` voxels is tiled by grid² base crops, base `b = grid·i + j` with i along x and j
+//! along y. A random crop's label is the share of its x–y area in every base: y_b = dx·dy/side². Every crop is resized to roi³
+//! where the geometry has another side, then augmented on its own; labels stay, because the task is where the content belongs.
 
 use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 use crate::transform;
 use crate::volume::Volume;
 use rand::{RngExt, SeedableRng};
@@ -15,15 +16,16 @@ use rand_pcg::Pcg64;
 pub struct Sampling {
     /// Random crops per volume (S).
     pub crops: usize,
-    /// Side of every crop in voxels, even.
+    /// Side of every crop in voxels, as the network sees it; even.
     pub roi: usize,
     /// Bases per axis, at least 2.
     pub grid: usize,
+    pub geometry: Geometry,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { crops: 2, roi: 64, grid: 3 }
+        Sampling { crops: 2, roi: 64, grid: 3, geometry: Geometry::Voco }
     }
 }
 
@@ -57,6 +59,9 @@ impl Sampling {
             Sampling { roi, .. } if *roi < 2 || roi % 2 == 1 => {
                 Err(Error::setting(format!("a crop side of {roi} voxels"), "take an even number, such as 64"))
             }
+            Sampling { roi, geometry: Geometry::Cvpr, .. } if roi % 4 != 0 => {
+                Err(Error::setting(format!("a crop side of {roi} voxels"), "take a multiple of 4, such as 64"))
+            }
             Sampling { grid, .. } if *grid < 2 => {
                 Err(Error::setting(format!("{grid} bases per axis"), "take at least 2, such as 3"))
             }
@@ -69,19 +74,25 @@ impl Sampling {
         self.grid * self.grid
     }
 
+    /// Side in voxels of what is cut out for a crop.
+    pub fn side(&self) -> usize {
+        self.geometry.side(self.roi)
+    }
+
     /// Voxels of the sub-volume along x, y, z.
     pub fn extent(&self) -> [usize; 3] {
-        [self.grid * self.roi, self.grid * self.roi, self.roi]
+        [self.grid * self.side(), self.grid * self.side(), self.side()]
     }
 
     /// Share of the crop around `[x, y]` in every base, `[grid²]`.
     pub fn label(&self, centre: [usize; 2]) -> Vec<f32> {
-        let span = centre.map(|c| transform::crop_range(c, self.roi));
+        let side = self.side();
+        let span = centre.map(|c| transform::crop_range(c, side));
         let overlap = |axis: usize, base: usize| {
-            let (low, high) = (base * self.roi, (base + 1) * self.roi);
+            let (low, high) = (base * side, (base + 1) * side);
             span[axis].end.min(high).saturating_sub(span[axis].start.max(low))
         };
-        let area = (self.roi * self.roi) as f64;
+        let area = (side * side) as f64;
         let share = |b: usize| (overlap(0, b / self.grid) * overlap(1, b % self.grid)) as f64 / area;
         (0..self.bases()).map(|b| share(b) as f32).collect()
     }
@@ -91,7 +102,8 @@ impl Sampling {
     pub fn draw(&self, volume: &Volume, seed: u64) -> Sample {
         let mut rng = Pcg64::seed_from_u64(seed);
         let place = self.random_place(volume.dims, &mut rng);
-        self.sample(volume, &place, |cube| augment(cube, self.roi, &mut rng))
+        let shift = self.geometry.shift_probability();
+        self.sample(volume, &place, |cube| augment(cube, self.roi, shift, &mut rng))
     }
 
     /// Where [`Sampling::draw`] takes the sample of this seed from a volume of these dims.
@@ -107,7 +119,7 @@ impl Sampling {
     fn random_place(&self, dims: [usize; 3], rng: &mut Pcg64) -> Place {
         let corner = self.random_corner(dims, rng);
         // the upper bound is exclusive: no crop lies flush with the far side
-        let middle = self.roi / 2..self.grid * self.roi - self.roi / 2;
+        let middle = self.side() / 2..self.grid * self.side() - self.side() / 2;
         let centres = (0..self.crops).map(|_| [0, 1].map(|_| rng.random_range(middle.clone()))).collect();
         Place { corner, centres }
     }
@@ -115,9 +127,10 @@ impl Sampling {
     /// Cuts the crops, then the bases, and passes each to `change`.
     fn sample(&self, volume: &Volume, place: &Place, mut change: impl FnMut(&mut [f32])) -> Sample {
         let Place { corner, centres } = place;
-        let starts = centres.iter().map(|c| c.map(|c| transform::crop_range(c, self.roi).start));
+        let side = self.side();
+        let starts = centres.iter().map(|c| c.map(|c| transform::crop_range(c, side).start));
         let crops = self.cut(volume, *corner, starts, &mut change);
-        let tiles = (0..self.bases()).map(|b| [b / self.grid * self.roi, b % self.grid * self.roi]);
+        let tiles = (0..self.bases()).map(|b| [b / self.grid * side, b % self.grid * side]);
         let bases = self.cut(volume, *corner, tiles, &mut change);
         let labels = centres.iter().flat_map(|&c| self.label(c)).collect();
         Sample { crops, bases, labels, centres: centres.clone() }
@@ -141,18 +154,22 @@ impl Sampling {
         offsets: impl ExactSizeIterator<Item = [usize; 2]>,
         change: &mut impl FnMut(&mut [f32]),
     ) -> Vec<f32> {
-        let cube = self.roi.pow(3);
+        let (cube, seen, side) = (self.roi.pow(3), [self.roi; 3], [self.side(); 3]);
         let mut out = vec![0.0; offsets.len() * cube];
         for (out, [x, y]) in out.chunks_mut(cube).zip(offsets) {
-            volume.extract_into([corner[0] + x as isize, corner[1] + y as isize, corner[2]], [self.roi; 3], out);
+            let low = [corner[0] + x as isize, corner[1] + y as isize, corner[2]];
+            match seen == side {
+                true => volume.extract_into(low, side, out),
+                false => out.copy_from_slice(&transform::resize(&volume.extract(low, side), seen).data),
+            }
             change(out);
         }
         out
     }
 }
 
-/// Flips along x, y, z (p = 0.2 each), 1 to 3 quarter turns in x–y (p = 0.2), a shift of U(−0.1, 0.1) (p = 0.5).
-fn augment(cube: &mut [f32], n: usize, rng: &mut Pcg64) {
+/// Flips along x, y, z (p = 0.2 each), 1 to 3 quarter turns in x–y (p = 0.2), a shift of U(−0.1, 0.1) (p = `shift`).
+fn augment(cube: &mut [f32], n: usize, shift: f64, rng: &mut Pcg64) {
     for axis in 0..3 {
         if rng.random_bool(0.2) {
             transform::flip(cube, n, axis);
@@ -161,7 +178,7 @@ fn augment(cube: &mut [f32], n: usize, rng: &mut Pcg64) {
     if rng.random_bool(0.2) {
         transform::rot90(cube, n, rng.random_range(1..=3));
     }
-    if rng.random_bool(0.5) {
+    if rng.random_bool(shift) {
         transform::shift(cube, rng.random_range(-0.1..0.1));
     }
 }
@@ -171,7 +188,7 @@ mod tests {
     use super::*;
     use crate::affine::IDENTITY;
 
-    const TINY: Sampling = Sampling { crops: 3, roi: 8, grid: 3 };
+    const TINY: Sampling = Sampling { crops: 3, roi: 8, grid: 3, geometry: Geometry::Voco };
 
     fn numbered(dims: [usize; 3]) -> Volume {
         Volume { data: (0..dims.iter().product::<usize>()).map(|i| i as f32).collect(), dims, affine: IDENTITY }
@@ -188,7 +205,7 @@ mod tests {
 
     #[test]
     fn every_label_is_its_voxel_overlap_and_sums_to_one() {
-        for sampling in [TINY, Sampling { roi: 4, grid: 2, crops: 1 }] {
+        for sampling in [TINY, Sampling { roi: 4, grid: 2, ..TINY }] {
             let (roi, grid) = (sampling.roi, sampling.grid);
             for (x, y) in
                 (roi / 2..grid * roi - roi / 2).flat_map(|x| (roi / 2..grid * roi - roi / 2).map(move |y| (x, y)))
@@ -268,13 +285,18 @@ mod tests {
 
     #[test]
     fn augmentations_come_at_their_rates() {
+        [Geometry::Voco, Geometry::Cvpr].into_iter().for_each(rates);
+    }
+
+    fn rates(geometry: Geometry) {
+        let shift = geometry.shift_probability();
         let plain: Vec<f32> = (0..8).map(|i| i as f32).collect();
         let mut rng = Pcg64::seed_from_u64(1);
         let n = 20_000;
         let (mut moved, mut shifted) = (0, 0);
         for _ in 0..n {
             let mut cube = plain.clone();
-            augment(&mut cube, 2, &mut rng);
+            augment(&mut cube, 2, shift, &mut rng);
             let low = cube.iter().fold(f32::INFINITY, |a, &b| a.min(b));
             shifted += (low != 0.0) as usize;
             moved += cube.iter().zip(&plain).any(|(a, b)| (a - low - b).abs() > 0.5) as usize;
@@ -282,13 +304,15 @@ mod tests {
         }
         // still in place: nothing drawn, or both x and y flipped and turned twice
         let still = 0.8f64.powi(4) + 0.2 * 0.2 * 0.8 * 0.2 / 3.0;
-        assert!((shifted as f64 / n as f64 - 0.5).abs() < 0.015);
+        assert!((shifted as f64 / n as f64 - shift).abs() < 0.015);
         assert!((moved as f64 / n as f64 - (1.0 - still)).abs() < 0.015);
     }
 
     #[test]
     fn impossible_geometries_are_refused() {
-        for bad in [Sampling { crops: 0, ..TINY }, Sampling { roi: 7, ..TINY }, Sampling { grid: 1, ..TINY }] {
+        let narrow = Sampling { roi: 6, geometry: Geometry::Cvpr, ..TINY };
+        assert!(Sampling { roi: 8, ..narrow }.check().is_ok());
+        for bad in [Sampling { crops: 0, ..TINY }, Sampling { roi: 7, ..TINY }, Sampling { grid: 1, ..TINY }, narrow] {
             assert!(bad.check().is_err());
         }
     }

@@ -14,4 +14,4 @@ pub mod voco;
 
 pub use error::{Error, Result};
 pub use swin_unetr::{SwinUnetr, SwinUnetrConfig};
-pub use voco::{Batch, Loss, Voco, VocoConfig};
+pub use voco::{Batch, Loss, Teacher, Voco, VocoConfig};

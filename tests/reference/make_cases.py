@@ -245,20 +245,47 @@ def voco_terms(student, teacher, labels):
     return torch.stack(terms).mean(0)
 
 
+def early_position_loss(label, logit, weight):
+    hit = -(weight * torch.log(1 - (label - logit).abs() + 1e-6)).sum() / (weight.sum() + 1e-6)
+    apart = (label == 0).double()
+    return hit + (apart * logit.square()).sum() / (apart.sum() + 1e-6)
+
+
+def early_terms(form, student, teacher, labels):
+    """intra and reg of the losses before there was a term across volumes."""
+    volumes, crops, bases = labels.shape
+    cut = lambda e: (e[:volumes * crops].unflatten(0, (volumes, crops)), e[volumes * crops:].unflatten(0, (volumes, bases)))
+    (sc, sb), (tc, tb) = cut(student), cut(teacher.detach())
+    terms = []
+    for y, sc, sb, tc, tb in zip(labels, sc, sb, tc, tb):
+        logit = F.relu(cosines(sc, tb))
+        if form == "cvpr3":
+            logit = (logit + F.relu(cosines(tc, sb))) / 2
+        weight = {"cvpr1": (y > 0).double(), "cvpr3": y}[form]
+        terms.append(torch.stack([early_position_loss(y, logit, weight), base_similarity(sb)]))
+    return torch.stack(terms).mean(0)
+
+
 def losses(terms):
     return {f"out.{k}": v for k, v in zip(("intra", "inter", "reg", "loss"), [*terms, terms.sum()])}
 
 
-def voco_loss(name, volumes, crops, grid, dim):
+def voco_loss(name, volumes, crops, grid, dim, form=None):
     d, bases = Draw(name), grid * grid
     rows = volumes * (crops + bases)
     labels, student = position_labels(d, volumes, crops, grid), d(rows, dim)
     teacher = f32(0.7 * student + d(rows, dim, scale=0.7))
     student.requires_grad_()
-    terms = voco_terms(student, teacher, labels)
+    attrs = dict(volumes=volumes, crops=crops, bases=bases, grid=grid, roi=64) | (dict(form=form) if form else {})
+    if form:
+        terms = early_terms(form, student, teacher, labels)
+        out = {"out.intra": terms[0], "out.reg": terms[1], "out.loss": terms.sum()}
+    else:
+        terms = voco_terms(student, teacher, labels)
+        out = losses(terms)
     terms.sum().backward()
-    save(name, "voco_loss", dict(volumes=volumes, crops=crops, bases=bases, grid=grid, roi=64),
-         {"in.student": student, "in.teacher": teacher, "in.labels": labels, "grad.student": student.grad} | losses(terms))
+    save(name, "voco_loss", attrs,
+         {"in.student": student, "in.teacher": teacher, "in.labels": labels, "grad.student": student.grad} | out)
 
 
 # -------------------------------------------------------------------------------------------------- whole networks
@@ -473,6 +500,8 @@ CASES = {
     "window_attention_mixed_grid": lambda n: window_attention(n, 1, (4, 9, 7), 3, 16, (3, 3, 3)),
     "voco_loss_grid3": lambda n: voco_loss(n, 2, 2, 3, 64),
     "voco_loss_grid4": lambda n: voco_loss(n, 3, 2, 4, 32),
+    "voco_loss_cvpr1": lambda n: voco_loss(n, 2, 2, 4, 16, "cvpr1"),
+    "voco_loss_cvpr3": lambda n: voco_loss(n, 2, 2, 4, 16, "cvpr3"),
     "adamw": lambda n: adamw(n, (37, 5), 12, 1e-2, 0.01, 3),
     "sliding_window": lambda n: sliding_window(n, (1, 1, 21, 13, 8), (8, 8, 8), 0.75, "constant"),
     "sliding_window_gaussian": lambda n: sliding_window(n, (1, 2, 10, 17, 9), (8, 8, 8), 0.5, "gaussian"),

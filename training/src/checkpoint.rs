@@ -1,7 +1,7 @@
 //! What a run leaves on disk: its weights, and all that it needs to go on bit for bit.
 //!
-//! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, the network as
-//! `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
+//! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, a whole teacher's
+//! network as `teacher.backbone.*`, the network as `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
 //! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
 //! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
@@ -10,6 +10,7 @@ use crate::{Config, Error, Result};
 use engine::Tensor;
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
+use models::voco::LOSS;
 use models::weights::{Merging, PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,7 @@ fn description(model: &Voco, step: u64) -> HashMap<String, String> {
     HashMap::from([
         (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
+        (LOSS.to_string(), model.config().loss.prediction().to_string()),
         (PATCH_MERGING.to_string(), merging_name(network.patch_merging).to_string()),
     ])
 }
@@ -155,8 +157,8 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
     Ok(())
 }
 
-/// Fills the backbone from a file of weights; `note` hears what it took. Errors when nothing fits, and when the file's weights
-/// are for another order of patch merging, under which they would be another network.
+/// Fills the backbone, and that of a whole teacher, from a file of weights; `note` hears what it took. Errors when nothing fits,
+/// and when the file's weights are for another order of patch merging, under which they would be another network.
 pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)) -> Result<()> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let weights = Weights::parse(path, &bytes)?;
@@ -164,6 +166,7 @@ pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)
     same_order(path, merging, model)?;
     let report = state_dict::import_weights([&mut model.params], "backbone.", &weights)?;
     report.check(path)?;
+    model.start_teacher()?;
     note(loaded(path, merging, &report));
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use crate::optimizer::AdamWConfig;
 use crate::{Error, Result};
-use data::Region;
+use data::{Geometry, Region, Sampling};
 use engine::Device;
 use kernels::patch_merging::Order;
-use models::{Loss, SwinUnetrConfig, VocoConfig};
+use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -17,6 +17,16 @@ const TEMPERATURE: f64 = 0.2;
 pub enum LossKind {
     Voco,
     Infonce,
+    Cvpr1,
+    Cvpr3,
+}
+
+/// What the teacher is a moving average of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherKind {
+    Projector,
+    Whole,
 }
 
 /// A folder, list or `dataset.json`, and the body region that decides its preprocessing.
@@ -38,7 +48,10 @@ pub struct Config {
     pub steps: u64,
     pub warmup: u64,
     pub volumes: usize,
+    /// The volumes of a step are of one region.
+    pub same_region: bool,
     pub crops: usize,
+    pub geometry: Geometry,
     pub grid: usize,
     /// Side of a crop in voxels.
     pub roi: usize,
@@ -47,6 +60,7 @@ pub struct Config {
     pub weights: Option<PathBuf>,
     pub lr: f64,
     pub weight_decay: f64,
+    pub teacher: TeacherKind,
     pub momentum: f64,
     pub row_dropout: f64,
     pub element_dropout: f64,
@@ -79,11 +93,18 @@ impl Config {
         let loss = match self.loss {
             LossKind::Voco => Loss::Voco,
             LossKind::Infonce => Loss::InfoNce { temperature: TEMPERATURE },
+            LossKind::Cvpr1 => Loss::Cvpr1,
+            LossKind::Cvpr3 => Loss::Cvpr3,
+        };
+        let teacher = match self.teacher {
+            TeacherKind::Projector => Teacher::Projector,
+            TeacherKind::Whole => Teacher::Whole,
         };
         VocoConfig {
             network,
             hidden: self.projection,
             out: self.projection,
+            teacher,
             momentum: self.momentum,
             row_dropout: self.row_dropout,
             element_dropout: self.element_dropout,
@@ -91,6 +112,10 @@ impl Config {
             loss,
             recompute: self.recompute,
         }
+    }
+
+    pub fn sampling(&self) -> Sampling {
+        Sampling { crops: self.crops, roi: self.roi, grid: self.grid, geometry: self.geometry }
     }
 
     fn term_weights(&self) -> [f64; 3] {
@@ -126,8 +151,17 @@ impl Config {
         if self.volumes == 0 || self.crops == 0 {
             return refuse(format!("{} volumes x {} crops: both must be at least 1", self.volumes, self.crops));
         }
+        if self.same_region && self.volumes < 2 {
+            return refuse("same_region with 1 volume a step pairs nothing: take at least 2 (--volumes)".into());
+        }
         if self.volumes * (self.crops + self.grid * self.grid) < 2 || self.grid < 2 {
             return refuse(format!("grid {}: the base crops must be at least 2 x 2 (--grid)", self.grid));
+        }
+        if self.geometry == Geometry::Cvpr && (self.grid, self.roi) != (4, 64) {
+            let (grid, roi) = (self.grid, self.roi);
+            return refuse(format!(
+                "geometry cvpr has a grid of 4 and crops of 64 voxels, not {grid} and {roi}: leave both out"
+            ));
         }
         if !self.roi.is_multiple_of(32) || self.roi < 64 {
             return refuse(format!("roi {}: crops need a side divisible by 32 and of at least 64 voxels", self.roi));
@@ -150,9 +184,16 @@ impl Config {
         if !(0.0..=1.0).contains(&self.momentum) {
             return refuse(format!("momentum {}: must lie in [0, 1]", self.momentum));
         }
+        if self.loss == LossKind::Cvpr1 && self.teacher == TeacherKind::Whole {
+            return refuse("loss cvpr1 has no teacher: leave teacher = \"whole\" out, or take loss = \"cvpr3\"".into());
+        }
         let weights = self.term_weights();
         if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || weights == [0.0; 3] {
             return refuse(format!("term weights {weights:?}: finite, not negative, and one of them above 0"));
+        }
+        let without_inter = matches!(self.loss, LossKind::Cvpr1 | LossKind::Cvpr3);
+        if without_inter && self.intra_weight == 0.0 && self.reg_weight == 0.0 {
+            return refuse("the cvpr losses have no inter term: intra_weight or reg_weight must be above 0".into());
         }
         if self.keep == 0 {
             return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());

@@ -26,6 +26,9 @@ pub struct Metrics {
     /// Mean cosine between the bases of a volume, as [`models::voco::Step::base_cosine`]; absent from files of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_cosine: Option<f64>,
+    /// Correlation of predicted with true overlaps, as [`position_correlation`]; absent from files of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_correlation: Option<f64>,
 }
 
 impl Metrics {
@@ -42,6 +45,7 @@ impl Metrics {
             ("data_wait", Some(self.data_wait)),
             ("position_top1", Some(self.position_top1)),
             ("base_cosine", self.base_cosine),
+            ("position_correlation", self.position_correlation),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
@@ -132,6 +136,19 @@ pub fn position_top1(logits: &Tensor, labels: &Tensor) -> Result<f64> {
     Ok(hits as f64 / rows.len().max(1) as f64)
 }
 
+/// Pearson's correlation of all `logits` with all `labels` `[V, S, K]`; 0 where one of them is constant.
+pub fn position_correlation(logits: &Tensor, labels: &Tensor) -> Result<f64> {
+    let centred = |t: &Tensor| -> Result<Vec<f64>> {
+        let values = t.to_f64_vec()?;
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        Ok(values.iter().map(|v| v - mean).collect())
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (l, y) = (centred(logits)?, centred(labels)?);
+    let scale = (dot(&l, &l) * dot(&y, &y)).sqrt();
+    Ok(if scale == 0.0 { 0.0 } else { dot(&l, &y) / scale })
+}
+
 fn first_largest(values: &[f64]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
@@ -160,6 +177,7 @@ pub(crate) mod tests {
             data_wait: 0.25,
             position_top1: 0.5,
             base_cosine: Some(0.125),
+            position_correlation: Some(0.25),
         }
     }
 
@@ -177,6 +195,20 @@ pub(crate) mod tests {
         let line = line(&old).expect("line");
         assert!(!line.contains("base_cosine"));
         assert_eq!(serde_json::from_str::<Metrics>(&line).expect("read"), old);
+    }
+
+    #[test]
+    fn correlation_is_pearsons() {
+        let correlation = |l: &[f32], y: &[f32]| {
+            let [l, y] = [l, y].map(|v| Tensor::from_slice(v, &[1, 1, 4]).expect("tensor"));
+            position_correlation(&l, &y).expect("correlation")
+        };
+        let y = [0.0, 0.25, 0.25, 0.5];
+        assert!((correlation(&[0.5, 0.75, 0.75, 1.0], &y) - 1.0).abs() < 1e-12);
+        assert!((correlation(&[1.0, 0.5, 0.5, 0.0], &y) + 1.0).abs() < 1e-12);
+        // centred: -2, 1, 0, 1 and -2, 0, 0, 2, in eighths
+        assert!((correlation(&[0.0, 0.375, 0.25, 0.375], &y) - 6.0 / 48f64.sqrt()).abs() < 1e-12);
+        assert_eq!(correlation(&[0.3; 4], &y), 0.0);
     }
 
     #[test]

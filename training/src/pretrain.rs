@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, Best, Saved};
 use crate::diagnosis::{self, Diagnosis, Plan};
 use crate::events::Events;
-use crate::metrics::{Metrics, MetricsFile, position_top1};
+use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::{Config, Error, Result};
@@ -197,6 +197,7 @@ impl<'c> Trainer<'c> {
             data_wait: waited.as_secs_f64() / seconds,
             position_top1: position_top1(&done.logits, &batch.labels)?,
             base_cosine: Some(done.base_cosine),
+            position_correlation: Some(position_correlation(&done.logits, &batch.labels)?),
         })
     }
 }

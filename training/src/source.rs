@@ -1,7 +1,7 @@
 //! The batches of a run: real volumes through the loader, or phantoms made on the spot.
 
 use crate::{Config, Error, Result};
-use data::{Batch, Loader, LoaderConfig, Region, Sampling, Source, phantom, preprocess};
+use data::{Batch, Loader, LoaderConfig, Region, Source, phantom, preprocess};
 
 /// Phantom patients of the demo.
 const PATIENTS: u64 = 8;
@@ -13,10 +13,11 @@ pub fn batches<'n>(
     first: u64,
     notice: &'n mut dyn FnMut(String),
 ) -> Result<impl Iterator<Item = data::Result<Batch>> + use<'n>> {
-    let sources = if config.demo { phantoms(config.seed)? } else { volumes(config, notice)? };
+    let sources = if config.demo { phantoms(config)? } else { volumes(config, notice)? };
     let settings = LoaderConfig {
         volumes: config.volumes,
-        sampling: Sampling { crops: config.crops, roi: config.roi, grid: config.grid },
+        same_region: config.same_region,
+        sampling: config.sampling(),
         seed: config.seed,
         threads: config.loader_threads,
         first_batch: first,
@@ -54,21 +55,21 @@ fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source
 /// The first volume that `config` names, or the first phantom.
 pub fn first(config: &Config) -> Result<Source> {
     let Some(source) = config.sources.first().filter(|_| !config.demo) else {
-        return patient(config.seed, 0);
+        return patient(config, 0);
     };
     let sources = data::dataset::find(&source.path, &config.exclude)?.sources(source.region);
     let first = sources.into_iter().next();
     first.ok_or_else(|| Error::Config(format!("{}: holds no volume", source.path.display())))
 }
 
-fn phantoms(seed: u64) -> Result<Vec<Source>> {
-    (0..PATIENTS).map(|i| patient(seed, i)).collect()
+fn phantoms(config: &Config) -> Result<Vec<Source>> {
+    (0..PATIENTS).map(|i| patient(config, i)).collect()
 }
 
 /// Preprocessed as any abdominal CT.
-fn patient(seed: u64, index: u64) -> Result<Source> {
+fn patient(config: &Config, index: u64) -> Result<Source> {
     let name = format!("phantom {index}");
-    let hu = phantom::generate(seed, index, phantom::DIMS, phantom::SPACING).hu();
-    let processed = preprocess::volume(&name, hu, &Region::Abdomen.settings())?;
+    let hu = phantom::generate(config.seed, index, phantom::DIMS, phantom::SPACING).hu();
+    let processed = preprocess::volume(&name, hu, &config.geometry.settings(Region::Abdomen))?;
     Ok(Source::memory(name, processed.image, Region::Abdomen))
 }

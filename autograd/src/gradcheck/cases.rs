@@ -73,12 +73,9 @@ pub fn cases() -> Vec<Case> {
         case("resize_half", || on(&[&[2, 3, 1, 2, 1]], |t, v| ops::resize(t, &v[0], [2, 3, 5], false))),
         case("row_dropout", || on(&[&[11, 3]], |t, v| ops::row_dropout(t, &v[0], 0.4, 7))),
         case("rows_at", || on(&[&[5, 3]], |t, v| ops::rows_at(t, &v[0], 1, 3))),
-        case("voco_loss", || {
-            let p = voco_loss::Params { volumes: 2, crops: 2, bases: 4 };
-            let (teacher, labels) = (normal(&[12, 6], 8)?, voco_labels(16)?.reshape(&[2, 2, 4])?);
-            // Without the third term: its gradient stops at one of the two bases of each pair, which differences cannot.
-            on(&[&[12, 6]], |t, v| ops::rows_at(t, &ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0, 0, 2))
-        }),
+        case("voco_loss", || voco_loss(voco_loss::Form::Voco)),
+        case("voco_loss_cvpr1", || voco_loss(voco_loss::Form::Cvpr1)),
+        case("voco_loss_cvpr3", || voco_loss(voco_loss::Form::Cvpr3)),
         case("window_attention", || attention(&[1, 4, 4, 4], 2, 2, [2; 3], [0; 3])),
         case("window_attention_shifted", || attention(&[1, 5, 3, 4], 2, 3, [2, 3, 2], [1, 1, 1])),
         case("window_attention_shrunken", || attention(&[2, 2, 3, 1], 1, 4, [3, 2, 3], [1, 1, 1])),
@@ -112,6 +109,13 @@ fn checkpointed_block() -> Result<f64> {
         })?;
         ops::add(t, &inside, &v[0])
     })
+}
+
+fn voco_loss(form: voco_loss::Form) -> Result<f64> {
+    let p = voco_loss::Params { volumes: 2, crops: 2, bases: 4, form };
+    let (teacher, labels) = (normal(&[12, 6], 8)?, voco_labels(16)?.reshape(&[2, 2, 4])?);
+    // Without the third term: its gradient stops at one of the two bases of each pair, which differences cannot.
+    on(&[&[12, 6]], |t, v| ops::rows_at(t, &ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0, 0, 2))
 }
 
 fn labels(n: usize, classes: i32, dims: &[usize]) -> Result<Tensor> {

@@ -13,10 +13,20 @@
 //! ce(y, l) = -Σ y log(1 - |y - l| + ε) / (Σ y + ε)  -  Σ_{y = 0} log(1 - l + ε) / (#{y = 0} + ε)        ε = 1e-6
 //! ```
 //!
-//! Both sums of `ce` run over all S K entries of a volume, and `y = 0` is exact equality. Each term is the mean over volumes.
-//! Gradients go to the student alone: in `inter` to both factors of the prediction, in `reg` to the earlier base only. The
-//! ReLU's derivative is 0 at and below 0, that of |y - l| is 0 at equality. Wu, Zhuang and Chen, "VoCo: a simple-yet-effective
-//! volume contrastive learning framework" and its large-scale sequel, as their published code computes it.
+//! That is [`Form::Voco`]. The two earlier forms have no `inter`, which is 0, and another `intra`:
+//!
+//! ```text
+//! Cvpr1   m(labels_i, r(x_i^s, q_i^t))                                w = 1
+//! Cvpr3   m(labels_i, (r(x_i^s, q_i^t) + r(x_i^t, q_i^s)) / 2)        w = y
+//!
+//! m(y, l) = -Σ_{y > 0} w log(1 - |y - l| + ε) / (Σ_{y > 0} w + ε)  +  Σ_{y = 0} l² / (#{y = 0} + ε)
+//! ```
+//!
+//! Both sums of `ce` and `m` run over all S K entries of a volume, and `y = 0` is exact equality. Each term is the mean over
+//! volumes. Gradients go to the student alone: in `inter` to both factors of the prediction, in `Cvpr3` to one factor of each
+//! cosine, in `reg` to the earlier base only. The ReLU's derivative is 0 at and below 0, that of |y - l| is 0 at equality. Wu,
+//! Zhuang and Chen, "VoCo: a simple-yet-effective volume contrastive learning framework" and its large-scale sequel, as their
+//! published code computes it; the earlier forms are those of its history.
 //!
 //! f32 or f64, one dtype throughout; everything is computed in f64. Errors: shapes or dtypes that do not fit, no volume, no
 //! crop, fewer than two bases (no pair to regularise).
@@ -32,10 +42,19 @@ pub struct Params {
     pub volumes: usize,
     pub crops: usize,
     pub bases: usize,
+    pub form: Form,
 }
 
-/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: relu cos(student crop, teacher base of the
-/// same volume).
+/// How a position is scored, and which terms there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Voco,
+    Cvpr1,
+    Cvpr3,
+}
+
+/// terms `[3]`: intra, inter, reg (each the mean over volumes); logits `[V, S, K]`: the prediction that `intra` compares with the
+/// labels.
 pub struct Output {
     pub terms: Tensor,
     pub logits: Tensor,
@@ -66,7 +85,7 @@ pub fn backward(dterms: &Tensor, student: &Tensor, teacher: &Tensor, labels: &Te
 }
 
 fn check(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Result<()> {
-    let Params { volumes, crops, bases } = p;
+    let Params { volumes, crops, bases, .. } = p;
     if volumes == 0 || crops == 0 || bases < 2 {
         let detail = format!("{volumes} volumes, {crops} crops, {bases} bases; needs at least 1, 1 and 2");
         return Err(Error::invalid(OP, detail));

@@ -42,11 +42,11 @@ impl Case {
         let teacher = student.iter().enumerate().map(|(i, s)| 0.7 * s + 0.7 * random::normal(2, i as u64)).collect();
         let label = |i| (2.0 * random::uniform(3, i) - 0.8).clamp(0.0, 1.0);
         let labels = (0..(volumes * crops * bases) as u64).map(label).collect();
-        Case { student, teacher, labels, p: Params { volumes, crops, bases }, dim }
+        Case { student, teacher, labels, p: Params { volumes, crops, bases, form: Form::Voco }, dim }
     }
 
     fn tensors(&self, dtype: DType) -> [Tensor; 3] {
-        let Params { volumes, crops, bases } = self.p;
+        let Params { volumes, crops, bases, .. } = self.p;
         let dims = [volumes * (crops + bases), self.dim];
         [
             tensor(&self.student, &dims, dtype),
@@ -67,7 +67,7 @@ impl Case {
 
     /// The terms once more, loop by loop from the formulas, with `frozen` in place of the student where gradients stop.
     fn naive(&self, student: &[f64], frozen: &[f64]) -> [f64; 3] {
-        let Params { volumes, crops, bases } = self.p;
+        let Params { volumes, crops, bases, .. } = self.p;
         let row = |x: &[f64], r: usize| x[r * self.dim..(r + 1) * self.dim].to_vec();
         let crop = |x: &[f64], i: usize, s: usize| row(x, i * crops + s);
         let base = |x: &[f64], i: usize, k: usize| row(x, volumes * crops + i * bases + k);
@@ -78,17 +78,25 @@ impl Case {
         let mut terms = [0.0; 3];
         for i in 0..volumes {
             let j = (i + 1) % volumes;
-            let (mut near, mut far, mut partner, mut predicted) = (vec![], vec![], vec![], vec![]);
+            let (mut near, mut far, mut mirror) = (vec![], vec![], vec![]);
+            let (mut partner, mut predicted) = (vec![], vec![]);
             for s in 0..crops {
                 for k in 0..bases {
                     near.push(self.labels[(i * crops + s) * bases + k]);
                     far.push(similar(crop(student, i, s), base(&self.teacher, i, k)));
+                    mirror.push(similar(crop(&self.teacher, i, s), base(student, i, k)));
                     partner.push(similar(crop(&self.teacher, i, s), base(&self.teacher, j, k)));
                     predicted.push(similar(crop(student, i, s), base(student, j, k)));
                 }
             }
-            terms[0] += naive_ce(&near, &far) / volumes as f64;
-            terms[1] += naive_ce(&partner, &predicted) / volumes as f64;
+            let both: Vec<f64> = far.iter().zip(&mirror).map(|(a, b)| (a + b) / 2.0).collect();
+            let (intra, inter) = match self.p.form {
+                Form::Voco => (naive_ce(&near, &far), naive_ce(&partner, &predicted)),
+                Form::Cvpr1 => (naive_mean(&near, &far, |_| 1.0), 0.0),
+                Form::Cvpr3 => (naive_mean(&near, &both, |y| y), 0.0),
+            };
+            terms[0] += intra / volumes as f64;
+            terms[1] += inter / volumes as f64;
             for a in 0..bases {
                 for b in a + 1..bases {
                     let pairs = (bases * (bases - 1) / 2 * volumes) as f64;
@@ -107,6 +115,13 @@ fn naive_ce(y: &[f64], l: &[f64]) -> f64 {
     pos / (y.iter().sum::<f64>() + 1e-6) + neg / (y.iter().map(zero).sum::<f64>() + 1e-6)
 }
 
+fn naive_mean(y: &[f64], l: &[f64], weight: fn(f64) -> f64) -> f64 {
+    let (inside, outside): (Vec<_>, Vec<_>) = y.iter().zip(l).partition(|(y, _)| **y > 0.0);
+    let pos: f64 = inside.iter().map(|(y, l)| -weight(**y) * (1.0 - (*y - *l).abs() + 1e-6).ln()).sum();
+    let neg: f64 = outside.iter().map(|(_, l)| *l * *l).sum();
+    pos / (inside.iter().map(|(y, _)| weight(**y)).sum::<f64>() + 1e-6) + neg / (outside.len() as f64 + 1e-6)
+}
+
 /// One volume with two crops of the golden labels, made so that every student-crop, teacher-base cosine is `l`.
 fn intra_at(l: f64) -> f64 {
     let labels = [position_label(70, 100), position_label(32, 32)].concat();
@@ -118,7 +133,7 @@ fn intra_at(l: f64) -> f64 {
     for r in 2..11 {
         teacher[2 * r..2 * r + 2].copy_from_slice(&[3.0 * l, 3.0 * (1.0 - l * l).sqrt()]);
     }
-    let p = Params { volumes: 1, crops: 2, bases: 9 };
+    let p = Params { volumes: 1, crops: 2, bases: 9, form: Form::Voco };
     let [s, t] = [student, teacher].map(|x| tensor(&x, &[11, 2], DType::F64));
     let out = forward(&s, &t, &tensor(&labels, &[1, 2, 9], DType::F64), p).expect("forward");
     assert!(read(&out.logits).iter().all(|got| (got - l).abs() < 1e-15));
@@ -139,7 +154,7 @@ fn regularisation_follows_its_golden_value() {
     student.extend((0..9).map(|i| if i % 4 == 0 { 1.5 } else { 0.5 }));
     let s = tensor(&student, &[4, 3], DType::F64);
     let y = tensor(&[1.0, 0.0, 0.0], &[1, 1, 3], DType::F64);
-    let out = forward(&s, &s, &y, Params { volumes: 1, crops: 1, bases: 3 }).expect("forward");
+    let out = forward(&s, &s, &y, Params { volumes: 1, crops: 1, bases: 3, form: Form::Voco }).expect("forward");
     assert!((read(&out.terms)[2] - 0.40495867768595056).abs() < 1e-15);
 }
 
@@ -149,7 +164,8 @@ fn the_full_case_follows_the_golden_values() {
     let student = [uniform(16, 11), uniform(72, 13)].concat();
     let teacher = [uniform(16, 12), uniform(72, 14)].concat();
     let labels = [position_label(70, 100), position_label(150, 60)].concat();
-    let case = Case { student, teacher, labels, p: Params { volumes: 1, crops: 2, bases: 9 }, dim: 8 };
+    let case =
+        Case { student, teacher, labels, p: Params { volumes: 1, crops: 2, bases: 9, form: Form::Voco }, dim: 8 };
     let terms = read(&case.forward(DType::F64).terms);
     // the published code rounds count + 1e-6 to f32, hence 1e-8; without that rounding PyTorch in f64 gives the second column
     let want = [
@@ -207,8 +223,11 @@ fn the_full_case_follows_the_golden_values() {
 
 #[test]
 fn terms_and_gradients_match_the_naive_formulas() {
-    for (volumes, crops, bases, dim) in [(1, 1, 2, 3), (2, 2, 9, 7), (3, 1, 4, 17), (3, 3, 5, 2)] {
-        let case = Case::new(volumes, crops, bases, dim);
+    let sizes = [(1, 1, 2, 3), (2, 2, 9, 7), (3, 1, 4, 17), (3, 3, 5, 2)];
+    let forms = [Form::Voco, Form::Cvpr1, Form::Cvpr3];
+    for ((volumes, crops, bases, dim), form) in sizes.into_iter().flat_map(|s| forms.map(|form| (s, form))) {
+        let mut case = Case::new(volumes, crops, bases, dim);
+        case.p.form = form;
         let got = read(&case.forward(DType::F64).terms);
         assert!(distance(&got, &case.naive(&case.student, &case.student)) < 1e-13);
         let got = read(&case.forward(DType::F32).terms);
@@ -232,7 +251,7 @@ fn the_relu_and_the_last_base_pass_no_gradient() {
     let s = tensor(&[1.0, 0.0, 1.0, 1.0, -1.0, -1.0], &[3, 2], DType::F64);
     let t = tensor(&[1.0, 0.0, -1.0, 0.0, -2.0, 0.0], &[3, 2], DType::F64);
     let y = tensor(&[0.5, 0.5], &[1, 1, 2], DType::F64);
-    let p = Params { volumes: 1, crops: 1, bases: 2 };
+    let p = Params { volumes: 1, crops: 1, bases: 2, form: Form::Voco };
     let dx = |dterms: &[f64], s: &Tensor| {
         read(&backward(&tensor(dterms, &[3], DType::F64), s, &t, &y, p).expect("backward"))
     };
@@ -243,13 +262,31 @@ fn the_relu_and_the_last_base_pass_no_gradient() {
 }
 
 #[test]
+fn the_earlier_forms_take_an_empty_mean_for_zero() {
+    let s = tensor(&[1.0, 0.0, 1.0, 0.0, 0.0, 1.0], &[3, 2], DType::F64);
+    for (form, labels, want) in [
+        (Form::Cvpr1, [0.0, 0.0], 0.5), // cosines 1 and 0: the mean of their squares
+        (Form::Cvpr3, [0.0, 0.0], 0.5),
+        (Form::Cvpr1, [0.5, 0.5], -0.5f64.ln()), // half a label away from both
+        (Form::Cvpr3, [0.75, 0.25], -0.75f64.ln()),
+        (Form::Cvpr3, [0.75, 0.5], -(0.75 * 0.75f64.ln() + 0.5 * 0.5f64.ln()) / 1.25),
+        (Form::Cvpr1, [0.75, 0.5], -(0.75f64.ln() + 0.5f64.ln()) / 2.0),
+    ] {
+        let y = tensor(&labels, &[1, 1, 2], DType::F64);
+        let p = Params { volumes: 1, crops: 1, bases: 2, form };
+        let terms = read(&forward(&s, &s, &y, p).expect("forward").terms);
+        assert!((terms[0] - want).abs() < 5e-6 && terms[1] == 0.0, "{form:?} {labels:?}: {terms:?}, {want}");
+    }
+}
+
+#[test]
 fn a_logit_equal_to_its_label_has_no_slope() {
     // teacher bases along the crop: the cosine is exactly 1, as is the label
     let s = tensor(&[2.0, 0.0, 1.0, 1.0, -1.0, 1.0], &[3, 2], DType::F64);
     let t = tensor(&[1.0, 0.0, 3.0, 0.0, 0.5, 0.0], &[3, 2], DType::F64);
     let y = tensor(&[1.0, 1.0], &[1, 1, 2], DType::F64);
     let d = tensor(&[1.0, 0.0, 0.0], &[3], DType::F64);
-    let dx = backward(&d, &s, &t, &y, Params { volumes: 1, crops: 1, bases: 2 }).expect("backward");
+    let dx = backward(&d, &s, &t, &y, Params { volumes: 1, crops: 1, bases: 2, form: Form::Voco }).expect("backward");
     assert_eq!(read(&dx), [0.0; 6]);
 }
 

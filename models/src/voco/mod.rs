@@ -1,8 +1,8 @@
-//! The VoCo pre-training model: encoder, student projector, and a teacher projector that follows the student.
+//! The VoCo pre-training model: encoder, student projector, and a teacher that follows the student.
 //!
 //! One forward embeds all random crops and all base crops together. The order of operations is the published code's: the
 //! student sees the embedding after row dropout, then the teacher's parameters move towards the student's, then the teacher
-//! sees the same embedding without dropout and without gradient.
+//! sees the same embedding, or one of its own, without dropout and without gradient.
 
 mod projector;
 
@@ -10,17 +10,68 @@ use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape, Var, ops};
 use engine::{DType, Device, Tensor, random};
-use kernels::{cosine, ema, info_nce, voco_loss};
+use kernels::voco_loss::{self, Form};
+use kernels::{cosine, ema, info_nce};
 use projector::Projector;
 use std::cell::RefCell;
 
-/// What the first loss term is.
+/// What the first loss term is, and whether there is a second.
+///
+/// The two `Cvpr` losses are those of the method's first publication and of what its code became before it had a term across
+/// volumes; [`voco_loss`] has their formulas. Two readings are ours, where descriptions leave it open: each cosine of the
+/// symmetric prediction passes through the ReLU before the two are averaged, and means have the ε of the later code in their
+/// denominators. Two more forms, one with symmetric terms within and across volumes and one on the decoder's features, are not
+/// described well enough to be built. Encoders differed too (the last stage alone, pooled; projectors of width 2048): here only
+/// the loss changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// Position prediction: the overlap of a random crop with each base crop.
     Voco,
     /// Cosine InfoNCE of student crops against the teacher's bases, with the overlaps as soft targets.
     InfoNce { temperature: f64 },
+    /// Position prediction against the student's own bases, held fixed, as dropout left them: no teacher, and no inter term.
+    Cvpr1,
+    /// Symmetric position prediction, student crops with teacher bases and the reverse, and no inter term. It was used with
+    /// [`Teacher::Whole`].
+    Cvpr3,
+}
+
+/// The key in the metadata of our weights under which the loss is named, as far as predictions depend on it.
+pub const LOSS: &str = "loss";
+
+impl Loss {
+    fn form(self) -> Form {
+        match self {
+            Loss::Voco | Loss::InfoNce { .. } => Form::Voco,
+            Loss::Cvpr1 => Form::Cvpr1,
+            Loss::Cvpr3 => Form::Cvpr3,
+        }
+    }
+
+    /// The same for all losses whose models predict alike.
+    pub fn prediction(self) -> &'static str {
+        match self.form() {
+            Form::Voco => "voco",
+            Form::Cvpr1 => "cvpr1",
+            Form::Cvpr3 => "cvpr3",
+        }
+    }
+
+    /// A loss with this prediction.
+    pub fn predicting(name: &str) -> Result<Loss> {
+        let all = [Loss::Voco, Loss::Cvpr1, Loss::Cvpr3];
+        let found = all.into_iter().find(|loss| loss.prediction() == name);
+        found.ok_or_else(|| Error::Config(format!("{LOSS} {name:?} is unknown: voco, cvpr1 or cvpr3")))
+    }
+}
+
+/// What the teacher is a moving average of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teacher {
+    /// The projector: it sees the student's embeddings. It starts from values of its own, as the published code's does.
+    Projector,
+    /// Backbone and projector: its embeddings come from a second forward. It starts as the student.
+    Whole,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +80,8 @@ pub struct VocoConfig {
     /// Width of the projectors' hidden layers, and of their output.
     pub hidden: usize,
     pub out: usize,
-    /// The teacher keeps this share of itself at every step.
+    pub teacher: Teacher,
+    /// The teacher keeps this share of itself at every step; with 0 it is the student of this step, without dropout.
     pub momentum: f64,
     /// Probability that a crop's whole embedding is dropped on the student's side.
     pub row_dropout: f64,
@@ -71,7 +123,8 @@ pub struct Voco {
     networks: Networks,
     /// `backbone.*`, then `student.*`.
     pub params: ParamStore,
-    /// `teacher.*`: never trained, laid out as the student.
+    /// `teacher.*`, after `teacher.backbone.*` where the teacher is [`Teacher::Whole`]: never trained, laid out as what they
+    /// follow.
     pub teacher_params: ParamStore,
 }
 
@@ -80,21 +133,38 @@ struct Networks {
     config: VocoConfig,
     backbone: SwinUnetr,
     student: Projector,
+    teacher_backbone: Option<SwinUnetr>,
     teacher: Projector,
 }
 
 impl Voco {
-    /// Draws all parameters from `seed`; the teacher's independently of the student's.
+    /// Draws all parameters from `seed`; a teacher projector's independently of the student's.
     pub fn new(config: VocoConfig, dtype: DType, device: Device, seed: u64) -> Result<Self> {
         let inputs = 24 * config.network.feature_size;
         let mut trained = ParamStoreBuilder::default();
         let backbone = SwinUnetr::new(&mut trained, "backbone.", config.network)?;
         let student = Projector::new(&mut trained, "student.", inputs, config.hidden, config.out);
         let mut followed = ParamStoreBuilder::default();
+        let teacher_backbone = match config.teacher {
+            Teacher::Projector => None,
+            Teacher::Whole => Some(SwinUnetr::new(&mut followed, "teacher.backbone.", config.network)?),
+        };
         let teacher = Projector::new(&mut followed, "teacher.", inputs, config.hidden, config.out);
         let params = trained.build(dtype, device, seed)?;
         let teacher_params = followed.build(dtype, device, seed)?;
-        Ok(Voco { networks: Networks { config, backbone, student, teacher }, params, teacher_params })
+        let networks = Networks { config, backbone, student, teacher_backbone, teacher };
+        let mut voco = Voco { networks, params, teacher_params };
+        voco.start_teacher()?;
+        Ok(voco)
+    }
+
+    /// Makes a whole teacher a copy of the student, whose initial weights may have been read meanwhile; leaves a teacher
+    /// projector as it is.
+    pub fn start_teacher(&mut self) -> Result<()> {
+        match self.networks.config.teacher {
+            Teacher::Projector => Ok(()),
+            Teacher::Whole => Ok(ema::update(self.teacher_params.slab_mut(), self.params.slab(), 0.0)?),
+        }
     }
 
     pub fn config(&self) -> VocoConfig {
@@ -113,20 +183,19 @@ impl Voco {
     }
 
     fn step_on(&mut self, batch: &Batch, seed: u64, sides: Option<&RefCell<Sides>>) -> Result<Step> {
-        let p = sizes(batch)?;
+        let p = sizes(batch, self.networks.config.loss)?;
         let Voco { networks, params, teacher_params } = self;
         let config = networks.config;
         let tape = match sides {
             Some(sides) => Tape::new(params).with_sides(sides),
             None => Tape::new(params),
         };
-        let embedding = networks.embed(&tape, batch)?;
+        let embedding = networks.embed(&networks.backbone, &tape, batch)?;
         let kept = dropout(&tape, &embedding, config, seed)?;
         let student = networks.student.forward(&tape, &kept)?;
 
-        ema::update(teacher_params.slab_mut(), &params.section("student.")?, config.momentum)?;
-        let fixed = Tape::inference(teacher_params);
-        let teacher = networks.teacher.forward(&fixed, &fixed.constant(embedding.value().clone()))?.into_value();
+        networks.follow(params, teacher_params)?;
+        let teacher = networks.teach(teacher_params, embedding.value(), student.value(), batch)?;
 
         let (mut terms, logits) = ops::voco_loss(&tape, &student, &teacher, &batch.labels, p)?;
         if let Loss::InfoNce { temperature } = config.loss {
@@ -147,7 +216,7 @@ impl Voco {
     pub fn sides(&self, batch: &Batch) -> Result<Sides> {
         let sides = RefCell::new(Sides::record());
         let tape = Tape::inference(&self.params).with_sides(&sides);
-        let embedding = self.networks.embed(&tape, batch)?;
+        let embedding = self.networks.embed(&self.networks.backbone, &tape, batch)?;
         self.networks.student.forward(&tape, &embedding)?;
         drop(tape);
         Ok(sides.into_inner())
@@ -156,13 +225,12 @@ impl Voco {
     /// Predicted overlaps `[V, S, K]` of a batch, with the teacher as it stands and nothing dropped. Batch norm takes the
     /// statistics of this batch, as in training, so a crop's row depends on what else is in it.
     pub fn predict(&self, batch: &Batch) -> Result<Tensor> {
-        let p = sizes(batch)?;
+        let p = sizes(batch, self.networks.config.loss)?;
         let tape = Tape::inference(&self.params);
-        let embedding = self.networks.embed(&tape, batch)?;
+        let embedding = self.networks.embed(&self.networks.backbone, &tape, batch)?;
         let student = self.networks.student.forward(&tape, &embedding)?;
-        let fixed = Tape::inference(&self.teacher_params);
-        let teacher = self.networks.teacher.forward(&fixed, &fixed.constant(embedding.into_value()))?;
-        Ok(voco_loss::forward(student.value(), teacher.value(), &batch.labels, p)?.logits)
+        let teacher = self.networks.teach(&self.teacher_params, embedding.value(), student.value(), batch)?;
+        Ok(voco_loss::forward(student.value(), &teacher, &batch.labels, p)?.logits)
     }
 }
 
@@ -179,30 +247,53 @@ fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seed: u64) -> Resul
 }
 
 impl Networks {
+    /// Moves the teacher towards the student.
+    fn follow(&self, params: &ParamStore, teacher: &mut ParamStore) -> Result<()> {
+        let followed = match self.config.teacher {
+            Teacher::Projector => params.section("student.")?,
+            Teacher::Whole => params.slab().clone(),
+        };
+        Ok(ema::update(teacher.slab_mut(), &followed, self.config.momentum)?)
+    }
+
+    /// What the student's projections are compared with, `[V·S + V·K, out]`: the teacher's, given the student's embedding, or the
+    /// student's own where the loss has no teacher.
+    fn teach(&self, params: &ParamStore, embedding: &Tensor, student: &Tensor, batch: &Batch) -> Result<Tensor> {
+        if self.config.loss == Loss::Cvpr1 {
+            return Ok(student.clone());
+        }
+        let tape = Tape::inference(params);
+        let embedding = match &self.teacher_backbone {
+            Some(backbone) => self.embed(backbone, &tape, batch)?,
+            None => tape.constant(embedding.clone()),
+        };
+        Ok(self.teacher.forward(&tape, &embedding)?.into_value())
+    }
+
     /// Embeddings of all random crops, then of all bases: `[V·S + V·K, 24f]`.
-    fn embed<'a>(&'a self, tape: &Tape<'a>, batch: &Batch) -> Result<Var> {
+    fn embed<'a>(&self, backbone: &'a SwinUnetr, tape: &Tape<'a>, batch: &Batch) -> Result<Var> {
         let crops = tape.constant(batch.crops.clone());
         let bases = tape.constant(batch.bases.clone());
         let all = ops::concat(tape, &[&crops, &bases], 0)?;
         if !self.config.recompute {
-            return self.backbone.embed(tape, &all);
+            return backbone.embed(tape, &all);
         }
         // Every normalisation of the backbone is per crop, so crops can be embedded one at a time.
         let mut rows = Vec::new();
         for i in 0..all.dims()[0] {
             let crop = ops::rows_at(tape, &all, i, 1)?;
-            rows.push(tape.checkpoint(&[&crop], |t, v| self.backbone.embed(t, &v[0]).map_err(as_autograd))?);
+            rows.push(tape.checkpoint(&[&crop], |t, v| backbone.embed(t, &v[0]).map_err(as_autograd))?);
         }
         Ok(ops::concat(tape, &rows.iter().collect::<Vec<_>>(), 0)?)
     }
 }
 
 /// V, S and K of a batch whose crops and bases fit its labels.
-fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
+fn sizes(batch: &Batch, loss: Loss) -> Result<voco_loss::Params> {
     let (crops, bases) = (batch.crops.dims(), batch.bases.dims());
     match *batch.labels.dims() {
         [volumes, s, k] if crops.first() == Some(&(volumes * s)) && bases.first() == Some(&(volumes * k)) => {
-            Ok(voco_loss::Params { volumes, crops: s, bases: k })
+            Ok(voco_loss::Params { volumes, crops: s, bases: k, form: loss.form() })
         }
         _ => Err(Error::Config(format!(
             "crops {crops:?} and bases {bases:?} do not fit labels {:?} of [volumes, crops, bases]",
@@ -213,7 +304,7 @@ fn sizes(batch: &Batch) -> Result<voco_loss::Params> {
 
 /// [`Step::base_cosine`] of projections `[V·S + V·K, D]`, all crops first.
 fn base_cosine(student: &Tensor, p: voco_loss::Params) -> Result<f64> {
-    let voco_loss::Params { volumes, crops, bases } = p;
+    let voco_loss::Params { volumes, crops, bases, .. } = p;
     let mut sum = 0.0;
     for volume in 0..volumes {
         let rows = student.rows_at(volumes * crops + volume * bases, bases)?;
@@ -255,33 +346,91 @@ mod tests {
     use super::*;
     use kernels::patch_merging::Order;
 
-    #[test]
-    fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
+    /// A tiny model without dropout.
+    fn model(teacher: Teacher, momentum: f64, loss: Loss) -> Voco {
         let network =
             SwinUnetrConfig { in_channels: 1, feature_size: 12, out_channels: None, patch_merging: Order::Monai13 };
         let config = VocoConfig {
             network,
             hidden: 16,
             out: 16,
-            momentum: 1.0,
+            teacher,
+            momentum,
             element_dropout: 0.0,
             weights: [1.0; 3],
             row_dropout: 0.0,
-            loss: Loss::Voco,
+            loss,
             recompute: true,
         };
-        let mut model = Voco::new(config, DType::F32, Device::Cpu, 3).expect("model");
+        Voco::new(config, DType::F32, Device::Cpu, 3).expect("model")
+    }
+
+    /// One volume of two crops and two bases, of noise in [0, 1).
+    fn batch() -> Batch {
         let cubes = |seed: u64, n: usize| {
             let value = |i: usize| (engine::random::bits(seed, i as u64) % 1000) as f32 / 1000.0;
             let values: Vec<f32> = (0..n << 18).map(value).collect();
             Tensor::from_slice(&values, &[n, 64, 64, 64, 1]).expect("cubes")
         };
         let labels = Tensor::from_slice(&[0.5f32; 4], &[1, 2, 2]).expect("labels");
-        let batch = Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels };
-        let predicted = model.predict(&batch).expect("prediction").to_f64_vec().expect("values");
-        let step = model.step(&batch, 0).expect("step").logits.to_f64_vec().expect("values");
-        assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
-        assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+        Batch { crops: cubes(1, 2), bases: cubes(2, 2), labels }
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.to_f64_vec().expect("values")
+    }
+
+    /// Moves the trained parameters, as an optimiser would.
+    fn shake(model: &mut Voco) {
+        let slab = model.params.slab_mut().as_mut_slice::<f32>().expect("f32");
+        slab.iter_mut().zip(0..).for_each(|(v, i)| *v *= 1.0 + 0.5 * engine::random::uniform(9, i) as f32);
+    }
+
+    #[test]
+    fn a_prediction_is_what_a_step_without_dropout_and_with_a_resting_teacher_computes() {
+        let whole = [Loss::Voco, Loss::Cvpr1, Loss::Cvpr3].map(|loss| (Teacher::Whole, loss));
+        for (teacher, loss) in whole.into_iter().chain([(Teacher::Projector, Loss::Voco)]) {
+            let mut model = model(teacher, 1.0, loss);
+            shake(&mut model);
+            let predicted = values(&model.predict(&batch()).expect("prediction"));
+            let step = values(&model.step(&batch(), 0).expect("step").logits);
+            assert!(predicted.iter().zip(&step).all(|(a, b)| (a - b).abs() < 1e-6), "{predicted:?} {step:?}");
+            assert!(predicted.iter().any(|&v| v > 0.0), "{predicted:?}");
+        }
+    }
+
+    #[test]
+    fn a_teacher_follows_what_it_is_the_average_of() {
+        for (teacher, section) in [(Teacher::Projector, "student."), (Teacher::Whole, "")] {
+            let mut model = model(teacher, 0.75, Loss::Voco);
+            let before = values(model.teacher_params.slab());
+            let started = values(&model.params.section(section).expect("section"));
+            assert_eq!(before == started, teacher == Teacher::Whole);
+            shake(&mut model);
+            let student = values(&model.params.section(section).expect("section"));
+            model.step(&batch(), 0).expect("step");
+            let after = values(model.teacher_params.slab());
+            let moved = before.iter().zip(&student).map(|(t, s)| 0.75 * t + 0.25 * s);
+            assert!(after.len() == student.len() && after.iter().zip(moved).all(|(a, b)| (a - b).abs() < 1e-6));
+            assert_ne!(after, before);
+        }
+    }
+
+    #[test]
+    fn without_momentum_or_dropout_the_teacher_computes_what_the_student_does() {
+        let mut logits = Vec::new();
+        // The last has no teacher, and one that is the student predicts the same.
+        for (teacher, loss) in
+            [(Teacher::Projector, Loss::Voco), (Teacher::Whole, Loss::Voco), (Teacher::Projector, Loss::Cvpr1)]
+        {
+            let mut model = model(teacher, 0.0, loss);
+            shake(&mut model);
+            logits.push(values(&model.step(&batch(), 0).expect("step").logits));
+            let student = values(&model.params.section("student.").expect("section"));
+            let projector = model.teacher_params.section("teacher.layer").expect("section");
+            assert_eq!(values(&projector), student);
+        }
+        assert!(logits[0] == logits[1] && logits[0] == logits[2], "{logits:?}");
     }
 
     #[test]
@@ -292,7 +441,8 @@ mod tests {
         let apart = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
         let rows: Vec<f64> = [&[crop, crop][..], &alike, &apart].concat().into_iter().flatten().collect();
         let student = Tensor::from_slice(&rows, &[8, 2]).expect("tensor");
-        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3 }).expect("cosine");
+        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3, form: Form::Voco })
+            .expect("cosine");
         assert!((got - (1.0 - 1.0 / 3.0) / 2.0).abs() < 1e-12, "{got}");
     }
 }

@@ -114,6 +114,7 @@ impl Run {
             ("reg", "Reg: bases kept apart"),
             ("position_top1", "Position top-1"),
             ("base_cosine", "Mean cosine between bases"),
+            ("position_correlation", "Correlation of predicted with true overlap"),
             ("lr", "Learning rate"),
             ("grad_norm", "Gradient norm"),
             ("crops_per_s", "Throughput, crops per second"),

@@ -25,7 +25,7 @@ fn a_page_holds_curves_settings_and_pictures_and_asks_for_nothing() {
     std::fs::write(folder.path().join("pictures/overlap & logits.png"), b"png").expect("picture");
     std::fs::write(folder.path().join("pictures/notes.txt"), b"no picture").expect("text");
     let page = report(&folder);
-    assert_eq!(page.matches("<path class=\"mean\"").count(), 10);
+    assert_eq!(page.matches("<path class=\"mean\"").count(), 11);
     assert!(page.contains("40 of 40 steps") && page.contains("always the most frequent base: 0.25"));
     assert!(page.contains("runs/&lt;b&gt;") && page.contains("data:image/png;base64,cG5n"));
     assert!(page.contains("overlap &amp; logits") && page.matches("<figure>").count() == 1);
