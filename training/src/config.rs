@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Beyond these no machine has the memory, and sizes would overflow.
-const MOST_CROPS: usize = 100_000;
+const MOST_CROPS: usize = 10_000;
 const MOST_ROI: usize = 1024;
 const MOST_FEATURES: usize = 12 << 10;
 
