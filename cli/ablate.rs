@@ -1,9 +1,9 @@
 //! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
 
 use crate::config::one_line;
-use crate::train;
 use crate::verbosity::{note, print, say};
 use crate::{Error, Result};
+use crate::{plan, train};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -112,7 +112,8 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     }
     note(format!("run {name}"));
     let saved = train::saved(&config.out)?;
-    let outcome = train::go(config, saved)?;
+    let room = plan::room(config, saved.is_some())?;
+    let outcome = train::go(config, saved, room)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }
 

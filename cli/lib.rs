@@ -9,7 +9,9 @@ pub mod error;
 pub mod generate;
 pub mod gradcheck;
 pub mod inspect;
+pub mod machine;
 pub mod phantom;
+pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod train;
@@ -52,6 +54,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Train(Box<train::Args>),
+    Plan(Box<plan::Args>),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -86,6 +89,7 @@ pub fn run(cli: Cli) -> Result<bool> {
     }
     match cli.command {
         Command::Train(args) => train::command(*args),
+        Command::Plan(args) => plan::command(*args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),

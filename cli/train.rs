@@ -2,7 +2,7 @@
 
 use crate::progress::Progress;
 use crate::verbosity::{Verbosity, note, say};
-use crate::{DeviceChoice, Error, Result, config};
+use crate::{DeviceChoice, Error, Result, config, plan};
 use clap::ValueEnum;
 use data::{Geometry, Region};
 use serde::Deserialize;
@@ -181,8 +181,9 @@ pub fn command(args: Args) -> Result<bool> {
         None => (fresh(args.config.as_deref(), args.options)?, None),
     };
     config.check()?;
+    let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
-    let outcome = go(&config, saved)?;
+    let outcome = go(&config, saved, room)?;
     say(summary(&outcome.metrics))?;
     say(format!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss))?;
     let Some(model) = &outcome.model else {
@@ -194,11 +195,12 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(true)
 }
 
-/// Trains, and shows how it goes.
-pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
+/// Trains beside `room` bytes of memory for the loader, and shows how it goes.
+pub(crate) fn go(config: &Config, saved: Option<Saved>, room: u64) -> Result<Outcome> {
     let mut notice = |line: String| note(line);
     let first = saved.as_ref().map_or(0, |s| s.step);
-    let mut batches = training::source::batches(config, first, &mut notice)?;
+    // half of it for volumes to keep, the other half for those being read
+    let mut batches = training::source::batches(config, first, room / 2, &mut notice)?;
     let stop = stop_on_signals()?;
     let progress = RefCell::new(Progress::new(config.steps, "step"));
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
@@ -206,6 +208,7 @@ pub(crate) fn go(config: &Config, saved: Option<Saved>) -> Result<Outcome> {
     let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop };
     let outcome = pretrain::run(config, saved, &mut batches, &mut watch);
     progress.borrow().finish();
+    engine::memory::flush(); // the pictures need buffers of other sizes
     if let Ok(Outcome { model: Some(model), .. }) = &outcome
         && let Err(error) = crate::inspect::draw_run(config, model)
     {
@@ -226,15 +229,20 @@ fn write_report(out: &Path, error: Option<&training::Error>) {
     }
 }
 
-/// The settings of a new run: flags over file over defaults.
+/// The settings of a new run.
 fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
+    let config = settings(file, flags)?;
+    refuse_to_overwrite(&config.out)?;
+    Ok(config)
+}
+
+/// Flags over file over defaults.
+pub(crate) fn settings(file: Option<&Path>, flags: Options) -> Result<Config> {
     let file = match file {
         Some(path) => read_options(path)?,
         None => Options::default(),
     };
-    let config = flags.over(file).resolve()?;
-    refuse_to_overwrite(&config.out)?;
-    Ok(config)
+    flags.over(file).resolve()
 }
 
 /// The newest whole checkpoint of the run in `out`, if there is one.

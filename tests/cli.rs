@@ -63,6 +63,7 @@ fn help_names_every_command_and_ends_with_examples() {
     assert_eq!(code, 0);
     let commands = [
         "train",
+        "plan",
         "verify",
         "gradcheck",
         "phantom",

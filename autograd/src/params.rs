@@ -4,7 +4,8 @@
 //! stay zero, because their gradients are zero.
 
 use crate::{Error, Result};
-use engine::{DType, Device, Element, Tensor, random};
+use engine::{DType, Device, Tensor, random};
+use kernels::add;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -66,8 +67,7 @@ impl ParamStoreBuilder {
         let values = Tensor::zeros(&[self.end], dtype, device)?;
         let mut store = ParamStore { entries: self.entries, by_name, values };
         for id in store.ids() {
-            let values = store.initial(id, seed);
-            store.set(id, &values)?;
+            store.draw(id, seed)?;
         }
         Ok(store)
     }
@@ -127,12 +127,7 @@ impl ParamStore {
             let detail = format!("{} values for {} of shape {:?}", values.len(), entry.name, entry.dims);
             return Err(engine::Error::shape("set parameter", detail).into());
         }
-        let range = entry.range();
-        match self.values.dtype() {
-            DType::F64 => self.values.as_mut_slice::<f64>()?[range].copy_from_slice(values),
-            _ => fill(&mut self.values.as_mut_slice::<f32>()?[range], values),
-        }
-        Ok(())
+        Ok(self.values.fill_with(entry.range(), |i| values[i])?)
     }
 
     /// The whole slab, gaps included.
@@ -164,24 +159,17 @@ impl ParamStore {
         Ok(Tensor::zeros(self.values.dims(), self.values.dtype(), self.values.device())?)
     }
 
-    fn initial(&self, id: ParamId, seed: u64) -> Vec<f64> {
+    /// Overwrites a parameter with its initial value.
+    fn draw(&mut self, id: ParamId, seed: u64) -> Result<()> {
         let entry = &self.entries[id.0];
         let seed = random::derive(seed, &entry.name.bytes().map(u64::from).collect::<Vec<_>>());
-        let n = entry.range().len();
-        match entry.init {
-            Init::Zeros => vec![0.0; n],
-            Init::Ones => vec![1.0; n],
-            Init::Uniform(bound) => (0..n as u64).map(|i| bound * (2.0 * random::uniform(seed, i) - 1.0)).collect(),
-            Init::TruncatedNormal(sd) => {
-                (0..n as u64).map(|i| (sd * random::normal(seed, i)).clamp(-2.0, 2.0)).collect()
-            }
-        }
-    }
-}
-
-fn fill<T: Element>(to: &mut [T], from: &[f64]) {
-    for (t, &f) in to.iter_mut().zip(from) {
-        *t = T::from_f64(f);
+        let value = |i: usize| match entry.init {
+            Init::Zeros => 0.0,
+            Init::Ones => 1.0,
+            Init::Uniform(bound) => bound * (2.0 * random::uniform(seed, i as u64) - 1.0),
+            Init::TruncatedNormal(sd) => (sd * random::normal(seed, i as u64)).clamp(-2.0, 2.0),
+        };
+        Ok(self.values.fill_with(entry.range(), value)?)
     }
 }
 
@@ -211,21 +199,12 @@ impl Gradients {
     }
 
     pub(crate) fn accumulate(&mut self, store: &ParamStore, id: ParamId, grad: &Tensor) -> Result<()> {
-        fn add<T: Element + std::ops::AddAssign>(slab: &mut Tensor, range: Range<usize>, grad: &Tensor) -> Result<()> {
-            for (s, &g) in slab.as_mut_slice::<T>()?[range].iter_mut().zip(grad.as_slice::<T>()?) {
-                *s += g;
-            }
-            Ok(())
-        }
         let entry = &store.entries[id.0];
         if grad.dims() != entry.dims {
             return Err(Error::Cotangent { got: grad.dims().to_vec(), want: entry.dims.clone() });
         }
         self.reached[id.0] = true;
-        match self.slab.dtype() {
-            DType::F64 => add::<f64>(&mut self.slab, entry.range(), grad),
-            _ => add::<f32>(&mut self.slab, entry.range(), grad),
-        }
+        Ok(add::accumulate_at(&mut self.slab, entry.start, grad)?)
     }
 
     pub(crate) fn require_all(&self, store: &ParamStore) -> Result<()> {

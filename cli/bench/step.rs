@@ -3,7 +3,7 @@
 
 use crate::train::Size;
 use crate::verbosity::{print, say};
-use crate::{DeviceChoice, Error, Result};
+use crate::{DeviceChoice, Error, Result, machine};
 use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
 use engine::{DType, Device, Tensor, memory, random};
 use kernels::patch_merging::Order;
@@ -93,7 +93,7 @@ fn measure(args: &Args) -> Result<Measured> {
         fastest: times[0],
         crops_per_s: args.crops as f64 / seconds,
         gflops: gflop / seconds,
-        peak_memory_gb: resident_peak_gb(),
+        peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
         peak_tensors_gb: memory::usage().peak as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
     })
@@ -146,12 +146,4 @@ impl Bench {
         }
         Ok(ops::concat(tape, &rows.iter().collect::<Vec<_>>(), 0)?)
     }
-}
-
-/// The process's largest resident set, from the kernel's own count.
-fn resident_peak_gb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024.0 / 1e9)
 }

@@ -145,7 +145,7 @@ mod tests {
             let (side, end) = (sampling.side(), sampling.extent()[0]);
             let centres = || (side / 2..end - side / 2).step_by(step);
             for (x, y) in centres().flat_map(|x| centres().map(move |y| (x, y))) {
-                let mut count = vec![0usize; 16];
+                let mut count = [0usize; 16];
                 for i in x - side / 2..x + side / 2 {
                     (y - side / 2..y + side / 2).for_each(|j| count[i / side * 4 + j / side] += 1);
                 }

@@ -8,12 +8,15 @@ use std::fmt;
 pub enum Device {
     #[default]
     Cpu,
+    /// Shapes without values: what a computation would take is counted in [`crate::meta`], and nothing is computed.
+    Meta,
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("cpu"),
+            Device::Meta => f.write_str("meta"),
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Error {
     /// Writing to storage that somebody else still reads, for example a tape that was not consumed.
     #[error("{op}: the tensor's storage is shared; drop the other views (or the tape) before writing to it")]
     Shared { op: &'static str },
+    #[error("{op}: a tensor on the meta device has a shape and no values")]
+    NoValues { op: &'static str },
     #[error("{op}: {detail}")]
     Invalid { op: &'static str, detail: String },
     #[error(

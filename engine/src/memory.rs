@@ -9,7 +9,7 @@
 use crate::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 
 /// The unit of allocation: a cache line, which also gives the alignment.
@@ -21,25 +21,27 @@ const LINE: usize = 64;
 const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
 const GUARD: u8 = 0xa5;
 
-static POOL: LazyLock<Mutex<HashMap<usize, Vec<Vec<Line>>>>> = LazyLock::new(Default::default);
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+static POOL: LazyLock<Mutex<Pool<Vec<Line>>>> = LazyLock::new(Default::default);
 static CHECK: AtomicBool = AtomicBool::new(false);
 
-/// Bytes of memory: what tensors hold now, and the most they have held since [`reset_peak`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// What tensors hold now, and the most they have held since [`reset_peak`].
     pub live: usize,
     pub peak: usize,
+    /// What was taken from the system and not given back: live, or waiting for the next tensor of its size.
+    pub held: usize,
 }
 
 pub fn usage() -> Usage {
-    Usage { live: LIVE.load(Relaxed), peak: PEAK.load(Relaxed) }
+    lock().usage
 }
 
 /// Starts a new high-water mark from what is live now.
 pub fn reset_peak() {
-    PEAK.store(LIVE.load(Relaxed), Relaxed);
+    let usage = &mut lock().usage;
+    usage.peak = usage.live;
 }
 
 /// Turns poisoning and guards on or off for buffers taken from now on. For tests and `vocoe verify`.
@@ -49,16 +51,58 @@ pub fn check(on: bool) {
 
 /// Gives all recycled buffers back to the operating system.
 pub fn flush() {
-    lock().clear();
+    lock().flush();
 }
 
-fn lock() -> std::sync::MutexGuard<'static, HashMap<usize, Vec<Vec<Line>>>> {
-    // A panic while the lock is held leaves a valid map behind, so poisoning carries no information.
+fn lock() -> std::sync::MutexGuard<'static, Pool<Vec<Line>>> {
+    // A panic while the lock is held leaves a valid pool behind, so poisoning carries no information.
     POOL.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// Buffers that wait to be used again, by their lines, and the account of all buffers. `B` is the memory itself, or nothing
+/// where only the account is wanted.
+#[derive(Debug)]
+pub(crate) struct Pool<B> {
+    idle: HashMap<usize, Vec<B>>,
+    pub usage: Usage,
+}
+
+impl<B> Default for Pool<B> {
+    fn default() -> Self {
+        Pool { idle: HashMap::new(), usage: Usage::default() }
+    }
+}
+
+impl<B> Pool<B> {
+    /// Enters a buffer as live. None when none waits: then a fresh one is due, and is entered as held.
+    pub fn take(&mut self, lines: usize) -> Option<B> {
+        let buffer = self.idle.get_mut(&lines).and_then(Vec::pop);
+        let usage = &mut self.usage;
+        usage.live += lines * LINE;
+        usage.peak = usage.peak.max(usage.live);
+        usage.held += if buffer.is_none() { lines * LINE } else { 0 };
+        buffer
+    }
+
+    pub fn give(&mut self, lines: usize, buffer: B) {
+        self.usage.live -= lines * LINE;
+        self.idle.entry(lines).or_default().push(buffer);
+    }
+
+    /// Takes back the entry of a buffer that could not be had.
+    fn cancel(&mut self, lines: usize) {
+        self.usage.live -= lines * LINE;
+        self.usage.held -= lines * LINE;
+    }
+
+    fn flush(&mut self) {
+        self.idle.clear();
+        self.usage.held = self.usage.live;
+    }
+}
+
 /// Lines in the bucket that serves `bytes`: the next multiple of an eighth of the power of two below.
-fn bucket(bytes: usize) -> usize {
+pub(crate) fn bucket(bytes: usize) -> usize {
     let lines = bytes.div_ceil(LINE).max(1);
     let step = (lines.next_power_of_two() / 16).max(1);
     lines.next_multiple_of(step)
@@ -76,13 +120,11 @@ impl Buffer {
     pub(crate) fn take(op: &'static str, bytes: usize) -> Result<Buffer> {
         let guarded = CHECK.load(Relaxed);
         let lines = bucket(bytes + if guarded { LINE } else { 0 });
-        let recycled = lock().get_mut(&lines).and_then(Vec::pop);
+        let recycled = lock().take(lines);
         let data = match recycled {
             Some(data) => data,
             None => allocate(op, lines)?,
         };
-        let live = LIVE.fetch_add(lines * LINE, Relaxed) + lines * LINE;
-        PEAK.fetch_max(live, Relaxed);
         let mut buffer = Buffer { lines: data, bytes, guarded };
         if guarded {
             let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer.lines);
@@ -104,9 +146,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        LIVE.fetch_sub(lines.len() * LINE, Relaxed);
         let overrun = self.guarded && bytemuck::cast_slice(&lines)[self.bytes..].iter().any(|&b: &u8| b != GUARD);
-        lock().entry(lines.len()).or_default().push(lines);
+        lock().give(lines.len(), lines);
         if overrun && !std::thread::panicking() {
             panic!("a kernel wrote past the end of a buffer of {} bytes", self.bytes);
         }
@@ -125,7 +166,11 @@ fn allocate(op: &'static str, lines: usize) -> Result<Vec<Line>> {
         return Ok(v);
     }
     flush();
-    fresh().ok_or(Error::OutOfMemory { op, bytes: lines * LINE, live: LIVE.load(Relaxed) })
+    fresh().ok_or_else(|| {
+        let mut pool = lock();
+        pool.cancel(lines);
+        Error::OutOfMemory { op, bytes: lines * LINE, live: pool.usage.live }
+    })
 }
 
 #[cfg(test)]

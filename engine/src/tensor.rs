@@ -1,8 +1,10 @@
 //! A contiguous, row-major array of runtime dtype.
 
 use crate::memory::Buffer;
+use crate::meta::Entry;
 use crate::{DType, Device, Element, Error, Result, Shape, bf16};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A view of `shape` elements into shared storage. Cloning, reshaping and taking leading rows share the storage; writing needs
@@ -17,6 +19,7 @@ pub struct Tensor {
 
 enum Storage {
     Cpu(Buffer),
+    Meta { _entry: Entry },
 }
 
 impl Tensor {
@@ -25,27 +28,52 @@ impl Tensor {
         let shape = Shape::new(dims)?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(Buffer::take("tensor", shape.numel() * dtype.size())?),
+            Device::Meta => Storage::Meta { _entry: Entry::new(shape.numel() * dtype.size()) },
         };
         Ok(Tensor { storage: Arc::new(storage), offset: 0, shape, dtype })
     }
 
     pub fn zeros(dims: &[usize], dtype: DType, device: Device) -> Result<Tensor> {
         let mut t = Tensor::empty(dims, dtype, device)?;
-        t.bytes_mut()?.fill(0);
+        match device {
+            Device::Cpu => t.bytes_mut()?.fill(0),
+            Device::Meta => {}
+        }
         Ok(t)
+    }
+
+    /// Arbitrary contents, with this tensor's dtype and device.
+    pub fn new_empty(&self, dims: &[usize]) -> Result<Tensor> {
+        Tensor::empty(dims, self.dtype, self.device())
     }
 
     /// Every element `value`, rounded to `dtype`.
     pub fn full(dims: &[usize], value: f64, dtype: DType, device: Device) -> Result<Tensor> {
         let mut t = Tensor::empty(dims, dtype, device)?;
-        match dtype {
-            DType::F32 => t.as_mut_slice::<f32>()?.fill(Element::from_f64(value)),
-            DType::F64 => t.as_mut_slice::<f64>()?.fill(Element::from_f64(value)),
-            DType::BF16 => t.as_mut_slice::<bf16>()?.fill(Element::from_f64(value)),
-            DType::I32 => t.as_mut_slice::<i32>()?.fill(Element::from_f64(value)),
-            DType::U8 => t.as_mut_slice::<u8>()?.fill(Element::from_f64(value)),
-        }
+        t.fill_with(0..t.numel(), |_| value)?;
         Ok(t)
+    }
+
+    /// Overwrites the elements of a range, row-major, with `value(i)`, i counted from the range's start, rounded to the dtype.
+    /// Errors when another tensor shares the storage, and when the range is not inside.
+    pub fn fill_with(&mut self, range: Range<usize>, value: impl Fn(usize) -> f64) -> Result<()> {
+        fn fill<T: Element>(t: &mut Tensor, range: Range<usize>, value: impl Fn(usize) -> f64) -> Result<()> {
+            for (i, to) in t.as_mut_slice::<T>()?[range].iter_mut().enumerate() {
+                *to = T::from_f64(value(i));
+            }
+            Ok(())
+        }
+        if range.start > range.end || range.end > self.numel() {
+            return Err(Error::shape("fill_with", format!("elements {range:?} of {:?}", self.shape)));
+        }
+        match (self.device(), self.dtype) {
+            (Device::Meta, _) => Ok(()),
+            (Device::Cpu, DType::F32) => fill::<f32>(self, range, value),
+            (Device::Cpu, DType::F64) => fill::<f64>(self, range, value),
+            (Device::Cpu, DType::BF16) => fill::<bf16>(self, range, value),
+            (Device::Cpu, DType::I32) => fill::<i32>(self, range, value),
+            (Device::Cpu, DType::U8) => fill::<u8>(self, range, value),
+        }
     }
 
     /// Copies host data. Errors when `data` does not have as many elements as `dims`.
@@ -86,6 +114,7 @@ impl Tensor {
     pub fn device(&self) -> Device {
         match *self.storage {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Meta { .. } => Device::Meta,
         }
     }
 
@@ -104,14 +133,14 @@ impl Tensor {
         self.dims().try_into().map_err(|_| Error::shape(op, format!("expected [N, D, H, W, C], got {:?}", self.shape)))
     }
 
-    /// The elements, on the host.
+    /// The elements, on the host. Errors on the meta device.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.expect_dtype::<T>("as_slice")?;
-        let Storage::Cpu(buffer) = &*self.storage;
+        let Storage::Cpu(buffer) = &*self.storage else { return Err(Error::NoValues { op: "as_slice" }) };
         Ok(&bytemuck::cast_slice(buffer.bytes())[self.offset..self.offset + self.numel()])
     }
 
-    /// The elements for writing. Errors when another tensor shares the storage.
+    /// The elements for writing. Errors when another tensor shares the storage, and on the meta device.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
         self.expect_dtype::<T>("as_mut_slice")?;
         Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
@@ -125,7 +154,7 @@ impl Tensor {
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         let (start, len) = (self.offset * self.dtype.size(), self.numel() * self.dtype.size());
         let storage = Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })?;
-        let Storage::Cpu(buffer) = storage;
+        let Storage::Cpu(buffer) = storage else { return Err(Error::NoValues { op: "write" }) };
         Ok(&mut buffer.bytes_mut()[start..start + len])
     }
 
@@ -152,17 +181,18 @@ impl Tensor {
         }
     }
 
-    /// All elements as f64, whatever the dtype.
+    /// All elements as f64, whatever the dtype; NaN on the meta device, where they are unknown.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
         fn widen<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
             Ok(t.as_slice::<T>()?.iter().map(|v| v.to_f64()).collect())
         }
-        match self.dtype {
-            DType::F32 => widen::<f32>(self),
-            DType::F64 => widen::<f64>(self),
-            DType::BF16 => widen::<bf16>(self),
-            DType::I32 => widen::<i32>(self),
-            DType::U8 => widen::<u8>(self),
+        match (self.device(), self.dtype) {
+            (Device::Meta, _) => Ok(vec![f64::NAN; self.numel()]),
+            (Device::Cpu, DType::F32) => widen::<f32>(self),
+            (Device::Cpu, DType::F64) => widen::<f64>(self),
+            (Device::Cpu, DType::BF16) => widen::<bf16>(self),
+            (Device::Cpu, DType::I32) => widen::<i32>(self),
+            (Device::Cpu, DType::U8) => widen::<u8>(self),
         }
     }
 
@@ -173,6 +203,9 @@ impl Tensor {
         }
         if dtype == self.dtype {
             return Ok(self.clone());
+        }
+        if self.device() == Device::Meta {
+            return Tensor::empty(self.dims(), dtype, Device::Meta);
         }
         let values = self.to_f64_vec()?;
         match dtype {
@@ -217,12 +250,13 @@ impl Tensor {
         if order.len() != rank || order.iter().any(|&a| a >= rank || std::mem::replace(&mut seen[a], true)) {
             return Err(Error::shape("permute", format!("{order:?} is no order of the axes of {:?}", self.shape)));
         }
-        match self.dtype {
-            DType::F32 => self.permuted::<f32>(order),
-            DType::F64 => self.permuted::<f64>(order),
-            DType::BF16 => self.permuted::<bf16>(order),
-            DType::I32 => self.permuted::<i32>(order),
-            DType::U8 => self.permuted::<u8>(order),
+        match (self.device(), self.dtype) {
+            (Device::Meta, _) => self.new_empty(&order.iter().map(|&a| self.dims()[a]).collect::<Vec<_>>()),
+            (Device::Cpu, DType::F32) => self.permuted::<f32>(order),
+            (Device::Cpu, DType::F64) => self.permuted::<f64>(order),
+            (Device::Cpu, DType::BF16) => self.permuted::<bf16>(order),
+            (Device::Cpu, DType::I32) => self.permuted::<i32>(order),
+            (Device::Cpu, DType::U8) => self.permuted::<u8>(order),
         }
     }
 

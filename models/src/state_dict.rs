@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use autograd::{ParamId, ParamStore};
 use engine::{DType, Tensor};
 use safetensors::Dtype;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -42,8 +43,9 @@ pub fn from_pytorch(t: &Tensor) -> Result<Tensor> {
 pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>) -> Result<()> {
     let mut weights = Weights { metadata: metadata.into_iter().collect(), ..Weights::default() };
     for (name, t) in tensors {
-        let data = t.to_dtype(DType::F32)?.to_vec::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect();
-        weights.tensors.insert(name.clone(), RawTensor { dtype: Dtype::F32, shape: t.dims().to_vec(), data });
+        weights
+            .tensors
+            .insert(name.clone(), RawTensor { dtype: Dtype::F32, shape: t.dims().to_vec(), data: bytes(t)? });
         if let Some(prefix) = name.strip_suffix(TABLE) {
             let n = WINDOW * WINDOW * WINDOW;
             let data = relative_position_index(WINDOW).iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -53,6 +55,14 @@ pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>)
         }
     }
     weights.save(path)
+}
+
+/// Little-endian f32, where they lie if they lie so: copies of a whole checkpoint would double the memory of a run.
+fn bytes(t: &Tensor) -> Result<Cow<'_, [u8]>> {
+    if t.dtype() == DType::F32 && cfg!(target_endian = "little") {
+        return Ok(Cow::Borrowed(bytemuck::cast_slice(t.as_slice::<f32>()?)));
+    }
+    Ok(t.to_dtype(DType::F32)?.as_slice::<f32>()?.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
 /// For query token i and key token j of a cubic window, the row of the bias table: `169 Δd + 13 Δh + Δw` counted from the most

@@ -9,6 +9,11 @@ use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Beyond these no machine has the memory, and sizes would overflow.
+const MOST_CROPS: usize = 10_000;
+const MOST_ROI: usize = 1024;
+const MOST_FEATURES: usize = 12 << 10;
+
 /// Softmax temperature of the InfoNCE term.
 const TEMPERATURE: f64 = 0.2;
 
@@ -145,6 +150,12 @@ impl Config {
         if self.sources.is_empty() && !self.demo {
             return refuse("nothing to train on: give --data PATH, or --demo".into());
         }
+        self.check_recipe()
+    }
+
+    /// The same, of all but the data.
+    pub fn check_recipe(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Config(what));
         if self.steps == 0 {
             return refuse("steps = 0: train for at least one step (--steps)".into());
         }
@@ -154,8 +165,17 @@ impl Config {
         if self.same_region && self.volumes < 2 {
             return refuse("same_region with 1 volume a step pairs nothing: take at least 2 (--volumes)".into());
         }
-        if self.volumes * (self.crops + self.grid * self.grid) < 2 || self.grid < 2 {
+        if self.grid < 2 {
             return refuse(format!("grid {}: the base crops must be at least 2 x 2 (--grid)", self.grid));
+        }
+        let bases = self.grid.checked_mul(self.grid);
+        let crops = bases.and_then(|k| k.checked_add(self.crops)).and_then(|n| n.checked_mul(self.volumes));
+        if crops.is_none_or(|n| n > MOST_CROPS) || self.roi > MOST_ROI || self.feature_size > MOST_FEATURES {
+            return refuse(format!(
+                "{} volumes x ({} + {}²) crops of {}³ with feature size {}: at most {MOST_CROPS} crops a step, {MOST_ROI} and \
+                 {MOST_FEATURES}",
+                self.volumes, self.crops, self.grid, self.roi, self.feature_size
+            ));
         }
         if self.geometry == Geometry::Cvpr && (self.grid, self.roi) != (4, 64) {
             let (grid, roi) = (self.grid, self.roi);

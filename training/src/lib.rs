@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 pub mod metrics;
 pub mod optimizer;
+pub mod plan;
 pub mod pretrain;
 pub mod report;
 pub mod schedule;

@@ -7,7 +7,7 @@ use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::{Config, Error, Result};
-use engine::{Tensor, random};
+use engine::{Tensor, memory, random};
 use kernels::l2_norm;
 use models::{Batch, Voco};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
     let mut trainer = Trainer::new(config, saved, watch.note)?;
+    memory::flush(); // what reading weights took
     std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
     write_config(config)?;
     let (mut file, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
@@ -166,7 +167,9 @@ impl<'c> Trainer<'c> {
         Ok(Trainer { config, model, optimizer })
     }
 
+    /// What the step's buffers took goes to the copies that writing makes.
     fn save(&self, folder: &Path, best: Best) -> Result<()> {
+        memory::flush();
         checkpoint::save(folder, self.config, &self.model, &self.optimizer, best)
     }
 

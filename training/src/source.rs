@@ -8,12 +8,15 @@ const PATIENTS: u64 = 8;
 
 /// Starts the loader on everything that `config` names. `notice` gets one line for each thing worth saying: what was found and
 /// left out, and later each volume that could not be used. Batch `first` comes first: the step that the run is at.
+/// Processed volumes are kept in `spare` bytes at most.
 pub fn batches<'n>(
     config: &Config,
     first: u64,
+    spare: u64,
     notice: &'n mut dyn FnMut(String),
 ) -> Result<impl Iterator<Item = data::Result<Batch>> + use<'n>> {
     let sources = if config.demo { phantoms(config)? } else { volumes(config, notice)? };
+    let default = LoaderConfig::default();
     let settings = LoaderConfig {
         volumes: config.volumes,
         same_region: config.same_region,
@@ -22,7 +25,8 @@ pub fn batches<'n>(
         threads: config.loader_threads,
         first_batch: first,
         bad_share: config.bad_share,
-        ..LoaderConfig::default()
+        cache_bytes: default.cache_bytes.min(usize::try_from(spare).unwrap_or(usize::MAX)),
+        ..default
     };
     let mut loader = Loader::new(sources, settings)?;
     Ok(std::iter::from_fn(move || {

@@ -9,7 +9,7 @@ mod cases;
 pub use cases::{Case, cases};
 
 use crate::{ParamStore, Result, Tape, Var};
-use engine::{DType, Device, Tensor, random};
+use engine::{DType, Device, Shape, Tensor, random};
 
 /// Largest accepted ‖analytic - numeric‖ / ‖numeric‖ of any input.
 pub const BOUND: f64 = 1e-6;
@@ -25,6 +25,10 @@ pub fn check(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Res
     let cotangent = normal(output.dims(), 99)?;
     let weights = cotangent.to_f64_vec()?;
     let grads = tape.backward(&output, cotangent)?;
+    let computed: Vec<_> = leaves.iter().map(|leaf| grads.leaf(leaf).map(Tensor::shape)).collect();
+    if infer(inputs, &f)? != (output.value().shape(), computed) {
+        return Err(engine::Error::invalid("gradcheck", "the meta device infers other shapes than are computed").into());
+    }
     let loss = |inputs: &[Tensor]| -> Result<f64> {
         let tape = Tape::inference(&store);
         let vars: Vec<Var> = inputs.iter().map(|t| tape.constant(t.clone())).collect();
@@ -47,6 +51,19 @@ pub fn check(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Res
         }
     }
     Ok(worst)
+}
+
+/// The shapes of the output and of the inputs' gradients, as the meta device has them.
+fn infer(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<(Shape, Vec<Option<Shape>>)> {
+    let store = ParamStore::none(DType::F64, Device::Meta)?;
+    let tape = Tape::new(&store);
+    let leaf = |t: &Tensor| Ok(tape.leaf(Tensor::empty(t.dims(), t.dtype(), Device::Meta)?));
+    let leaves = inputs.iter().map(leaf).collect::<Result<Vec<_>>>()?;
+    let output = f(&tape, &leaves)?;
+    let shape = output.value().shape();
+    let cotangent = output.value().new_empty(output.dims())?;
+    let grads = tape.backward(&output, cotangent)?;
+    Ok((shape, leaves.iter().map(|leaf| grads.leaf(leaf).map(Tensor::shape)).collect()))
 }
 
 /// Central differences of `loss` in every element of input `i`.

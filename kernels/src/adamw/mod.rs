@@ -45,6 +45,7 @@ pub fn update(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) ->
     match (param.device(), param.dtype()) {
         (Device::Cpu, DType::F32) => cpu::update::<f32>(param, grad, state, p),
         (Device::Cpu, DType::F64) => cpu::update::<f64>(param, grad, state, p),
+        (Device::Meta, _) => Ok(()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }

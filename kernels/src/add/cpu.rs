@@ -13,10 +13,10 @@ pub(super) fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-pub(super) fn accumulate(a: &mut Tensor, b: &Tensor) -> Result<()> {
+pub(super) fn accumulate(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     match a.dtype() {
-        DType::F32 => add_into::<f32>(a, b),
-        DType::F64 => add_into::<f64>(a, b),
+        DType::F32 => add_into::<f32>(a, start, b),
+        DType::F64 => add_into::<f64>(a, start, b),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: a.device() }),
     }
 }
@@ -29,19 +29,21 @@ pub(super) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     }
 }
 
-fn add_into<T: Real>(a: &mut Tensor, b: &Tensor) -> Result<()> {
+fn add_into<T: Real>(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     let from = b.as_slice::<T>()?;
-    a.as_mut_slice::<T>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(a, b)| {
-        for (a, &b) in a.iter_mut().zip(b) {
-            *a += b;
-        }
-    });
+    a.as_mut_slice::<T>()?[start..][..from.len()].par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(
+        |(a, b)| {
+            for (a, &b) in a.iter_mut().zip(b) {
+                *a += b;
+            }
+        },
+    );
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::add::{accumulate, forward, scale};
+    use crate::add::{accumulate, accumulate_at, forward, scale};
     use crate::testing::{assert_close, random};
     use engine::{DType, Device, Error, Tensor};
 
@@ -62,6 +64,15 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_added_to_and_the_rest_stays() {
+        let (mut a, b) = (random(1, &[9], DType::F64), random(2, &[2, 2], DType::F64));
+        let (mut want, part) = (a.to_f64_vec().expect("a"), b.to_f64_vec().expect("b"));
+        want[3..7].iter_mut().zip(part).for_each(|(a, b)| *a += b);
+        accumulate_at(&mut a, 3, &b).expect("accumulate");
+        assert_eq!(a.to_f64_vec().expect("read"), want);
+    }
+
+    #[test]
     fn unlike_shared_and_integer_tensors_are_errors() {
         let (mut a, b) = (random(1, &[2, 3], DType::F32), random(2, &[3, 2], DType::F32));
         let message = forward(&a, &b).expect_err("shapes").to_string();
@@ -69,6 +80,11 @@ mod tests {
         assert!(forward(&a, &random(2, &[2, 3], DType::F64)).is_err());
         let view = a.clone();
         assert_eq!(accumulate(&mut a, &view), Err(Error::Shared { op: "write" }));
+        drop(view);
+        assert!(accumulate_at(&mut a, 3, &random(3, &[3], DType::F32)).is_ok());
+        assert!(accumulate_at(&mut a, 4, &random(3, &[3], DType::F32)).is_err());
+        assert!(accumulate_at(&mut a, usize::MAX, &random(3, &[3], DType::F32)).is_err());
+        assert!(accumulate_at(&mut a, 0, &random(3, &[3], DType::F64)).is_err());
         let i = Tensor::zeros(&[2], DType::I32, Device::Cpu).expect("i32");
         assert!(matches!(forward(&i, &i), Err(Error::Unsupported { op: "add", .. })));
         assert!(matches!(scale(&i, 2.0), Err(Error::Unsupported { op: "scale", .. })));

@@ -1,4 +1,4 @@
-//! Elementwise sums: `forward` is a + b, `accumulate` is a += b, `scale` is factor · x. Any shape, both tensors alike; empty
+//! Elementwise sums: `forward` is a + b, `accumulate` is a += b (`accumulate_at`: in a part of a), `scale` is factor · x. Any shape, both tensors alike; empty
 //! tensors give empty results. All three move bytes and nothing else: two reads and a write per element (one read for `scale`).
 
 mod cpu;
@@ -13,6 +13,7 @@ pub fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     expect_same(OP, ("a", a), ("b", b))?;
     match a.device() {
         Device::Cpu => cpu::forward(a, b),
+        Device::Meta => a.new_empty(a.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: a.dtype(), device }),
     }
 }
@@ -20,8 +21,22 @@ pub fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// a += b. Errors when shapes or dtypes differ, and when a's storage is shared.
 pub fn accumulate(a: &mut Tensor, b: &Tensor) -> Result<()> {
     expect_same(OP, ("a", a), ("b", b))?;
+    accumulate_at(a, 0, b)
+}
+
+/// Adds b to the elements of a from `start` on, row-major. Errors when b reaches past a's end, when dtypes differ, and when a's
+/// storage is shared.
+pub fn accumulate_at(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
+    if start.checked_add(b.numel()).is_none_or(|end| end > a.numel()) {
+        let detail = format!("{:?} does not fit into {:?} from element {start} on", b.dims(), a.dims());
+        return Err(Error::shape(OP, detail));
+    }
+    if b.dtype() != a.dtype() {
+        return Err(Error::DType { op: OP, got: b.dtype(), want: "one dtype for all inputs; convert with to_dtype" });
+    }
     match a.device() {
-        Device::Cpu => cpu::accumulate(a, b),
+        Device::Cpu => cpu::accumulate(a, start, b),
+        Device::Meta => Ok(()),
         device => Err(Error::Unsupported { op: OP, dtype: a.dtype(), device }),
     }
 }
@@ -30,6 +45,7 @@ pub fn accumulate(a: &mut Tensor, b: &Tensor) -> Result<()> {
 pub fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::scale(x, factor),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: "scale", dtype: x.dtype(), device }),
     }
 }

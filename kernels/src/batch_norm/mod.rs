@@ -18,12 +18,13 @@ pub struct Output {
 }
 
 pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
-    check(x)?;
+    let c = check(x)?;
     if !(eps >= 0.0 && eps.is_finite()) {
         return Err(Error::invalid(OP, format!("eps is {eps}; it must be 0 or a small positive number")));
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, eps),
+        Device::Meta => Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&[c])?, rstd: x.new_empty(&[c])? }),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -39,6 +40,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result
     }
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, mean, rstd),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

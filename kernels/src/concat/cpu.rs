@@ -1,5 +1,6 @@
 //! The result is rows, one per index of the axes before the joined one; a row is the inputs' rows one after another.
 
+use super::piece_dims;
 use crate::elementwise::CHUNK;
 use crate::real::Real;
 use engine::{DType, Error, Result, Tensor};
@@ -53,9 +54,7 @@ fn cut<T: Real>(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>
     let mut start = 0;
     let mut pieces = Vec::with_capacity(sizes.len());
     for &size in sizes {
-        let mut dims = dy.dims().to_vec();
-        dims[axis] = size;
-        let mut piece = Tensor::empty(&dims, dy.dtype(), dy.device())?;
+        let mut piece = dy.new_empty(&piece_dims(dy, axis, size))?;
         let len = size * inner;
         let rows = (CHUNK / len.max(1)).max(1);
         // `max(1)`: a piece without elements has no chunks, whatever their size.

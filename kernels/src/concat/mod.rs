@@ -36,6 +36,7 @@ pub fn forward(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
     }
     match first.device() {
         Device::Cpu => cpu::forward(xs, axis, &dims),
+        Device::Meta => first.new_empty(&dims),
         device => Err(Error::Unsupported { op: OP, dtype: first.dtype(), device }),
     }
 }
@@ -49,8 +50,16 @@ pub fn split(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
     }
     match dy.device() {
         Device::Cpu => cpu::split(dy, axis, sizes),
+        Device::Meta => sizes.iter().map(|&size| dy.new_empty(&piece_dims(dy, axis, size))).collect(),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
+}
+
+/// Dims of a piece of this size along the axis.
+fn piece_dims(dy: &Tensor, axis: usize, size: usize) -> Vec<usize> {
+    let mut dims = dy.dims().to_vec();
+    dims[axis] = size;
+    dims
 }
 
 fn check_axis(x: &Tensor, axis: usize) -> Result<()> {

@@ -14,7 +14,7 @@
 
 pub(crate) mod cpu;
 
-use crate::gemm::{Geometry, MAX_STEP, same_dtype};
+use crate::gemm::{Geometry, MAX_STEP, same_dtype, shape_only};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     check_bias(OP, bias, w.dims()[0])?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
+        Device::Meta => shape_only(g.products(w.numel()), x, &output_dims(x.dims(), w.dims(), p)?),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -52,6 +53,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, None, &g),
+        Device::Meta => shape_only(g.products(w.numel()), dy, x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -64,6 +66,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
+        Device::Meta => shape_only(g.products(w_dims.iter().product()), x, w_dims),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -15,7 +15,7 @@
 mod cpu;
 
 use crate::conv3d::check_bias;
-use crate::gemm::{Geometry, MAX_STEP, same_dtype};
+use crate::gemm::{Geometry, MAX_STEP, same_dtype, shape_only};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     check_bias(OP, bias, w.channels())?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
+        Device::Meta => shape_only(g.products(w.numel()), x, &output_dims(&g, w.channels())),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -45,6 +46,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, p: Params) -> Result<Tensor> {
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, &g),
+        Device::Meta => shape_only(g.products(w.numel()), dy, &x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -57,6 +59,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
+        Device::Meta => shape_only(g.products(w_dims.iter().product()), x, w_dims),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -107,9 +110,13 @@ fn input_dims(op: &'static str, dy: &Tensor, w: &[usize], p: Params) -> Result<[
     Ok(dims)
 }
 
+fn output_dims(g: &Geometry, channels: usize) -> [usize; 5] {
+    let [d, h, w] = g.input;
+    [g.batch, d, h, w, channels]
+}
+
 fn check_dy(op: &'static str, dy: &Tensor, x: &[usize], w: &[usize], g: &Geometry) -> Result<()> {
-    let [d, h, wide] = g.input;
-    let want = [g.batch, d, h, wide, w[4]];
+    let want = output_dims(g, w[4]);
     if dy.dims() != want {
         return Err(Error::shape(op, format!("dy for x {x:?} and w {w:?} must be {want:?}, got {:?}", dy.dims())));
     }

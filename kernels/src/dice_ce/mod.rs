@@ -37,6 +37,10 @@ pub fn forward(logits: &Tensor, labels: &Tensor) -> Result<Output> {
     match (logits.device(), logits.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(logits, labels),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(logits, labels),
+        (Device::Meta, _) => {
+            let sums = logits.new_empty(&[logits.dims()[0], logits.channels(), 3])?;
+            Ok(Output { loss: logits.new_empty(&[])?, sums })
+        }
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
@@ -57,6 +61,7 @@ pub fn backward(dloss: &Tensor, logits: &Tensor, labels: &Tensor, sums: &Tensor)
     match (logits.device(), logits.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, logits, labels, sums),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, logits, labels, sums),
+        (Device::Meta, _) => logits.new_empty(logits.dims()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }

@@ -11,6 +11,7 @@ const OP: &str = "gelu";
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::forward(x),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -20,6 +21,7 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     expect_same(OP, ("x", x), ("dy", dy))?;
     match x.device() {
         Device::Cpu => cpu::backward(dy, x),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -70,6 +70,13 @@ pub struct Geometry {
     pub padding: [usize; 3],
 }
 
+impl Geometry {
+    /// Multiplications of the convolution, and of either gradient, with a weight of this many elements.
+    pub fn products(&self, weights: usize) -> usize {
+        self.batch * self.output.iter().product::<usize>() * weights
+    }
+}
+
 /// A run of rows in one line of the target: rows `w` of line (n, d, h), the first being row `row` of the block.
 #[derive(Clone, Debug)]
 pub struct Run {

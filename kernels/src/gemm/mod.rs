@@ -71,6 +71,12 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
     Ok(())
 }
 
+/// What a product of that many multiplications leaves on the shape-only device.
+pub fn shape_only(products: usize, like: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    engine::meta::count(2 * products);
+    like.new_empty(dims)
+}
+
 /// Errors unless all tensors have the dtype of the first.
 pub fn same_dtype(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     let first = tensors[0].dtype();

@@ -10,9 +10,10 @@ use engine::{Device, Error, Result, Tensor};
 const OP: &str = "global_avg_pool";
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
-    check(&x.ndhwc(OP)?)?;
+    let [n, .., c] = check(&x.ndhwc(OP)?)?;
     match x.device() {
         Device::Cpu => cpu::forward(x),
+        Device::Meta => x.new_empty(&[n, c]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -23,6 +24,7 @@ pub fn backward(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     expect_dims(OP, ("dy", dy), &[n, c], &format!("x {x_dims:?}"))?;
     match dy.device() {
         Device::Cpu => cpu::backward(dy, x_dims),
+        Device::Meta => dy.new_empty(x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }

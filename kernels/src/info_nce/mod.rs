@@ -43,6 +43,7 @@ pub fn forward(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Ou
     match (q.device(), q.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(q, k, targets, p),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(q, k, targets, p),
+        (Device::Meta, _) => Ok(Output { loss: q.new_empty(&[])?, lse: q.new_empty(&q.dims()[..1])? }),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
@@ -65,6 +66,7 @@ pub fn backward(
     match (q.device(), q.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, q, k, targets, lse, p),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, q, k, targets, lse, p),
+        (Device::Meta, _) => Ok((q.new_empty(q.dims())?, k.new_empty(k.dims())?)),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }

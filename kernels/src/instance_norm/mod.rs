@@ -40,12 +40,15 @@ pub struct Grads {
 }
 
 pub fn forward(x: &Tensor, residual: Option<&Tensor>, p: Params) -> Result<Output> {
-    check(x, p)?;
+    let [n, .., c] = check(x, p)?;
     if let Some(residual) = residual {
         expect_same(OP, ("x", x), ("residual", residual))?;
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, residual, p),
+        Device::Meta => {
+            Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&[n, c])?, rstd: x.new_empty(&[n, c])? })
+        }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -70,6 +73,11 @@ pub fn backward(
     }
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, y, mean, rstd, has_residual, p),
+        Device::Meta => {
+            let invertible = !has_residual && p.slope.is_none_or(|s| s >= MIN_INVERTIBLE_SLOPE);
+            let dz = if invertible { None } else { Some(x.new_empty(x.dims())?) };
+            Ok(Grads { dx: x.new_empty(x.dims())?, dresidual: dz.filter(|_| has_residual) })
+        }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -39,6 +39,10 @@ pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Resu
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, affine, eps),
+        Device::Meta => {
+            let rows = [x.rows()];
+            Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&rows)?, rstd: x.new_empty(&rows)? })
+        }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -54,6 +58,10 @@ pub fn backward(dy: &Tensor, x: &Tensor, weight: Option<&Tensor>, mean: &Tensor,
     }
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, weight, mean, rstd),
+        Device::Meta => {
+            let share = || weight.map(|w| w.new_empty(w.dims())).transpose();
+            Ok(Grads { dx: x.new_empty(x.dims())?, dweight: share()?, dbias: share()? })
+        }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

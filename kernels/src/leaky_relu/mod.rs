@@ -12,6 +12,7 @@ const OP: &str = "leaky_relu";
 pub fn forward(x: &Tensor, slope: f64) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::forward(x, slope),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -21,6 +22,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, slope: f64) -> Result<Tensor> {
     expect_same(OP, ("x", x), ("dy", dy))?;
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, slope),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -1,16 +1,17 @@
 //! Linear layer on the CPU: a product whose row i meets source row i.
 
+use super::with_channels;
 use crate::gemm::{Map, Strides, multiply, weight_gradient};
 use engine::{Result, Tensor};
 
 pub fn fprop(op: &'static str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let mut y = with_channels(x, w.dims()[0])?;
+    let mut y = x.new_empty(&with_channels(x, w.dims()[0]))?;
     multiply(op, &[Map::identity(x.rows())], x, (w, Strides { tap: 0, k: 1, n: w.channels() }), bias, &mut y)?;
     Ok(y)
 }
 
 pub fn dgrad(op: &'static str, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let mut dx = with_channels(dy, w.channels())?;
+    let mut dx = dy.new_empty(&with_channels(dy, w.channels()))?;
     multiply(op, &[Map::identity(dy.rows())], dy, (w, Strides { tap: 0, k: w.channels(), n: 1 }), None, &mut dx)?;
     Ok(dx)
 }
@@ -19,13 +20,4 @@ pub fn wgrad(op: &'static str, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let mut dw = Tensor::empty(&[dy.channels(), x.channels()], x.dtype(), x.device())?;
     weight_gradient(op, &Map::identity(x.rows()), dy, x, &mut dw)?;
     Ok(dw)
-}
-
-/// A tensor with `t`'s dims but for the last.
-fn with_channels(t: &Tensor, channels: usize) -> Result<Tensor> {
-    let mut dims = t.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = channels;
-    }
-    Tensor::empty(&dims, t.dtype(), t.device())
 }

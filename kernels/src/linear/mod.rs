@@ -12,7 +12,7 @@
 mod cpu;
 
 use crate::conv3d::check_bias;
-use crate::gemm::same_dtype;
+use crate::gemm::{same_dtype, shape_only};
 use engine::{Device, Error, Result, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
@@ -24,6 +24,7 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check_bias(OP, bias, outputs)?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias),
+        Device::Meta => shape_only(x.rows() * w.numel(), x, &with_channels(x, outputs)),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -31,11 +32,12 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 /// dy `[.., out]`, w `[out, in]` -> `[.., in]`.
 pub fn dgrad(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     const OP: &str = "linear dgrad";
-    let [outputs, _] = weight_dims(OP, w)?;
+    let [outputs, inputs] = weight_dims(OP, w)?;
     check_last(OP, "dy", dy, outputs)?;
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w),
+        Device::Meta => shape_only(dy.rows() * w.numel(), dy, &with_channels(dy, inputs)),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -52,8 +54,18 @@ pub fn wgrad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy),
+        Device::Meta => shape_only(x.numel() * dy.channels(), x, &[dy.channels(), x.channels()]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
+}
+
+/// `t`'s dims but for the last.
+fn with_channels(t: &Tensor, channels: usize) -> Vec<usize> {
+    let mut dims = t.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = channels;
+    }
+    dims
 }
 
 fn weight_dims(op: &'static str, w: &Tensor) -> Result<[usize; 2]> {

@@ -46,6 +46,7 @@ pub fn gather(x: &Tensor, order: Order) -> Result<Tensor> {
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => cpu::gather::<f32>(dims, order, x.as_slice()?, y.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::gather::<f64>(dims, order, x.as_slice()?, y.as_mut_slice()?),
+        (Device::Meta, _) => {}
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),
     }
     Ok(y)
@@ -64,6 +65,7 @@ pub fn scatter(dy: &Tensor, x_dims: &[usize], order: Order) -> Result<Tensor> {
     match (dy.device(), dy.dtype()) {
         (Device::Cpu, DType::F32) => cpu::scatter::<f32>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::scatter::<f64>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
+        (Device::Meta, _) => {}
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),
     }
     Ok(dx)

@@ -11,6 +11,7 @@ const OP: &str = "relu";
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::forward(x),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -20,6 +21,7 @@ pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     expect_same(OP, ("y", y), ("dy", dy))?;
     match y.device() {
         Device::Cpu => cpu::backward(dy, y),
+        Device::Meta => y.new_empty(y.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: y.dtype(), device }),
     }
 }

@@ -15,10 +15,11 @@ use engine::{Device, Error, Result, Tensor};
 const OP: &str = "resize";
 
 pub fn forward(x: &Tensor, size: [usize; 3], align_corners: bool) -> Result<Tensor> {
-    let [_, d, h, w, _] = x.ndhwc(OP)?;
+    let [n, d, h, w, c] = x.ndhwc(OP)?;
     check([d, h, w], size)?;
     match x.device() {
         Device::Cpu => cpu::forward(x, size, align_corners),
+        Device::Meta => x.new_empty(&[n, size[0], size[1], size[2], c]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -34,6 +35,7 @@ pub fn backward(dy: &Tensor, x_dims: &[usize], align_corners: bool) -> Result<Te
     }
     match dy.device() {
         Device::Cpu => cpu::backward(dy, x_dims, align_corners),
+        Device::Meta => dy.new_empty(x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }

@@ -15,6 +15,7 @@ pub fn forward(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, p, seed),
+        Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

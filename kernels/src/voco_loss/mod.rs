@@ -66,6 +66,7 @@ pub fn forward(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -
     match (student.device(), student.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(student, teacher, labels, p),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(student, teacher, labels, p),
+        (Device::Meta, _) => Ok(Output { terms: student.new_empty(&[3])?, logits: student.new_empty(labels.dims())? }),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
@@ -80,6 +81,7 @@ pub fn backward(dterms: &Tensor, student: &Tensor, teacher: &Tensor, labels: &Te
     match (student.device(), student.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dterms, student, teacher, labels, p),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dterms, student, teacher, labels, p),
+        (Device::Meta, _) => student.new_empty(student.dims()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }

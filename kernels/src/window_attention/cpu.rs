@@ -74,13 +74,18 @@ fn codes(grid: &Grid) -> Vec<usize> {
     (0..grid.tokens()).map(|t| grid.code(t)).collect()
 }
 
-/// The biases of every pair of tokens, `[heads, n, stride]`.
+/// `[heads, n, stride]`, the stride being n filled up to whole panels.
+pub(super) fn bias_dims(grid: &Grid, heads: usize) -> [usize; 3] {
+    [heads, grid.tokens(), grid.tokens().next_multiple_of(PANEL)]
+}
+
+/// The biases of every pair of tokens, of [`bias_dims`].
 fn expand_bias(grid: &Grid, heads: usize, table: &Tensor) -> Result<Tensor> {
-    let (n, stride) = (grid.tokens(), grid.tokens().next_multiple_of(PANEL));
+    let [_, n, stride] = bias_dims(grid, heads);
     let codes = codes(grid);
     let centre = (grid.offsets() - 1) / 2;
     let table = table.as_slice::<f32>()?;
-    let mut bias = Tensor::empty(&[heads, n, stride], DType::F32, Device::Cpu)?;
+    let mut bias = Tensor::empty(&bias_dims(grid, heads), DType::F32, Device::Cpu)?;
     bias.as_mut_slice::<f32>()?.par_chunks_exact_mut(stride).enumerate().for_each(|(row, out)| {
         let (head, i) = (row / n, row % n);
         for (out, code) in out.iter_mut().zip(&codes) {

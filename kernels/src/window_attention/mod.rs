@@ -30,6 +30,7 @@
 mod cpu;
 mod cpu_f64;
 mod grid;
+mod meta;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +96,7 @@ pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cpu, DType::F64) => cpu_f64::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
+        (Device::Meta, _) => meta::forward(&problem, grid, qkv)?,
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),
     }
     Ok(Output { y, lse })
@@ -123,6 +125,7 @@ pub fn backward(
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward(&problem, grid, saved, qkv, pad, table),
         (Device::Cpu, DType::F64) => cpu_f64::backward(&problem, grid, saved, qkv, pad, table),
+        (Device::Meta, _) => meta::backward(&problem, grid, qkv, pad, table),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
