@@ -5,12 +5,13 @@ use crate::train::Size;
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result, machine};
 use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
-use engine::{DType, Device, Tensor, memory, random};
+use engine::{DType, Device, Tensor, memory, meta, random};
 use kernels::patch_merging::Order;
 use models::{SwinUnetr, SwinUnetrConfig};
 use serde::Serialize;
 use std::time::Instant;
 use training::optimizer::{AdamW, AdamWConfig};
+use training::plan::PROGRAM;
 
 /// Time training steps of the encoder on random crops.
 ///
@@ -53,6 +54,8 @@ struct Measured {
     /// Of the process, where the system tells; and of tensors alone.
     peak_memory_gb: Option<f64>,
     peak_tensors_gb: f64,
+    /// What the process should take by the account of the meta device, as `vocoe plan` reckons.
+    planned_memory_gb: f64,
     simd: String,
 }
 
@@ -65,12 +68,13 @@ pub fn command(args: &Args) -> Result<bool> {
         print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
         return Ok(true);
     }
-    let Measured { seconds, fastest, crops_per_s, gflops, peak_memory_gb, peak_tensors_gb, .. } = measured;
+    let Measured { seconds, fastest, crops_per_s, gflops, peak_memory_gb, peak_tensors_gb, planned_memory_gb, .. } =
+        measured;
     say(format!("step      {seconds:.3} s (median of {}, fastest {fastest:.3})", args.steps))?;
     let Measured { threads, simd, .. } = &measured;
     say(format!("rate      {crops_per_s:.3} crops/s, {gflops:.0} GFLOP/s on {threads} threads, {simd}"))?;
     let process = peak_memory_gb.map_or(String::new(), |gb| format!(", process {gb:.2} GB"));
-    say(format!("memory    tensors {peak_tensors_gb:.2} GB{process}"))?;
+    say(format!("memory    tensors {peak_tensors_gb:.2} GB{process}, planned {planned_memory_gb:.2} GB"))?;
     Ok(true)
 }
 
@@ -95,8 +99,16 @@ fn measure(args: &Args) -> Result<Measured> {
         gflops: gflop / seconds,
         peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
         peak_tensors_gb: memory::usage().peak as f64 / 1e9,
+        planned_memory_gb: planned(feature_size, args)? as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
     })
+}
+
+/// Bytes of the same step's buffers on the meta device, and of the program.
+fn planned(feature_size: usize, args: &Args) -> Result<u64> {
+    let account = meta::open();
+    Bench::new(feature_size, args.crops, args.recompute, Device::Meta)?.step()?;
+    Ok(account.usage().held as u64 + PROGRAM)
 }
 
 struct Bench {
@@ -116,8 +128,8 @@ impl Bench {
         let network = SwinUnetr::new(&mut builder, "", config)?;
         let params = builder.build(DType::F32, device, 0)?;
         let optimizer = AdamW::new(&params, AdamWConfig::default())?;
-        let voxels: Vec<f32> = (0..(crops as u64) << 18).map(|i| random::uniform(1, i) as f32).collect();
-        let x = Tensor::from_slice(&voxels, &[crops, 64, 64, 64, 1])?;
+        let mut x = Tensor::empty(&[crops, 64, 64, 64, 1], DType::F32, device)?;
+        x.fill_with(0..x.numel(), |i| random::uniform(1, i as u64))?;
         Ok(Bench { network, params, optimizer, x, recompute })
     }
 

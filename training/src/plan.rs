@@ -9,7 +9,7 @@ use models::{Batch, SwinUnetr, Voco};
 use serde::Serialize;
 
 /// Bytes of the program itself, and of what kernels set aside for a moment: packed weights, partial sums, threads.
-const PROGRAM: u64 = 64 << 20;
+pub const PROGRAM: u64 = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
