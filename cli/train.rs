@@ -39,7 +39,7 @@ Examples:
 /// One definition per setting, for the file's keys and for the flags.
 #[derive(clap::Args, Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Options {
+pub struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -209,7 +209,7 @@ fn write_report(out: &Path, error: Option<&training::Error>) {
 }
 
 /// The settings of a new run: flags over file over defaults.
-fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
+pub fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
     let file = match file {
         Some(path) => read_options(path)?,
         None => Options::default(),
