@@ -39,7 +39,7 @@ Examples:
 /// One definition per setting, for the file's keys and for the flags.
 #[derive(clap::Args, Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Options {
+pub struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -230,7 +230,7 @@ fn write_report(out: &Path, error: Option<&training::Error>) {
 }
 
 /// The settings of a new run.
-fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
+pub fn fresh(file: Option<&Path>, flags: Options) -> Result<Config> {
     let config = settings(file, flags)?;
     refuse_to_overwrite(&config.out)?;
     Ok(config)

@@ -6,7 +6,7 @@ use autograd::{ParamStoreBuilder, Tape};
 use data::LoaderConfig;
 use engine::{DType, Device, Tensor, memory, meta};
 use kernels::patch_merging::Order;
-use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Voco, VocoConfig};
+use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use std::process::Command;
 use training::optimizer::{AdamW, AdamWConfig};
 
@@ -56,12 +56,12 @@ fn arithmetic_and_parameters_are_those_counted_in_pytorch() {
 }
 
 /// A training step of a tiny model on five crops.
-fn step(device: Device, recompute: bool, loss: Loss) {
+fn step(device: Device, recompute: bool, loss: Loss, teacher: Teacher) {
     let config = VocoConfig {
         network: network(12),
         hidden: 64,
         out: 64,
-        teacher: models::Teacher::Projector,
+        teacher,
         momentum: 0.9,
         row_dropout: 0.2,
         element_dropout: 0.1,
@@ -82,12 +82,19 @@ fn step(device: Device, recompute: bool, loss: Loss) {
 fn a_step_takes_the_bytes_that_its_shapes_say() {
     // Scalars that kernels hand over from the host are entered in its pool on either device: a line each.
     const LINES: usize = 8 * 64;
-    for (recompute, loss) in [(false, Loss::Voco), (true, Loss::Voco), (true, Loss::InfoNce { temperature: 0.2 })] {
+    let of_projector = |recompute, loss| (recompute, loss, Teacher::Projector);
+    for (recompute, loss, teacher) in [
+        of_projector(false, Loss::Voco),
+        of_projector(true, Loss::Voco),
+        of_projector(true, Loss::InfoNce { temperature: 0.2 }),
+        of_projector(true, Loss::Cvpr1),
+        (true, Loss::Cvpr3, Teacher::Whole),
+    ] {
         memory::flush();
         memory::reset_peak();
-        step(Device::Cpu, recompute, loss);
+        step(Device::Cpu, recompute, loss, teacher);
         let (taken, account) = (memory::usage(), meta::open());
-        step(Device::Meta, recompute, loss);
+        step(Device::Meta, recompute, loss, teacher);
         let said = account.usage();
         assert!(said.peak.abs_diff(taken.peak) <= LINES, "recompute {recompute}, {loss:?}: {said:?} {taken:?}");
         assert!(said.held.abs_diff(taken.held) <= LINES, "recompute {recompute}, {loss:?}: {said:?} {taken:?}");

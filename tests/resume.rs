@@ -167,3 +167,50 @@ fn weights_or_another_model_are_no_checkpoint_to_resume_from() {
     let none = Saved::newest(&folder.path().join("nowhere"), &mut |_| ()).expect_err("no folder").to_string();
     assert!(none.contains("nowhere"), "{none}");
 }
+
+#[test]
+fn the_last_files_wait_for_room_and_an_interrupt_says_what_is_lost() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = Config { steps: 1, ..config(folder.path()) };
+    // a folder of the temporary file's name keeps anybody from writing there, whatever their rights
+    let block = |path: &Path| {
+        let path = path.with_added_extension("partial");
+        std::fs::create_dir_all(&path).expect("folder");
+        path
+    };
+    let model = block(&config.out.join("model.safetensors"));
+    let stop = AtomicBool::new(false);
+    let mut notes = Vec::new();
+    let mut note = |line| {
+        notes.push(line);
+        std::fs::remove_dir(&model).expect("room");
+    };
+    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop };
+    let outcome = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect("run");
+    assert!(outcome.model.is_some_and(|path| path.exists()));
+    assert!(notes.len() == 1 && notes[0].contains("model.safetensors") && notes[0].contains("make room"), "{notes:?}");
+
+    let config = Config { out: folder.path().join("other"), ..config };
+    block(&checkpoint::path(&config.out.join("checkpoints"), 1));
+    let mut note = |_| stop.store(true, Ordering::Relaxed);
+    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop };
+    let error = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect_err("given up");
+    let error = error.to_string();
+    assert!(
+        error.contains("step-0000001") && error.contains("the 1 steps since the last checkpoint are lost"),
+        "{error}"
+    );
+}
+
+/// What a killed process left of a checkpoint is removed by the next.
+#[test]
+fn remains_of_a_killed_run_are_removed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let checkpoints = folder.path().join("checkpoints");
+    std::fs::create_dir(&checkpoints).expect("folder");
+    std::fs::write(checkpoints.join("step-0000009.safetensors.partial"), "half").expect("written");
+    train(&Config { steps: 1, ..config(folder.path()) }, None, 1).expect("run");
+    let names: Vec<_> =
+        std::fs::read_dir(&checkpoints).expect("folder").map(|f| f.expect("file").file_name()).collect();
+    assert_eq!(names, ["step-0000001.safetensors"]);
+}

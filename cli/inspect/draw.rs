@@ -2,8 +2,6 @@
 
 use super::font;
 use crate::{Error, Result};
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
 pub type Colour = [u8; 3];
@@ -134,16 +132,17 @@ impl Canvas {
 
     /// Writes a PNG file.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let file = File::create(path).map_err(|e| Error::file(path, e))?;
         let size = [self.bounds.width(), self.bounds.height()].map(|n| n as u32);
-        let mut encoder = png::Encoder::new(BufWriter::new(file), size[0], size[1]);
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, size[0], size[1]);
         encoder.set_color(png::ColorType::Rgb);
         let writer = encoder.write_header();
         let write = |mut writer: png::Writer<_>| {
             writer.write_image_data(self.pixels.as_flattened())?;
             writer.finish()
         };
-        writer.and_then(write).map_err(|e| Error::file(path, e))
+        writer.and_then(write).map_err(|e| Error::file(path, e))?;
+        Ok(training::file::replace(path, bytes)?)
     }
 }
 
@@ -197,7 +196,7 @@ mod tests {
         let mut canvas = Canvas::new(3, 2, [9, 8, 7]);
         canvas.fill(Rect::new(2, 1, 1, 1), [1, 2, 3]);
         canvas.save(&path).expect("written");
-        let decoder = png::Decoder::new(std::io::BufReader::new(File::open(&path).expect("file")));
+        let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).expect("file")));
         let mut reader = decoder.read_info().expect("header");
         let mut pixels = vec![0; reader.output_buffer_size().expect("size")];
         reader.next_frame(&mut pixels).expect("pixels");

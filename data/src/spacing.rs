@@ -15,6 +15,8 @@ const ALIGNED: f64 = 1e-6;
 
 /// Largest grid: a wrong voxel size in a header must not ask for more memory than any scan needs (8 GiB as f32).
 const MAX_VOXELS: f64 = (1u64 << 31) as f64;
+/// Most voxels that one may become: ten along each axis, where no scan has voxels ten times as long as a recipe's all around.
+const MAX_GROWTH: f64 = 1000.0;
 
 /// Where a resampled grid lies and where its voxels come from.
 pub(crate) struct Grid {
@@ -45,7 +47,8 @@ fn extent(dims: [usize; 3], input: &Affine, output: &Affine) -> Option<([usize; 
     let low = [0, 1, 2].map(|i| corners.iter().map(|c| c[i]).fold(f64::INFINITY, f64::min));
     let high = [0, 1, 2].map(|i| corners.iter().map(|c| c[i]).fold(f64::NEG_INFINITY, f64::max));
     let size = [0, 1, 2].map(|i| (high[i] - low[i] + 1.0).round_ties_even());
-    let sensible = size.iter().all(|&n| n >= 1.0) && size.iter().product::<f64>() <= MAX_VOXELS;
+    let most = MAX_VOXELS.min(MAX_GROWTH * dims.iter().map(|&n| n as f64).product::<f64>());
+    let sensible = size.iter().all(|&n| n >= 1.0) && size.iter().product::<f64>() <= most;
     if !sensible {
         return None;
     }
@@ -229,6 +232,9 @@ mod tests {
         (affine[0][0], affine[1][1]) = (1e6, 1e6);
         assert!(grid([64; 3], &affine, [1.5; 3]).is_none());
         assert!(grid([64; 3], &IDENTITY, [1e-7; 3]).is_none());
+        // below the largest grid, but far more than so small a volume has to say
+        assert!(grid([4; 3], &affine, [1e4; 3]).is_none());
+        assert!(grid([4; 3], &IDENTITY, [0.1; 3]).is_some());
     }
 
     #[test]

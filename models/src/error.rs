@@ -16,7 +16,8 @@ pub enum Error {
 }
 
 impl Error {
+    /// On one line, whatever the names in a file are.
     pub(crate) fn file(path: &std::path::Path, detail: impl ToString) -> Self {
-        Error::File { path: path.to_path_buf(), detail: detail.to_string() }
+        Error::File { path: path.to_path_buf(), detail: detail.to_string().replace(char::is_control, " ") }
     }
 }

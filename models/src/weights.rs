@@ -3,12 +3,14 @@
 use crate::swin_unetr::{merging_name, merging_order};
 use crate::{Error, Result, torch_file};
 use kernels::patch_merging::Order;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufWriter, Error as IoError};
+use std::io::{BufWriter, Error as IoError, Write};
 use std::path::Path;
 
 /// Under this name the metadata record the order of patch merging.
@@ -19,6 +21,9 @@ const USUAL_MERGING: Order = Order::Monai13;
 
 /// Under this name the metadata of a safetensors file of ours record the checksum of all the rest.
 const CHECKSUM: &str = "checksum";
+
+/// What a file's name ends in while it is being written.
+pub const PARTIAL: &str = ".partial";
 
 /// A tensor in PyTorch's layout: row-major, little-endian. Borrows from the file where its bytes lie so there.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +131,7 @@ impl<'a> Weights<'a> {
     pub fn save(&self, path: &Path) -> Result<()> {
         let format = Format::of(path)?;
         let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
+        partial.push(PARTIAL);
         let partial = Path::new(&partial);
         let written = self.write(format, partial).and_then(|()| named(partial, path).map_err(|e| e.to_string()));
         written.map_err(|detail| {
@@ -150,17 +155,32 @@ impl<'a> Weights<'a> {
     }
 
     fn write(&self, format: Format, path: &Path) -> Result<(), String> {
+        let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(|e| e.to_string())?);
         match format {
-            Format::Torch => {
-                let file = File::create(path).map_err(|e| e.to_string())?;
-                torch_file::write(self, BufWriter::new(file))
-            }
-            Format::SafeTensors => {
-                let mut metadata: HashMap<_, _> = self.metadata.clone().into_iter().collect();
-                metadata.insert(CHECKSUM.into(), self.checksum());
-                safetensors::serialize_to_file(&self.tensors, Some(metadata), path).map_err(|e| e.to_string())
-            }
+            Format::Torch => torch_file::write(self, file),
+            Format::SafeTensors => self.write_safetensors(file).map_err(|e| e.to_string()),
         }
+    }
+
+    /// Length and text of the header, then the tensors, those of the widest dtype first. The crate's own writer goes through a
+    /// file of a name of its own, which stays behind when the process is killed.
+    fn write_safetensors(&self, mut out: impl Write) -> Result<(), SafeTensorError> {
+        let mut tensors: Vec<_> = self.tensors.iter().collect();
+        tensors.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype), *name));
+        let mut end = 0;
+        let infos = tensors.iter().map(|(name, RawTensor { dtype, shape, data })| {
+            let start = end;
+            end += data.len();
+            (name.to_string(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) })
+        });
+        let checksum = (CHECKSUM.to_string(), self.checksum());
+        let metadata = self.metadata.clone().into_iter().chain([checksum]).collect();
+        let mut header = serde_json::to_vec(&Metadata::new(Some(metadata), infos.collect())?)?;
+        header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|(_, tensor)| out.write_all(&tensor.data))?;
+        Ok(out.flush()?)
     }
 }
 
@@ -182,22 +202,4 @@ fn from_safetensors(bytes: &[u8]) -> Result<Weights<'_>, safetensors::SafeTensor
         (name, RawTensor { dtype, shape, data: Cow::Borrowed(view.data()) })
     });
     Ok(Weights { tensors: tensors.collect(), metadata, ..Weights::default() })
-}
-
-impl View for &RawTensor<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
-    }
-
-    fn data_len(&self) -> usize {
-        self.data.len()
-    }
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod diagnosis;
 pub mod error;
 pub mod events;
+pub mod file;
 pub mod metrics;
 pub mod optimizer;
 pub mod plan;

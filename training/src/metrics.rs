@@ -86,21 +86,29 @@ impl MetricsFile {
         Ok((metrics, kept))
     }
 
-    /// Appends a line, which stays in memory when the disk has no room for it; whether it was written.
-    pub fn write(&mut self, metrics: &Metrics) -> Result<bool> {
+    /// Appends a line, which stays in memory when the disk has no room for it.
+    pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
         self.unwritten += &(line(metrics).map_err(Error::io(&self.path))? + "\n");
-        let start = self.file.stream_position().map_err(Error::io(&self.path))?;
-        match self.file.write_all(self.unwritten.as_bytes()) {
-            Ok(()) => self.unwritten.clear(),
-            Err(e) if e.kind() == ErrorKind::StorageFull => {
-                self.file
-                    .set_len(start)
-                    .and_then(|()| self.file.seek(SeekFrom::Start(start)))
-                    .map_err(Error::io(&self.path))?;
+        match self.flush() {
+            Err(Error::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                Ok(())
             }
-            Err(e) => return Err(Error::io(&self.path)(e)),
+            other => other,
         }
-        Ok(self.unwritten.is_empty())
+    }
+
+    /// Writes the lines that are in memory still. On an error none of them is in the file.
+    pub fn flush(&mut self) -> Result<()> {
+        let file = &mut self.file;
+        let start = file.stream_position().map_err(Error::io(&self.path))?;
+        if let Err(error) = file.write_all(self.unwritten.as_bytes()) {
+            file.set_len(start).and_then(|()| file.seek(SeekFrom::Start(start))).map_err(Error::io(&self.path))?;
+            return Err(Error::io(&self.path)(error));
+        }
+        self.unwritten.clear();
+        Ok(())
     }
 
     /// Returns when the lines are on the disk.

@@ -6,11 +6,11 @@ use crate::events::Events;
 use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, file};
 use engine::{Tensor, memory, random};
 use kernels::l2_norm;
 use models::{Batch, Voco};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ pub struct Watch<'a> {
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
 /// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end
-/// `model.safetensors` under `config.out`. Errors when the batches run out or the loss stops being a number.
+/// `model.safetensors` under `config.out`; these last files it writes whenever there is room for them. Errors when the batches run out or the loss stops being a number.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
@@ -49,43 +49,74 @@ pub fn run(
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
     std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
+    file::tidy(&keeper.folder)?;
     write_config(config)?;
-    let (mut file, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
+    let (mut lines, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
     let mut events = Events::create(&config.out, trainer.optimizer.steps())?;
     let mut diagnosis = Diagnosis::new(Plan::from(config));
     metrics.iter().for_each(|m| drop(diagnosis.see(m))); // what was said before a resume is not said again
-    while trainer.optimizer.steps() < config.steps {
-        let done = trainer.step(trainer.optimizer.steps() + 1, batches)?;
-        let written = file.write(&done)?;
+    let mut steps = trainer.optimizer.steps();
+    while steps < config.steps {
+        let done = trainer.step(steps + 1, batches)?;
+        steps = done.step;
+        lines.write(&done)?;
         events.write(&done, watch.note);
         (watch.observe)(&done);
         diagnosis.see(&done).into_iter().for_each(&mut *watch.note);
         metrics.push(done);
         keeper.add(&done);
-        let last = done.step == config.steps || watch.stop.load(Ordering::Relaxed);
-        if keeper.is_due(done.step, last) {
-            if written {
-                file.sync()?;
-            }
-            keeper.save(&trainer, written, last, watch.note)?;
-        }
-        if last {
+        if steps == config.steps || watch.stop.load(Ordering::Relaxed) {
+            let lost = format!("the {} steps since the last checkpoint are lost", keeper.steps);
+            insist(watch, &lost, || keeper.save(&trainer, &mut lines))?;
+            keeper.prune(watch.note);
             break;
         }
+        if keeper.is_due(steps) {
+            keeper.try_save(&trainer, &mut lines, watch.note);
+        }
     }
-    let steps = trainer.optimizer.steps();
     let checkpoint = checkpoint::path(&keeper.folder, steps);
-    let model = config.out.join("model.safetensors");
     if steps < config.steps {
         return Ok(Outcome { model: None, checkpoint, best: keeper.best, metrics });
     }
-    checkpoint::save_weights(&model, &trainer.model, steps)?;
+    let model = config.out.join("model.safetensors");
+    let kept = format!("all of it is in {}; make room and resume", checkpoint.display());
+    insist(watch, &kept, || checkpoint::save_weights(&model, &trainer.model, steps))?;
     Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics })
 }
 
 fn write_config(config: &Config) -> Result<()> {
-    let path = config.out.join("config.toml");
-    std::fs::write(&path, config.to_toml()?).map_err(Error::io(&path))
+    file::replace(&config.out.join("config.toml"), config.to_toml()?)
+}
+
+/// Repeats `write` until it works, since everything is in memory still and would be lost with it; only an interrupt ends that,
+/// with an error that says what `remains`.
+fn insist(watch: &mut Watch, remains: &str, mut write: impl FnMut() -> Result<()>) -> Result<()> {
+    let (mut pause, mut said) = (FIRST_PAUSE, String::new());
+    while let Err(error) = write() {
+        let error = error.to_string();
+        if watch.stop.load(Ordering::Relaxed) {
+            return Err(Error::Config(format!("{error}; stopped: {remains}")));
+        }
+        if error != said {
+            let most = RETRY.as_secs();
+            (watch.note)(format!(
+                "{error}; waiting for it, with another try every {most} s at the latest: make room, or interrupt to give up"
+            ));
+            said = error;
+        }
+        wait(pause, watch.stop);
+        pause = RETRY.min(2 * pause);
+    }
+    Ok(())
+}
+
+/// For as long as `time`, or until `stop`.
+fn wait(time: Duration, stop: &AtomicBool) {
+    let begun = Instant::now();
+    while begun.elapsed() < time && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(FIRST_PAUSE.min(time) / 10);
+    }
 }
 
 /// Decides when checkpoints are written, and which stay.
@@ -102,6 +133,8 @@ struct Keeper<'c> {
 
 /// Time until a checkpoint is tried again that the disk had no room for.
 const RETRY: Duration = Duration::from_secs(60);
+/// The same at a run's end, when there is nothing else to do: at first this long, then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 impl<'c> Keeper<'c> {
     fn new(config: &'c Config, best: Option<Best>) -> Self {
@@ -114,35 +147,44 @@ impl<'c> Keeper<'c> {
         self.losses += done.loss;
     }
 
-    fn is_due(&self, step: u64, last: bool) -> bool {
+    fn is_due(&self, step: u64) -> bool {
         let every = self.config.checkpoint_every;
-        last || every > 0 && step.is_multiple_of(every) || self.failed.is_some_and(|at| at.elapsed() >= RETRY)
+        every > 0 && step.is_multiple_of(every) || self.failed.is_some_and(|at| at.elapsed() >= RETRY)
     }
 
-    /// A checkpoint that cannot be written costs nothing but a note, since the run still has everything in memory; only a run
-    /// that ends fails with it. `ready` says whether the metrics up to here are on the disk.
-    fn save(&mut self, trainer: &Trainer, ready: bool, last: bool, note: &mut dyn FnMut(String)) -> Result<()> {
+    /// Writes a checkpoint once the metrics up to here are on the disk.
+    fn save(&mut self, trainer: &Trainer, lines: &mut MetricsFile) -> Result<()> {
         let mut best = self.best;
         let loss = self.losses / self.steps.max(1) as f64;
         if loss < best.loss {
             best = Best { step: trainer.optimizer.steps(), loss };
         }
-        let full = || Error::Config(format!("{}: no room left for metrics.jsonl", self.config.out.display()));
-        let saved = if ready { trainer.save(&self.folder, best) } else { Err(full()) };
-        match saved {
-            Ok(()) => {
-                (self.best, self.steps, self.losses, self.failed) = (best, 0, 0.0, None);
-                checkpoint::prune(&self.folder, self.config.keep, best)
-            }
-            Err(error) if last => Err(error),
+        lines.flush()?;
+        lines.sync()?;
+        memory::flush(); // what the step's buffers took goes to the copies that writing makes
+        checkpoint::save(&self.folder, self.config, &trainer.model, &trainer.optimizer, best)?;
+        (self.best, self.steps, self.losses, self.failed) = (best, 0, 0.0, None);
+        Ok(())
+    }
+
+    /// As [`Keeper::save`]; but on the way a checkpoint that cannot be written costs nothing but a note, since the run still has
+    /// everything in memory.
+    fn try_save(&mut self, trainer: &Trainer, lines: &mut MetricsFile, note: &mut dyn FnMut(String)) {
+        match self.save(trainer, lines) {
+            Ok(()) => self.prune(note),
             Err(error) => {
                 self.failed = Some(Instant::now());
                 note(format!(
                     "{error}; the run goes on, earlier checkpoints are whole, and the next is tried in {} s",
                     RETRY.as_secs()
                 ));
-                Ok(())
             }
+        }
+    }
+
+    fn prune(&self, note: &mut dyn FnMut(String)) {
+        if let Err(error) = checkpoint::prune(&self.folder, self.config.keep, self.best) {
+            note(format!("{error}; an old checkpoint stays"));
         }
     }
 }
@@ -165,12 +207,6 @@ impl<'c> Trainer<'c> {
         }
         let optimizer = AdamW::new(&model.params, config.adamw())?;
         Ok(Trainer { config, model, optimizer })
-    }
-
-    /// What the step's buffers took goes to the copies that writing makes.
-    fn save(&self, folder: &Path, best: Best) -> Result<()> {
-        memory::flush();
-        checkpoint::save(folder, self.config, &self.model, &self.optimizer, best)
     }
 
     fn step(&mut self, step: u64, batches: &mut dyn Iterator<Item = data::Result<data::Batch>>) -> Result<Metrics> {

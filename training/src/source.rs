@@ -28,11 +28,14 @@ pub fn batches<'n>(
         cache_bytes: default.cache_bytes.min(usize::try_from(spare).unwrap_or(usize::MAX)),
         ..default
     };
+    let all = sources.len();
     let mut loader = Loader::new(sources, settings)?;
     Ok(std::iter::from_fn(move || {
         let batch = loader.next_batch();
         if let Ok(batch) = &batch {
-            batch.rejected.iter().for_each(|line| notice(format!("left out: {line}")));
+            let before = loader.rejected() - batch.rejected.len();
+            let numbered = (before + 1..).zip(&batch.rejected);
+            numbered.for_each(|(n, line)| notice(format!("left out ({n} of {all} volumes so far): {line}")));
         }
         Some(batch)
     }))

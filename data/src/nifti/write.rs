@@ -28,15 +28,28 @@ fn write<T: Copy, const N: usize>(path: &Path, volume: &Volume<T>, code: i16, by
         return Err(Error::file(path, problem, "write a smaller volume"));
     }
     let io = |e| Error::io(path, e, "check that the folder exists and has room");
-    let file = BufWriter::new(File::create(path).map_err(io)?);
-    let mut out = GzEncoder::new(file, Compression::fast());
-    out.write_all(&header(volume.dims, &volume.affine, code, N)).map_err(io)?;
+    let file = File::create(path).map_err(io)?;
+    stream(file, volume, code, bytes).map_err(|e| {
+        // half a volume helps nobody, and nothing else can be done when it cannot be removed
+        let _ = std::fs::remove_file(path);
+        io(e)
+    })
+}
+
+fn stream<T: Copy, const N: usize>(
+    file: File,
+    volume: &Volume<T>,
+    code: i16,
+    bytes: fn(T) -> [u8; N],
+) -> std::io::Result<()> {
+    let mut out = GzEncoder::new(BufWriter::new(file), Compression::fast());
+    out.write_all(&header(volume.dims, &volume.affine, code, N))?;
     let [nx, ny, nz] = volume.dims;
     for z in 0..nz {
         let slice: Vec<u8> = (0..nx * ny).flat_map(|i| bytes(volume.data[(i % nx * ny + i / nx) * nz + z])).collect();
-        out.write_all(&slice).map_err(io)?;
+        out.write_all(&slice)?;
     }
-    out.finish().and_then(|mut file| file.flush()).map_err(io)
+    out.finish().and_then(|mut file| file.flush())
 }
 
 fn header(dims: [usize; 3], affine: &Affine, code: i16, bytes: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@ mod chart;
 
 use crate::diagnosis::{Diagnosis, Plan};
 use crate::metrics::Metrics;
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chart::{Chart, running_mean, short};
@@ -29,7 +29,7 @@ struct Run {
 pub fn write(folder: &Path, ended_by: Option<&str>) -> Result<PathBuf> {
     let page = Run::read(folder)?.page(ended_by);
     let path = folder.join("report.html");
-    std::fs::write(&path, page).map_err(Error::io(&path))?;
+    file::replace(&path, page)?;
     Ok(path)
 }
 
