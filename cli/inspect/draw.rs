@@ -196,7 +196,7 @@ mod tests {
         let mut canvas = Canvas::new(3, 2, [9, 8, 7]);
         canvas.fill(Rect::new(2, 1, 1, 1), [1, 2, 3]);
         canvas.save(&path).expect("written");
-        let decoder = png::Decoder::new(std::io::BufReader::new(File::open(&path).expect("file")));
+        let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).expect("file")));
         let mut reader = decoder.read_info().expect("header");
         let mut pixels = vec![0; reader.output_buffer_size().expect("size")];
         reader.next_frame(&mut pixels).expect("pixels");
