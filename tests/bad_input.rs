@@ -131,7 +131,7 @@ fn bad_volumes_on_the_way_are_named_once_and_too_many_stop_the_run() {
     let folder = folder();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));
     std::fs::create_dir(&data).expect("folder");
-    volume(&data, "good.nii", INT16, soft_tissue(), |_| ());
+    volume(&data, "a.nii", INT16, soft_tissue(), |_| ());
     std::fs::write(data.join("bad.nii"), "no volume").expect("written");
     let (code, _, error) = train(&data, &out, &["--bad-share", "0.5"]);
     let named = error.lines().filter(|l| l.contains("left out (1 of 2 volumes so far): ") && l.contains("bad.nii"));
