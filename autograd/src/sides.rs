@@ -78,13 +78,14 @@ fn follow(z: &[f64], y: Tensor, sides: &[bool], near: f64, moved: &mut Moved) ->
     let across = z.iter().zip(sides).enumerate().filter(|(_, (z, side))| (**z > 0.0) != **side);
     for (i, (z, &side)) in across {
         let distance = if *z == 0.0 { 0.0 } else { z.abs() / rms };
-        if distance > near {
+        // a NaN is near nothing, and stays
+        if distance <= near {
+            moved.moved += 1;
+            moved.furthest = moved.furthest.max(distance);
+            values[i] = f64::from(f32::MIN_POSITIVE) * if side { 1.0 } else { -1.0 };
+        } else {
             moved.left += 1;
-            continue;
         }
-        moved.moved += 1;
-        moved.furthest = moved.furthest.max(distance);
-        values[i] = f64::from(f32::MIN_POSITIVE) * if side { 1.0 } else { -1.0 };
     }
     Ok(Tensor::from_slice(&values, y.dims())?.to_dtype(y.dtype())?)
 }
