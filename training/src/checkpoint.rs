@@ -14,7 +14,7 @@ use models::voco::LOSS;
 use models::weights::{Merging, PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const ENDING: &str = "safetensors";
@@ -42,9 +42,9 @@ fn weights(model: &Voco) -> Result<StateDict> {
     Ok(tensors)
 }
 
-fn description(model: &Voco, step: u64) -> HashMap<String, String> {
+fn description(model: &Voco, step: u64) -> BTreeMap<String, String> {
     let network = model.config().network;
-    HashMap::from([
+    BTreeMap::from([
         (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
         (LOSS.to_string(), model.config().loss.prediction().to_string()),
