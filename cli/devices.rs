@@ -70,6 +70,6 @@ fn gpu(properties: &Properties) -> Gpu {
         memory: properties.memory,
         compute_capability: format!("{major}.{minor}"),
         multiprocessors: properties.multiprocessors,
-        problem: properties.check().err().map(|e| e.to_string()),
+        problem: properties.problem(),
     }
 }

@@ -29,14 +29,11 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Errors when no kernel image runs on the device.
-    pub fn check(&self) -> Result<()> {
-        if self.compute >= OLDEST {
-            return Ok(());
-        }
+    /// Why no kernel image runs on the device, where that is so.
+    pub fn problem(&self) -> Option<String> {
         let ((major, minor), (oldest, _)) = (self.compute, OLDEST);
-        let detail = format!("{} has compute capability {major}.{minor}, and kernels need {oldest}.0", self.name);
-        Err(Error::NoDevice { device: self.device, detail })
+        let unfit = || format!("{} has compute capability {major}.{minor}, and kernels need {oldest}.0", self.name);
+        (self.compute < OLDEST).then(unfit)
     }
 }
 
@@ -162,7 +159,9 @@ impl Gpu {
             return Err(refuse(format!("no such device: this machine has {count} (vocoe devices lists them)")));
         }
         let properties = found.devices.swap_remove(ordinal.into());
-        properties.check()?;
+        if let Some(problem) = properties.problem() {
+            return Err(refuse(problem));
+        }
         Gpu::start(properties, ordinal).map_err(|e| refuse(format!("it does not start: {}", describe(&e))))
     }
 

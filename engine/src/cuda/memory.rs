@@ -123,16 +123,7 @@ impl DevicePool {
     fn allocate(&mut self, gpu: &Gpu, lines: usize) -> Result<sys::CUdeviceptr> {
         // SAFETY: the memory is written before it is read.
         let fresh = || unsafe { result::malloc_async(gpu.stream, lines * LINE) };
-        let taken = gpu.call(format_args!("taking memory"), || {
-            let retried = match fresh() {
-                Err(e) if is_out_of_memory(&e) => self.flush(gpu).and_then(|()| fresh()),
-                done => done,
-            };
-            match retried {
-                Err(e) if is_out_of_memory(&e) => Ok(None),
-                done => done.map(Some),
-            }
-        });
+        let taken = gpu.call(format_args!("taking memory"), || retry(fresh, || self.flush(gpu)));
         let pointer = taken.and_then(|pointer| pointer.ok_or_else(|| self.out_of_memory(gpu, lines * LINE)));
         pointer.inspect_err(|_| self.pool.cancel(lines))
     }
@@ -153,8 +144,20 @@ impl DevicePool {
     }
 }
 
-fn is_out_of_memory(error: &DriverError) -> bool {
-    error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+/// What `fresh` gives, after a `flush` where it has no memory; None where that does not help.
+fn retry<T>(
+    fresh: impl Fn() -> Result<T, DriverError>,
+    flush: impl FnOnce() -> Result<(), DriverError>,
+) -> Result<Option<T>, DriverError> {
+    let full = |e: &DriverError| e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    let retried = match fresh() {
+        Err(e) if full(&e) => flush().and_then(|()| fresh()),
+        done => done,
+    };
+    match retried {
+        Err(e) if full(&e) => Ok(None),
+        done => done.map(Some),
+    }
 }
 
 /// The tensors that take the most together with their like, for a reader.
@@ -173,6 +176,24 @@ fn largest(live: impl Iterator<Item = (Shape, DType)>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn recycled_memory_is_given_back_before_there_is_none() {
+        const FULL: DriverError = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        const LOST: DriverError = DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        let (flushed, tried) = (Cell::new(0), Cell::new(0));
+        let run = |answers: [Result<u64, DriverError>; 2]| {
+            (flushed.set(0), tried.set(0));
+            let fresh = || answers[tried.replace(tried.get() + 1)];
+            let taken = retry(fresh, || Ok(flushed.set(flushed.get() + 1)));
+            (taken.map_err(|e| e.0), flushed.get(), tried.get())
+        };
+        assert_eq!(run([Ok(7), Ok(8)]), (Ok(Some(7)), 0, 1));
+        assert_eq!(run([Err(FULL), Ok(8)]), (Ok(Some(8)), 1, 2));
+        assert_eq!(run([Err(FULL), Err(FULL)]), (Ok(None), 1, 2));
+        assert_eq!(run([Err(LOST), Ok(8)]), (Err(LOST.0), 0, 1));
+    }
 
     #[test]
     fn the_largest_tensors_come_first_with_their_like() {
