@@ -4,7 +4,7 @@
 //! `[a, b, k, k, k]`; nothing else is permuted. MONAI also stores an integer buffer `relative_position_index` beside every bias
 //! table: it is written, and ignored when read.
 
-use crate::weights::{RawTensor, Weights, bare_name};
+use crate::weights::{self, RawTensor, Weights, bare_name};
 use crate::{Error, Result};
 use autograd::{ParamId, ParamStore};
 use engine::{DType, Device, Tensor};
@@ -82,8 +82,7 @@ pub fn relative_position_index(window: usize) -> Vec<i64> {
 
 /// Reads every float tensor of a `.safetensors`, `.pt` or `.pth` file as f32; integer buffers are left out.
 pub fn load(path: &Path) -> Result<StateDict> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    tensors(&Weights::parse(path, &bytes)?)
+    tensors(&Weights::parse(path, &weights::read(path)?)?)
 }
 
 /// The float tensors as f32.

@@ -78,6 +78,11 @@ impl Format {
     }
 }
 
+/// The bytes of a file of weights, for [`Weights::parse`].
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::file(path, format!("{e}; check the path and its permissions")))
+}
+
 /// The name without what wrappers of modules put before it.
 pub fn bare_name(name: &str) -> String {
     name.trim_start_matches("module.").trim_start_matches("backbone.").replace("swin_vit", "swinViT")
