@@ -40,6 +40,7 @@ pub fn cases() -> Vec<Case> {
             on(&[&[2, 1, 2, 3, 4]], |t, v| ops::dice_ce(t, &v[0], &labels))
         }),
         case("gelu", || on(&[&[31]], |t, v| ops::gelu(t, &v[0]))),
+        case("gelu_linear", || on(&[&[2, 3, 5], &[4, 5], &[4]], |t, v| ops::gelu_linear(t, &v[0], &v[1], Some(&v[2])))),
         case("global_avg_pool", || on(&[&[2, 3, 1, 2, 5]], |t, v| ops::global_avg_pool(t, &v[0]))),
         case("info_nce", || {
             let targets = soft_targets(6, 4)?;

@@ -19,6 +19,12 @@ impl Linear {
         ops::linear(tape, x, &tape.param(self.weight)?, bias.as_ref())
     }
 
+    /// y = gelu(x) wᵀ + b.
+    pub fn after_gelu(&self, tape: &Tape, x: &Var) -> Result<Var> {
+        let bias = self.bias(tape)?;
+        ops::gelu_linear(tape, x, &tape.param(self.weight)?, bias.as_ref())
+    }
+
     pub fn bias(&self, tape: &Tape) -> Result<Option<Var>> {
         self.bias.map(|b| tape.param(b)).transpose()
     }

@@ -67,8 +67,8 @@ impl Block {
 
     fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let x = ops::add(tape, x, &self.attend(tape, &self.norm1.forward(tape, x)?)?)?;
-        let hidden = ops::gelu(tape, &self.linear1.forward(tape, &self.norm2.forward(tape, &x)?)?)?;
-        ops::add(tape, &x, &self.linear2.forward(tape, &hidden)?)
+        let hidden = self.linear1.forward(tape, &self.norm2.forward(tape, &x)?)?;
+        ops::add(tape, &x, &self.linear2.after_gelu(tape, &hidden)?)
     }
 
     /// Padding comes after the norm, so padded tokens are zero vectors and their q, k, v are the bias alone.
