@@ -12,8 +12,10 @@ pub mod inspect;
 pub mod machine;
 pub mod phantom;
 pub mod plan;
+pub mod prepare;
 pub mod progress;
 pub mod report;
+pub mod size;
 pub mod train;
 pub mod verbosity;
 pub mod verify;
@@ -55,6 +57,7 @@ Examples:
 pub enum Command {
     Train(Box<train::Args>),
     Plan(Box<plan::Args>),
+    Prepare(Box<prepare::Args>),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -90,6 +93,7 @@ pub fn run(cli: Cli) -> Result<bool> {
     match cli.command {
         Command::Train(args) => train::command(*args),
         Command::Plan(args) => plan::command(*args),
+        Command::Prepare(args) => prepare::command(*args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
