@@ -63,7 +63,9 @@ fn summary(report: &Report, seconds: f64) -> Result<()> {
     let Report { written, found, mended, skipped, bytes, float_bytes } = report;
     skipped.iter().try_for_each(|line| say(format!("skipped: {line}")))?;
     let skipped = skipped.len();
-    say(format!("{written} written, {found} there already, {mended} damaged and mended, {skipped} skipped; {seconds:.1} s"))?;
+    say(format!(
+        "{written} written, {found} there already, {mended} damaged and mended, {skipped} skipped; {seconds:.1} s"
+    ))?;
     if *bytes > 0 {
         let (mb, share) = (*bytes as f64 / 1e6, *float_bytes as f64 / *bytes as f64);
         say(format!("{mb:.1} MB, 1/{share:.1} of the volumes as float32"))?;

@@ -266,7 +266,8 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
 }
 
 /// Settings that may change on the way without changing a run's numbers.
-const FREE: [&str; 8] = ["out", "loader_threads", "cache", "cache_size", "bad_share", "checkpoint_every", "keep", "device"];
+const FREE: [&str; 8] =
+    ["out", "loader_threads", "cache", "cache_size", "bad_share", "checkpoint_every", "keep", "device"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
 fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {

@@ -1,12 +1,13 @@
 //! `vocoe bench`: how fast this machine computes.
 
+mod loader;
 mod read;
 mod step;
 
 use crate::Result;
 use clap::Subcommand;
 
-/// Time a training step, or reading.
+/// Time a training step, reading, or the loader.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -22,12 +23,14 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Loader(loader::Args),
     Read(read::Args),
     Step(step::Args),
 }
 
 pub fn command(args: &Args) -> Result<bool> {
     match &args.what {
+        What::Loader(args) => loader::command(args),
         What::Read(args) => read::command(args),
         What::Step(args) => step::command(args),
     }

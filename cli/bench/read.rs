@@ -120,6 +120,7 @@ fn table(args: &Args, measured: &Measured) -> Result<()> {
         say(format!("{name} {region:?} {:?}: {seconds:.3} s{peer}", volume.dims))?;
     }
     let peak = measured.peak_bytes.map_or("unknown".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6));
-    let peer = measured.peer.as_ref().map_or(String::new(), |p| format!("   MONAI {:.0} MB", p.peak_bytes as f64 / 1e6));
+    let peer =
+        measured.peer.as_ref().map_or(String::new(), |p| format!("   MONAI {:.0} MB", p.peak_bytes as f64 / 1e6));
     say(format!("memory {peak}{peer}"))
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use zarrs::array::codec::{Crc32cCodec, ZstdCodec};
+use zarrs::array::codec::ZstdCodec;
 use zarrs::array::{Array, ArrayBuilder, ArraySubset, CodecOptions, data_type};
 use zarrs::storage::byte_range::{ByteRange, ByteRangeIterator};
 use zarrs::storage::store::MemoryStore;
@@ -16,7 +16,9 @@ use zarrs::storage::{Bytes, MaybeBytesIterator, ReadableStorageTraits, StorageEr
 
 /// Side of a chunk in voxels.
 const CHUNK: u64 = 64;
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 9;
+/// In zstd's own frames: Zarr's checksum codec does not look when a part of a chunk is wanted.
+const CHECKSUM: bool = true;
 /// The two files of an array, relative to its folder.
 const DESCRIPTION: &str = "zarr.json";
 const SHARD: &str = "c/0/0/0";
@@ -50,7 +52,7 @@ pub(super) fn write(at: &Path, volume: &Volume, bits: Bits, about: &Map<String, 
     };
     let array = ArrayBuilder::new(shape.to_vec(), shard.to_vec(), kind, fill)
         .subchunk_shape(vec![CHUNK; 3])
-        .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)), Arc::new(Crc32cCodec::new())])
+        .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, CHECKSUM))])
         .dimension_names(["x", "y", "z"].into())
         .attributes(attributes)
         .build(store.clone(), "/")

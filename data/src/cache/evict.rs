@@ -97,7 +97,8 @@ pub(super) fn remove(entry: &Path) {
 pub(super) fn remove_leftovers(folder: &Path) {
     let Ok(found) = std::fs::read_dir(folder) else { return };
     for path in found.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == TEMPORARY)) {
-        let old = path.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED));
+        let old =
+            path.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED));
         if old {
             // best effort: it is in nobody's way but for its size
             let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };

@@ -101,7 +101,11 @@ impl Cache {
         }
         let volume = self.quantised(source, sampling)?;
         self.write(&key, source, &volume).map_err(|problem| {
-            Error::file(&self.folder, format!("cannot be written to ({problem})"), "make room there, or check its permissions")
+            Error::file(
+                &self.folder,
+                format!("cannot be written to ({problem})"),
+                "make room there, or check its permissions",
+            )
         })?;
         Ok((done, self.size(&key), float_bytes(&volume)))
     }
