@@ -9,7 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use zarrs::array::codec::ZstdCodec;
-use zarrs::array::{Array, ArrayBuilder, ArraySubset, CodecOptions, data_type};
+use zarrs::array::{Array, ArrayBuilder, ArraySubset, CodecOptions, FillValue, data_type};
 use zarrs::storage::byte_range::{ByteRange, ByteRangeIterator};
 use zarrs::storage::store::MemoryStore;
 use zarrs::storage::{Bytes, MaybeBytesIterator, ReadableStorageTraits, StorageError, StoreKey};
@@ -39,17 +39,13 @@ pub(super) fn write(at: &Path, volume: &Volume, bits: Bits, about: &Map<String, 
     let store = Arc::new(MemoryStore::new());
     let shape = volume.dims.map(|n| n as u64);
     let shard = shape.map(|n| n.next_multiple_of(CHUNK));
-    let kind = match bits {
-        Bits::Eight => data_type::uint8(),
-        Bits::Sixteen => data_type::uint16(),
+    let (kind, fill) = match bits {
+        Bits::Eight => (data_type::uint8(), FillValue::from(0u8)),
+        Bits::Sixteen => (data_type::uint16(), FillValue::from(0u16)),
     };
     let mut attributes = about.clone();
     attributes.insert("affine".into(), json!(volume.affine));
     attributes.insert("intensity_of_one".into(), json!(bits.most()));
-    let fill = match bits {
-        Bits::Eight => zarrs::array::FillValue::from(0u8),
-        Bits::Sixteen => zarrs::array::FillValue::from(0u16),
-    };
     let array = ArrayBuilder::new(shape.to_vec(), shard.to_vec(), kind, fill)
         .subchunk_shape(vec![CHUNK; 3])
         .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, CHECKSUM))])
@@ -186,14 +182,15 @@ impl ReadableStorageTraits for Files {
         key: &StoreKey,
         ranges: ByteRangeIterator<'a>,
     ) -> Result<MaybeBytesIterator<'a>, StorageError> {
-        let whole = key.as_str() == DESCRIPTION;
-        match key.as_str() {
-            DESCRIPTION | SHARD => Ok(Some(Box::new(ranges.map(move |range| match whole {
-                true => Ok(self.description.clone().into()),
-                false => self.of_shard(range),
-            })))),
-            _ => Ok(None),
-        }
+        let is_shard = match key.as_str() {
+            SHARD => true,
+            DESCRIPTION => false, // only ever read whole
+            _ => return Ok(None),
+        };
+        Ok(Some(Box::new(ranges.map(move |range| match is_shard {
+            true => self.of_shard(range),
+            false => Ok(self.description.clone().into()),
+        }))))
     }
 
     fn size_key(&self, key: &StoreKey) -> Result<Option<u64>, StorageError> {
