@@ -35,7 +35,7 @@ const SOURCES_TEXT: &str = "\
 # region = \"chest\"";
 
 /// Settings that have no default, with an example.
-const OPTIONAL: [(&str, &str); 8] = [
+const OPTIONAL: [(&str, &str); 11] = [
     ("data", "[\"/data/abdomen\"]"),
     ("region", "\"abdomen\""),
     ("exclude", "[\"*_pet*\"]"),
@@ -43,6 +43,9 @@ const OPTIONAL: [(&str, &str); 8] = [
     ("warmup", "5000"),
     ("device", "\"auto\""),
     ("out", "\"runs/first\""),
+    ("cache", "\"/data/cache\""),
+    ("cache_bits", "16"),
+    ("cache_size", "\"500GB\""),
     ("weights", "\"VoCo_B_SSL_head.pt\""),
 ];
 

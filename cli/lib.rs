@@ -13,8 +13,10 @@ pub mod inspect;
 pub mod machine;
 pub mod phantom;
 pub mod plan;
+pub mod prepare;
 pub mod progress;
 pub mod report;
+pub mod size;
 pub mod train;
 pub mod verbosity;
 pub mod verify;
@@ -56,6 +58,7 @@ pub enum Command {
     Train(Box<train::Args>),
     Plan(Box<plan::Args>),
     Devices(devices::Args),
+    Prepare(Box<prepare::Args>),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -92,6 +95,7 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Train(args) => train::command(*args),
         Command::Plan(args) => plan::command(*args),
         Command::Devices(args) => devices::command(&args),
+        Command::Prepare(args) => prepare::command(*args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),

@@ -2,9 +2,9 @@
 
 use crate::progress::Progress;
 use crate::verbosity::{Verbosity, note, say};
-use crate::{DeviceChoice, Error, Result, config, plan};
+use crate::{DeviceChoice, Error, Result, config, plan, size};
 use clap::ValueEnum;
-use data::{Geometry, Region};
+use data::{Bits, Geometry, Region};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -123,6 +123,16 @@ pub struct Options {
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
     #[arg(long, value_name = "N")]
     loader_threads: Option<usize>,
+    /// Folder of processed volumes, which is read where it has a volume and written where it has not
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Bits that a voxel has there, 8 or 16: intensities come back within half of 1/255, or of 1/65535, of the window [default: 16]
+    #[arg(long, value_name = "N")]
+    cache_bits: Option<Bits>,
+    /// Largest size of the cache, such as 500GB; the volumes that were not used for the longest time make way [default: none]
+    #[arg(long, visible_alias = "max-size", value_name = "SIZE", value_parser = size::parse)]
+    #[serde(deserialize_with = "size::deserialize")]
+    cache_size: Option<u64>,
     /// Share of the volumes that may turn out unusable before the run stops [default: 0.2]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     bad_share: Option<f64>,
@@ -256,7 +266,8 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
 }
 
 /// Settings that may change on the way without changing a run's numbers.
-const FREE: [&str; 6] = ["out", "loader_threads", "bad_share", "checkpoint_every", "keep", "device"];
+const FREE: [&str; 8] =
+    ["out", "loader_threads", "cache", "cache_size", "bad_share", "checkpoint_every", "keep", "device"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
 fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
@@ -356,6 +367,9 @@ impl Options {
             reg_weight: self.reg_weight.or(file.reg_weight),
             seed: self.seed.or(file.seed),
             loader_threads: self.loader_threads.or(file.loader_threads),
+            cache: self.cache.or(file.cache),
+            cache_bits: self.cache_bits.or(file.cache_bits),
+            cache_size: self.cache_size.or(file.cache_size),
             bad_share: self.bad_share.or(file.bad_share),
             device: self.device.or(file.device),
             recompute: self.recompute || file.recompute,
@@ -408,6 +422,9 @@ impl Options {
             reg_weight: self.reg_weight.unwrap_or(1.0),
             seed: self.seed.unwrap_or(0),
             loader_threads: self.loader_threads.unwrap_or(2),
+            cache_bits: self.cache.is_some().then(|| self.cache_bits.unwrap_or_default()),
+            cache: self.cache,
+            cache_size: self.cache_size,
             bad_share: self.bad_share.unwrap_or(0.2),
             device: self.device.unwrap_or_default().resolve()?.to_string(),
             recompute: self.recompute,

@@ -1,11 +1,13 @@
 //! `vocoe bench`: how fast this machine computes.
 
+mod loader;
+mod read;
 mod step;
 
 use crate::Result;
 use clap::Subcommand;
 
-/// Time a training step.
+/// Time a training step, reading, or the loader.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -16,15 +18,20 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   vocoe bench step --size B --crops 2 --threads 2
-  vocoe bench step --size tiny --crops 10 --json";
+  vocoe bench step --size tiny --crops 10 --json
+  vocoe bench read --volumes scan.nii.gz=chest --peer python3";
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Loader(loader::Args),
+    Read(read::Args),
     Step(step::Args),
 }
 
 pub fn command(args: &Args) -> Result<bool> {
     match &args.what {
+        What::Loader(args) => loader::command(args),
+        What::Read(args) => read::command(args),
         What::Step(args) => step::command(args),
     }
 }

@@ -4,6 +4,7 @@
 //! transposed after that: x, y, z are the three spatial axes of every tensor, in this order.
 
 pub mod affine;
+pub mod cache;
 pub mod dataset;
 pub mod error;
 pub mod geometry;
@@ -12,12 +13,14 @@ pub mod loader;
 pub mod nifti;
 mod order;
 pub mod phantom;
+pub mod prepare;
 pub mod preprocess;
 pub mod sample;
 mod spacing;
 pub mod transform;
 pub mod volume;
 
+pub use cache::{Bits, Cache};
 pub use dataset::{Found, Origin, Region, Source};
 pub use error::{Error, Result};
 pub use geometry::Geometry;

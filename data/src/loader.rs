@@ -4,6 +4,7 @@
 //! on the cache, or on which thread was first. A volume that cannot be used is replaced by the next one of the epoch's order, of
 //! the same region where batches are of one region.
 
+use crate::cache::Cache;
 use crate::dataset::Source;
 use crate::error::{Error, Result};
 use crate::order::{draws_per_rank, epoch_order, grouped, position};
@@ -127,6 +128,11 @@ impl Loader {
     ///
     /// Errors: no source with a weight, or a configuration that cannot work.
     pub fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Loader> {
+        Loader::cached(sources, config, None)
+    }
+
+    /// [`Loader::new`] with a cache on disk that files are read through. Batches are the same up to its quantisation.
+    pub fn cached(sources: Vec<Source>, config: LoaderConfig, cache: Option<Arc<Cache>>) -> Result<Loader> {
         config.sampling.check()?;
         if config.volumes == 0 || config.threads == 0 || config.rank >= config.ranks {
             let problem = format!(
@@ -135,7 +141,7 @@ impl Loader {
             );
             return Err(Error::setting(problem, "take at least one of each, and ranks from 0"));
         }
-        let shared = Arc::new(Shared::new(sources, config));
+        let shared = Arc::new(Shared::new(sources, config, cache));
         if shared.draws() == 0 {
             return Err(Error::setting("no volume to draw from", "name a folder or list with CT volumes"));
         }
@@ -281,6 +287,7 @@ struct Shared {
     sources: Vec<Source>,
     weights: Vec<usize>,
     config: LoaderConfig,
+    cache: Option<Arc<Cache>>,
     /// One per source. Held while its volume is being read, so that no volume is read twice at the same time.
     slots: Vec<Mutex<Slot>>,
     cached_bytes: AtomicUsize,
@@ -294,12 +301,13 @@ struct Slot {
 }
 
 impl Shared {
-    fn new(sources: Vec<Source>, config: LoaderConfig) -> Shared {
+    fn new(sources: Vec<Source>, config: LoaderConfig, cache: Option<Arc<Cache>>) -> Shared {
         Shared {
             weights: sources.iter().map(|s| s.weight).collect(),
             slots: sources.iter().map(|_| Mutex::default()).collect(),
             sources,
             config,
+            cache,
             cached_bytes: AtomicUsize::new(0),
         }
     }
@@ -338,11 +346,9 @@ impl Shared {
             if rejected.contains(&source) || !self.fits(source, order[task.position % order.len()]) {
                 continue;
             }
-            match self.volume(source) {
-                Some(volume) => {
-                    let seed = derive(self.config.seed, &[*number, task.position as u64]);
-                    return Answer { sample: Ok((self.config.sampling.draw(&volume, seed), source)), rejected };
-                }
+            let seed = derive(self.config.seed, &[*number, task.position as u64]);
+            match self.sample(source, seed) {
+                Some(sample) => return Answer { sample: Ok((sample, source)), rejected },
                 None => rejected.push(source),
             }
         }
@@ -354,6 +360,19 @@ impl Shared {
     /// Whether one source may stand in for another.
     fn fits(&self, source: usize, other: usize) -> bool {
         !self.config.same_region || self.sources[source].region == self.sources[other].region
+    }
+
+    /// A sample of a source; `None` when it cannot be used.
+    fn sample(&self, source: usize, seed: u64) -> Option<Sample> {
+        let sampling = &self.config.sampling;
+        let Some(cache) = self.cache.as_ref().filter(|_| Cache::keeps(&self.sources[source])) else {
+            return self.volume(source).map(|volume| sampling.draw(&volume, seed));
+        };
+        let mut slot = self.slot(source);
+        if slot.bad.is_some() {
+            return None;
+        }
+        cache.draw(&self.sources[source], sampling, seed).map_err(|error| slot.bad = Some(error.to_string())).ok()
     }
 
     /// The processed volume of a source; `None` when it cannot be used.

@@ -9,10 +9,11 @@ use crate::nifti;
 use crate::spacing;
 use crate::volume::Volume;
 use rayon::prelude::*;
+use serde::Serialize;
 use std::path::Path;
 
 /// What the chain does to a volume.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Settings {
     /// Voxel size in mm along right, anterior, superior; `None` leaves the volume's own.
     pub spacing: Option<[f64; 3]>,

@@ -106,6 +106,22 @@ impl Sampling {
         self.sample(volume, &place, |cube| augment(cube, self.roi, shift, &mut rng))
     }
 
+    /// [`Sampling::draw`] of a volume of `dims`, of which only the sub-volume is fetched: `fetch` gets its first voxel, negative
+    /// where the volume is padded, and its size. The sample is the same.
+    pub fn draw_from<E>(
+        &self,
+        dims: [usize; 3],
+        seed: u64,
+        fetch: impl FnOnce([isize; 3], [usize; 3]) -> Result<Volume, E>,
+    ) -> Result<Sample, E> {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let place = self.random_place(dims, &mut rng);
+        let volume = fetch(place.corner, self.extent())?;
+        let shift = self.geometry.shift_probability();
+        let place = Place { corner: [0; 3], ..place };
+        Ok(self.sample(&volume, &place, |cube| augment(cube, self.roi, shift, &mut rng)))
+    }
+
     /// Where [`Sampling::draw`] takes the sample of this seed from a volume of these dims.
     pub fn place(&self, dims: [usize; 3], seed: u64) -> Place {
         self.random_place(dims, &mut Pcg64::seed_from_u64(seed))

@@ -2,7 +2,7 @@
 
 use crate::optimizer::AdamWConfig;
 use crate::{Error, Result};
-use data::{Geometry, Region, Sampling};
+use data::{Bits, Geometry, Region, Sampling};
 use engine::Device;
 use kernels::patch_merging::Order;
 use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
@@ -75,6 +75,12 @@ pub struct Config {
     pub reg_weight: f64,
     pub seed: u64,
     pub loader_threads: usize,
+    /// Folder of processed volumes.
+    pub cache: Option<PathBuf>,
+    /// How finely they are stored there; none without a cache.
+    pub cache_bits: Option<Bits>,
+    /// Bytes that the cache may have.
+    pub cache_size: Option<u64>,
     /// Share of the volumes that may be unusable before the run stops.
     pub bad_share: f64,
     /// A device by its name, `cpu` or `cuda:0`.

@@ -1,7 +1,9 @@
 //! The batches of a run: real volumes through the loader, or phantoms made on the spot.
 
 use crate::{Config, Error, Result};
-use data::{Batch, Loader, LoaderConfig, Region, Source, phantom, preprocess};
+use data::{Batch, Cache, Loader, LoaderConfig, Region, Source, phantom, preprocess};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Phantom patients of the demo.
 const PATIENTS: u64 = 8;
@@ -29,7 +31,8 @@ pub fn batches<'n>(
         ..default
     };
     let all = sources.len();
-    let mut loader = Loader::new(sources, settings)?;
+    let cache = cache(config)?.map(Arc::new);
+    let mut loader = Loader::cached(sources, settings, cache.clone())?;
     Ok(std::iter::from_fn(move || {
         let batch = loader.next_batch();
         if let Ok(batch) = &batch {
@@ -37,11 +40,19 @@ pub fn batches<'n>(
             let numbered = (before + 1..).zip(&batch.rejected);
             numbered.for_each(|(n, line)| notice(format!("left out ({n} of {all} volumes so far): {line}")));
         }
+        cache.iter().flat_map(|cache| cache.take_problems()).for_each(&mut *notice);
         Some(batch)
     }))
 }
 
-fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source>> {
+/// The cache that `config` names.
+pub fn cache(config: &Config) -> Result<Option<Cache>> {
+    let open = |folder: &PathBuf| Cache::open(folder, config.cache_bits.unwrap_or_default(), config.cache_size);
+    Ok(config.cache.as_ref().map(open).transpose()?)
+}
+
+/// Every volume that `config` names; `notice` is told what was found.
+pub fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     for source in &config.sources {
         let found = data::dataset::find(&source.path, &config.exclude)?;

@@ -9,7 +9,7 @@ mod read;
 mod tests;
 mod write;
 
-pub use read::{read, read_label};
+pub use read::{files, read, read_label};
 pub use write::{write_image, write_label};
 
 use std::path::Path;

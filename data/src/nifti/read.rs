@@ -34,6 +34,13 @@ pub fn read_label(path: &Path) -> Result<Volume<i32>> {
     Ok(Volume { data: data.into_par_iter().map(|v| v as i32).collect(), dims, affine })
 }
 
+/// The files that make up a volume: one, or the two of a pair.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let header = sibling(path, ".img", ".hdr");
+    let image = image_of(&header);
+    if image == header || !image.exists() { vec![header] } else { vec![header, image] }
+}
+
 /// The other file of a pair: `x.img` ↔ `x.hdr`, keeping a trailing `.gz`.
 fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
     let name = path.to_string_lossy();

@@ -1,0 +1,73 @@
+//! What names an entry: the content of the volume's files, and everything that was done to it.
+
+use super::Bits;
+use crate::dataset::Region;
+use crate::error::{Error, Result};
+use crate::nifti;
+use crate::sample::Sampling;
+use serde_json::json;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// Raised when the chain's results change.
+const VERSION: u32 = 1;
+
+/// Name of the entry for content `content` under these settings: 32 hexadecimal digits.
+pub(super) fn of(content: u128, region: Region, sampling: &Sampling, bits: Bits) -> String {
+    let geometry = sampling.geometry;
+    let resize = geometry.resize(region).then(|| sampling.extent());
+    let settings = json!({
+        "version": VERSION, "chain": geometry.settings(region), "resize": resize, "bits": bits,
+    });
+    hex(xxh3_128(format!("{} {settings}", hex(content)).as_bytes()))
+}
+
+/// Hash of the files of a volume, remembered in the folder `names` under their paths, sizes and times, so that a file is read
+/// for it once.
+pub(super) fn content(path: &Path, names: &Path) -> Result<u128> {
+    let files = nifti::files(path);
+    let place = names.join(hex(xxh3_128(&identity(&files)?)));
+    let known = std::fs::read_to_string(&place).ok().and_then(|text| u128::from_str_radix(&text, 16).ok());
+    if let Some(content) = known {
+        return Ok(content);
+    }
+    let mut hasher = Xxh3::new();
+    files.iter().try_for_each(|file| hash(file, &mut hasher))?;
+    let content = hasher.digest128();
+    // without it the file is only hashed again
+    let _ = super::write_whole(&place, hex(content).as_bytes());
+    Ok(content)
+}
+
+fn identity(files: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    for file in files {
+        let (path, about) =
+            std::path::absolute(file).and_then(|path| Ok((path, file.metadata()?))).map_err(|e| unreadable(file, e))?;
+        let time = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        text += &format!("{} {} {}\n", path.display(), about.len(), time.as_nanos());
+    }
+    Ok(text.into_bytes())
+}
+
+fn hash(path: &Path, hasher: &mut Xxh3) -> Result<()> {
+    let mut file = File::open(path).map_err(|e| unreadable(path, e))?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer).map_err(|e| unreadable(path, e))? {
+            0 => return Ok(()),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Error::io(path, error, "check the path and its permissions")
+}
+
+fn hex(hash: u128) -> String {
+    format!("{hash:032x}")
+}

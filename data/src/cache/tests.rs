@@ -1,0 +1,258 @@
+use super::*;
+use crate::affine::IDENTITY;
+use crate::dataset::Region;
+use crate::geometry::Geometry;
+use crate::loader::{Batch, Loader, LoaderConfig};
+use crate::nifti;
+use crate::prepare::{self, Shard};
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
+const TINY: Sampling = Sampling { crops: 2, roi: 8, grid: 2, geometry: Geometry::Voco };
+
+/// Files of noise, each of its own dims, beside an empty folder for a cache.
+fn sources(folder: &Path, count: u64, region: Region) -> Vec<Source> {
+    let write = |i: u64| {
+        let path = folder.join(format!("{i}.nii.gz"));
+        let dims = [70 + i as usize, 66, 65];
+        let hu = |v: u64| (engine::random::uniform(i, v) * 400.0) as i16 - 150;
+        let data = (0..dims.iter().product::<usize>() as u64).map(hu).collect();
+        let mut affine = IDENTITY;
+        (0..3).for_each(|a| affine[a][a] = 1.5);
+        nifti::write_image(&path, &Volume { data, dims, affine }).unwrap();
+        Source { weight: 1, ..Source::file(path, region) }
+    };
+    (0..count).map(write).collect()
+}
+
+fn open(folder: &Path, bits: Bits) -> Cache {
+    Cache::open(folder, bits, None).unwrap()
+}
+
+fn entry_names(folder: &Path) -> Vec<String> {
+    let all = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = all.filter(|name| name != "names").collect();
+    names.sort();
+    names
+}
+
+fn shard(folder: &Path) -> PathBuf {
+    folder.join(&entry_names(folder)[0]).join("c/0/0/0")
+}
+
+fn batches(sources: &[Source], cache: Option<Cache>, threads: usize) -> Vec<Batch> {
+    let config = LoaderConfig { sampling: TINY, threads, seed: 4, bad_share: 1.0, ..LoaderConfig::default() };
+    let mut loader = Loader::cached(sources.to_vec(), config, cache.map(Arc::new)).unwrap();
+    (0..4).map(|_| loader.next_batch().unwrap()).collect()
+}
+
+#[test]
+fn an_entry_gives_back_any_box_as_the_quantised_volume_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache_folder = folder.path().join("cache");
+    for (bits, region) in [(Bits::Sixteen, Region::Abdomen), (Bits::Eight, Region::HeadNeck)] {
+        let source = &sources(folder.path(), 1, region)[0];
+        let cache = open(&cache_folder, bits);
+        cache.prepare(source, &TINY).unwrap();
+        let entry = cache.find(&cache.key(source, &TINY).unwrap()).unwrap().unwrap();
+        let volume = cache.quantised(source, &TINY).unwrap();
+        let (corners, size) = ([[0, 0, 0], [30, 40, 10], [-5, 60, -3], [500, 0, 0], [-90, 0, 0]], [50, 21, 64]);
+        assert!(entry.read([0; 3], volume.dims).as_ref() == Ok(&volume));
+        for corner in corners {
+            let read = entry.read(corner, size).unwrap();
+            let want = volume.extract(corner, size);
+            assert!((read.dims, &read.data) == (want.dims, &want.data), "{corner:?}");
+        }
+    }
+}
+
+#[test]
+fn batches_are_the_same_up_to_quantisation_and_the_same_from_cold_warm_and_damaged_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    for (bits, region) in
+        [(Bits::Sixteen, Region::Abdomen), (Bits::Eight, Region::Chest), (Bits::Sixteen, Region::HeadNeck)]
+    {
+        let sources = sources(folder.path(), 3, region);
+        let at = folder.path().join(format!("{region:?}"));
+        let plain = batches(&sources, None, 1);
+        let cold = batches(&sources, Some(open(&at, bits)), 2);
+        assert_eq!(entry_names(&at).len(), 3);
+        assert!(cold == batches(&sources, Some(open(&at, bits)), 1));
+        std::fs::write(shard(&at), "nothing of use").unwrap();
+        assert!(cold == batches(&sources, Some(open(&at, bits)), 2));
+        let bound = (0.5 / bits.most()) as f32 + 2.0 * f32::EPSILON; // the grey shift rounds once more
+        for (a, b) in plain.iter().zip(&cold) {
+            assert_eq!((&a.labels, &a.centres, &a.names), (&b.labels, &b.centres, &b.names));
+            let far = |a: &[f32], b: &[f32]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > bound);
+            assert!(!far(&a.crops, &b.crops) && !far(&a.bases, &b.bases));
+        }
+        assert!(plain != cold);
+    }
+}
+
+#[test]
+fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let source = &sources(folder.path(), 1, Region::Abdomen)[0];
+    let cache = open(&at, Bits::Sixteen);
+    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Written);
+    let good = std::fs::read(shard(&at)).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 3] ^= 1;
+    let damaged = [bad, good[..good.len() / 2].to_vec(), Vec::new()];
+    for bytes in damaged {
+        std::fs::write(shard(&at), bytes).unwrap();
+        assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
+        let problems = cache.take_problems();
+        assert!(
+            problems.len() == 1 && problems[0].contains("0.nii.gz") && problems[0].contains("damaged"),
+            "{problems:?}"
+        );
+        assert!(std::fs::read(shard(&at)).unwrap() == good);
+    }
+    std::fs::remove_file(shard(&at)).unwrap();
+    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
+    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
+}
+
+#[test]
+fn two_writers_leave_one_whole_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let source = &sources(folder.path(), 1, Region::Abdomen)[0];
+    let (one, other) = (open(&at, Bits::Sixteen), open(&at, Bits::Sixteen));
+    // both have found nothing there before either writes
+    let volume = one.quantised(source, &TINY).unwrap();
+    let key = one.key(source, &TINY).unwrap();
+    one.write(&key, source, &volume).unwrap();
+    other.write(&key, source, &volume).unwrap();
+    assert_eq!(entry_names(&at), [format!("{key}.zarr")]);
+    std::thread::scope(|scope| {
+        for cache in [&one, &other] {
+            scope.spawn(|| (0..5).for_each(|_| assert!(cache.prepare(source, &TINY).is_ok())));
+        }
+    });
+    assert_eq!(entry_names(&at), [format!("{key}.zarr")]);
+    assert_eq!(other.prepare(source, &TINY).unwrap().0, Prepared::Found);
+}
+
+#[test]
+fn what_a_killed_writer_left_is_no_entry_and_goes_after_an_hour() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let source = &sources(folder.path(), 1, Region::Abdomen)[0];
+    let cache = open(&at, Bits::Sixteen);
+    let (old, new) = (temporary(&cache.place("old")), temporary(&cache.place("new")));
+    for left in [&old, &new] {
+        std::fs::create_dir(left).unwrap();
+        std::fs::write(left.join("zarr.json"), "{").unwrap();
+    }
+    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Written);
+    File::open(&old).unwrap().set_modified(SystemTime::now() - Duration::from_secs(4000)).unwrap();
+    open(&at, Bits::Sixteen);
+    assert_eq!((old.exists(), new.exists()), (false, true));
+}
+
+#[test]
+fn the_least_recently_used_make_way_and_readers_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let sources = sources(folder.path(), 4, Region::Abdomen);
+    let bytes = open(&at, Bits::Sixteen).prepare(&sources[0], &TINY).unwrap().1;
+    let cache = Cache::open(&at, Bits::Sixteen, Some(bytes * 7 / 2)).unwrap();
+    let places: Vec<PathBuf> = sources.iter().map(|s| cache.place(&cache.key(s, &TINY).unwrap())).collect();
+    for (i, source) in sources[..3].iter().enumerate() {
+        cache.prepare(source, &TINY).unwrap();
+        let then = SystemTime::now() - Duration::from_secs(1000 - i as u64);
+        File::open(&places[i]).unwrap().set_modified(then).unwrap();
+    }
+    let entry = cache.find(&cache.key(&sources[1], &TINY).unwrap()).unwrap().unwrap(); // used: now the newest
+    File::open(&places[0]).unwrap().set_modified(SystemTime::now()).unwrap();
+    cache.prepare(&sources[3], &TINY).unwrap();
+    assert_eq!([0, 1, 2, 3].map(|i: usize| places[i].exists()), [true, true, false, true]);
+    evict::remove(&places[1]);
+    assert!(!places[1].exists() && entry.read([0; 3], entry.dims).is_ok());
+    assert_eq!(cache.prepare(&sources[1], &TINY).unwrap().0, Prepared::Written);
+}
+
+#[test]
+fn keys_follow_content_and_settings_and_not_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources(folder.path(), 2, Region::Abdomen);
+    let (wide, narrow) = (open(folder.path(), Bits::Sixteen), open(folder.path(), Bits::Eight));
+    let key = |source: &Source, sampling: &Sampling| wide.key(source, sampling).unwrap();
+    let first = key(&sources[0], &TINY);
+    let copy = folder.path().join("copy.nii.gz");
+    let Origin::File(path) = &sources[0].origin else { panic!("a file") };
+    std::fs::copy(path, &copy).unwrap();
+    assert_eq!(first, key(&Source::file(copy.clone(), Region::Abdomen), &TINY));
+    // crops of another size or number come from the same volume, unless it is resized for them
+    let other = Sampling { crops: 5, grid: 3, ..TINY };
+    assert_eq!(first, key(&sources[0], &other));
+    let head = Source::file(copy.clone(), Region::HeadNeck);
+    assert_ne!(key(&head, &TINY), key(&head, &other));
+    let all = [
+        key(&sources[1], &TINY),
+        key(&Source::file(copy.clone(), Region::Chest), &TINY),
+        key(&head, &TINY),
+        key(&sources[0], &Sampling { geometry: Geometry::Cvpr, ..TINY }),
+        narrow.key(&sources[0], &TINY).unwrap(),
+    ];
+    assert!(!all.contains(&first) && all.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len());
+    std::fs::copy(folder.path().join("1.nii.gz"), &copy).unwrap();
+    File::options().write(true).open(&copy).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(key(&Source::file(copy, Region::Abdomen), &TINY), all[0]);
+}
+
+#[test]
+fn preparing_goes_on_where_it_stopped_and_says_what_was_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let mut all = sources(folder.path(), 4, Region::Abdomen);
+    let bad = folder.path().join("bad.nii");
+    std::fs::write(&bad, "no volume").unwrap();
+    all.insert(1, Source::file(bad, Region::Abdomen));
+    let run = |part: &[Source]| prepare::run(part, &TINY, &open(&at, Bits::Sixteen), 2, &|_| ()).unwrap();
+    assert_eq!(run(&all[..2]).written, 1);
+    let report = run(&all);
+    assert_eq!((report.written, report.found, report.mended), (3, 1, 0));
+    assert!(report.skipped.len() == 1 && report.skipped[0].contains("bad.nii"), "{report:?}");
+    assert!(report.bytes > 0 && report.float_bytes > report.bytes);
+    let trained = batches(&all, Some(open(&at, Bits::Sixteen)), 2);
+    assert_eq!(trained.iter().flat_map(|b| &b.rejected).count(), 1);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_stops_preparing_but_not_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let sources = sources(folder.path(), 2, Region::Abdomen);
+    let want = batches(&sources, Some(open(&at, Bits::Sixteen)), 1);
+    let (first, second) = (open(&at, Bits::Sixteen), open(&at, Bits::Sixteen));
+    std::fs::remove_dir_all(&at).unwrap();
+    let error = prepare::run(&sources, &TINY, &first, 2, &|_| ()).unwrap_err().to_string();
+    assert!(error.contains("cannot be written to") && !error.contains('\n'), "{error}");
+    assert!(want == batches(&sources, Some(second), 1));
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(Cache::open(&file, Bits::Eight, None).is_err());
+}
+
+#[test]
+fn shards_are_disjoint_and_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let all: Vec<Source> =
+        (0..11).map(|i| Source::file(folder.path().join(format!("{i}.nii")), Region::Chest)).collect();
+    let names = |part: Vec<Source>| part.iter().map(Source::name).collect::<Vec<_>>();
+    for parts in 1..14 {
+        let part = |i: usize| format!("{i}/{parts}").parse::<Shard>().unwrap().of(all.clone());
+        let mut together: Vec<String> = (1..=parts).flat_map(|i| names(part(i))).collect();
+        assert!((1..=parts).all(|i| part(i).len().abs_diff(all.len() / parts) <= 1));
+        together.sort();
+        let mut want = names(all.clone());
+        want.sort();
+        assert_eq!(together, want);
+    }
+    assert!(["0/2", "3/2", "1", "a/b", "1/0", ""].iter().all(|text| text.parse::<Shard>().is_err()));
+}

@@ -1,0 +1,110 @@
+//! Fills a cache ahead of training, on several threads, and with [`Shard`] on several machines.
+
+use crate::cache::{Cache, Prepared};
+use crate::dataset::Source;
+use crate::error::{Error, Result};
+use crate::sample::Sampling;
+use serde::Serialize;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Part `index` of `parts`, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    parts: usize,
+}
+
+impl Shard {
+    pub const ALL: Shard = Shard { index: 1, parts: 1 };
+
+    /// Every `parts`-th source. The parts are disjoint and complete where all machines list the same sources in the same order.
+    pub fn of(self, sources: Vec<Source>) -> Vec<Source> {
+        sources.into_iter().skip(self.index - 1).step_by(self.parts).collect()
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index, parts)) if (1..=parts).contains(&index) => Ok(Shard { index, parts }),
+            _ => Err("write I/N with I from 1 to N, such as 2/8".into()),
+        }
+    }
+}
+
+/// What came of the volumes.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub written: usize,
+    /// There already, and whole by their checksums.
+    pub found: usize,
+    /// There, but damaged; written anew.
+    pub mended: usize,
+    /// Why volumes are not in the cache, a line each that names the file.
+    pub skipped: Vec<String>,
+    /// Of all that are in it: bytes there, and as float32.
+    pub bytes: u64,
+    pub float_bytes: u64,
+}
+
+/// Puts every source into `cache` on `threads` threads. `done` is told after each how many are. A volume that cannot be
+/// processed is skipped.
+///
+/// Errors: the cache cannot be written to.
+pub fn run(
+    sources: &[Source],
+    sampling: &Sampling,
+    cache: &Cache,
+    threads: usize,
+    done: &(dyn Fn(usize) + Sync),
+) -> Result<Report> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let state = Mutex::new((Report::default(), Ok(())));
+    let work = || {
+        while !stop.load(Ordering::Relaxed)
+            && let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let prepared = cache.prepare(source, sampling);
+            // every change of the report is complete before the lock is given up
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            match prepared {
+                Err(error) if cache.is_at_fault(&error) => {
+                    state.1 = Err(error);
+                    stop.store(true, Ordering::Relaxed);
+                }
+                prepared => state.0.add(prepared),
+            }
+            done(state.0.count());
+        }
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let (mut report, outcome) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.skipped.sort();
+    outcome.map(|()| report)
+}
+
+impl Report {
+    fn add(&mut self, prepared: Result<(Prepared, u64, u64), Error>) {
+        match prepared {
+            Ok((prepared, bytes, float_bytes)) => {
+                match prepared {
+                    Prepared::Found => self.found += 1,
+                    Prepared::Written => self.written += 1,
+                    Prepared::Mended => self.mended += 1,
+                }
+                self.bytes += bytes;
+                self.float_bytes += float_bytes;
+            }
+            Err(error) => self.skipped.push(error.to_string()),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.written + self.found + self.mended + self.skipped.len()
+    }
+}
