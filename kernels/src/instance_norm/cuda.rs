@@ -91,8 +91,7 @@ pub fn forward(x: &Tensor, residual: Option<&Tensor>, p: Params) -> Result<Outpu
     let (partial_ptr, mean_ptr, rstd_ptr) = (partial.device_ptr_mut()?, mean.device_ptr_mut()?, rstd.device_ptr_mut()?);
     let moments = MomentsArgs { x: x.device_ptr()?, partial: partial_ptr, matrix };
     let eps = p.eps as f32;
-    let statistics =
-        StatisticsArgs { partial: partial_ptr, mean: mean_ptr, rstd: rstd_ptr, matrix, eps, reserved: 0 };
+    let statistics = StatisticsArgs { partial: partial_ptr, mean: mean_ptr, rstd: rstd_ptr, matrix, eps, reserved: 0 };
     let forward = ForwardArgs {
         x: x.device_ptr()?,
         residual: residual.map_or(Ok(0), Tensor::device_ptr)?,

@@ -129,12 +129,8 @@ fn shares(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<[Tens
         partial: partial_ptr,
         matrix,
     };
-    let total = TotalArgs {
-        partial: partial_ptr,
-        dweight: dweight.device_ptr_mut()?,
-        dbias: dbias.device_ptr_mut()?,
-        matrix,
-    };
+    let total =
+        TotalArgs { partial: partial_ptr, dweight: dweight.device_ptr_mut()?, dbias: dbias.device_ptr_mut()?, matrix };
     // SAFETY: x and dy are the plan's matrix, partial has two values for each piece and channel, dweight and dbias one for each
     // channel, mean and rstd one for each row.
     unsafe {

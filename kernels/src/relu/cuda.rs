@@ -27,8 +27,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
 
 pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     let mut out = y.new_empty(y.dims())?;
-    let args =
-        Args { x: 0, dy: dy.device_ptr()?, y: y.device_ptr()?, out: out.device_ptr_mut()?, n: y.numel() as i64 };
+    let args = Args { x: 0, dy: dy.device_ptr()?, y: y.device_ptr()?, out: out.device_ptr_mut()?, n: y.numel() as i64 };
     let kernel = format!("relu_backward_{}", suffix(super::OP, y)?);
     // SAFETY: dy, y and out have n elements of the kernel's dtype.
     unsafe { launch(y.device(), &IMAGE, &kernel, by_chunks(y)?, &args)? };

@@ -62,6 +62,7 @@ fn run(
 
 /// Whether the kernels' 32-bit positions along an axis suffice.
 fn countable(x: usize, y: usize) -> bool {
-    let fits = |a: usize, b: usize| a.checked_mul(2).and_then(|a| (a + 3).checked_mul(b + 1)).is_some_and(|v| v >> 31 == 0);
+    let fits =
+        |a: usize, b: usize| a.checked_mul(2).and_then(|a| (a + 3).checked_mul(b + 1)).is_some_and(|v| v >> 31 == 0);
     fits(x, y) && fits(y, x)
 }
