@@ -5,6 +5,7 @@ pub mod bench;
 pub mod config;
 pub mod convert;
 pub mod device;
+pub mod devices;
 pub mod error;
 pub mod generate;
 pub mod gradcheck;
@@ -55,6 +56,7 @@ Examples:
 pub enum Command {
     Train(Box<train::Args>),
     Plan(Box<plan::Args>),
+    Devices(devices::Args),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -90,6 +92,7 @@ pub fn run(cli: Cli) -> Result<bool> {
     match cli.command {
         Command::Train(args) => train::command(*args),
         Command::Plan(args) => plan::command(*args),
+        Command::Devices(args) => devices::command(&args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),

@@ -126,8 +126,8 @@ pub struct Options {
     /// Share of the volumes that may turn out unusable before the run stops [default: 0.2]
     #[arg(long, value_name = "X")]
     bad_share: Option<f64>,
-    /// Where to compute [default: auto]
-    #[arg(long)]
+    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
+    #[arg(long, value_name = "D")]
     device: Option<DeviceChoice>,
     /// Recompute activations in backward: less memory, a third more arithmetic
     #[arg(long)]

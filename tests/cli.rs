@@ -64,6 +64,7 @@ fn help_names_every_command_and_ends_with_examples() {
     let commands = [
         "train",
         "plan",
+        "devices",
         "verify",
         "gradcheck",
         "phantom",
@@ -125,7 +126,7 @@ fn report_writes_a_page_about_a_run_of_any_version() {
 fn errors_are_one_line() {
     refused(&["verify", "--reference", "/no/such/folder"], &["/no/such/folder"]);
     refused(&["verify", "--reference", REFERENCE, "--filter", "no such case"], &["no such case"]);
-    refused(&["verify", "--reference", REFERENCE, "--device", "cuda"], &["cuda", "--device cpu"]);
+    refused(&["verify", "--reference", REFERENCE, "--device", "cuda:200"], &["cuda:200", "--device cpu"]);
     refused(&["gradcheck", "--filter", "no such rule"], &["no such rule", "conv3d"]);
     let empty = tempfile::tempdir().expect("folder");
     refused(&["verify", "--reference", &empty.path().to_string_lossy()], &["no reference case"]);

@@ -87,7 +87,7 @@ fn follow(z: &[f64], y: Tensor, sides: &[bool], near: f64, moved: &mut Moved) ->
             moved.left += 1;
         }
     }
-    Ok(Tensor::from_slice(&values, y.dims())?.to_dtype(y.dtype())?)
+    Ok(Tensor::from_slice(&values, y.dims())?.to_dtype(y.dtype())?.to_device(y.device())?)
 }
 
 #[cfg(test)]

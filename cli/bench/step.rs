@@ -30,7 +30,8 @@ pub struct Args {
     /// Timed steps, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "D", default_value_t)]
     device: DeviceChoice,
     /// Recompute activations in backward, crop by crop
     #[arg(long)]

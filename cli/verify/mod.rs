@@ -38,7 +38,8 @@ pub struct Args {
     /// Only cases whose names contain this text
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub filter: String,
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "D", default_value_t)]
     pub device: DeviceChoice,
     /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
     /// so bounds are tighter (1e-6) and the same for all
@@ -75,6 +76,7 @@ impl From<Precision> for DType {
 }
 
 /// What a run depends on besides its case.
+#[derive(Clone, Debug)]
 pub struct Context {
     pub device: Device,
     /// F32 or F64.

@@ -109,10 +109,10 @@ fn swin_unetr(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) ->
         Some(sides) => Tape::new(&store).with_sides(sides),
         None => Tape::new(&store),
     };
-    let x = tape.leaf(layout.inward(&case.float("in.x")?)?);
+    let x = tape.leaf(layout.inward(&case.float("in.x")?)?.to_device(context.device)?);
     let y = answer(&model, &tape, &x)?;
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
-    let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?)?;
+    let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?.to_device(context.device)?)?;
     if let Some(dx) = grads.leaf(&x) {
         computed.insert("grad.x".into(), layout.outward(dx)?);
     }
@@ -124,7 +124,8 @@ fn swin_unetr_sides(case: &Case, context: &Context) -> Result<Sides> {
     let (model, store) = network(case, context)?;
     let sides = RefCell::new(Sides::record());
     let tape = Tape::inference(&store).with_sides(&sides);
-    answer(&model, &tape, &tape.constant(Layout::ChannelsFirst.inward(&case.float("in.x")?)?))?;
+    let x = Layout::ChannelsFirst.inward(&case.float("in.x")?)?.to_device(context.device)?;
+    answer(&model, &tape, &tape.constant(x))?;
     drop(tape);
     Ok(sides.into_inner())
 }
@@ -157,9 +158,9 @@ fn voco(case: &Case, context: &Context, recompute: bool) -> Result<(Voco, Batch)
     network.load(case, context, &mut voco.params)?;
     network.load(case, context, &mut voco.teacher_params)?;
     let batch = Batch {
-        crops: intensities(case, "in.images")?,
-        bases: intensities(case, "in.bases")?,
-        labels: case.float("in.labels")?,
+        crops: intensities(case, "in.images")?.to_device(context.device)?,
+        bases: intensities(case, "in.bases")?.to_device(context.device)?,
+        labels: case.float("in.labels")?.to_device(context.device)?,
     };
     Ok((voco, batch))
 }

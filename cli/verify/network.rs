@@ -11,7 +11,7 @@ use super::compare::{self, BOUND, Comparison};
 use super::{Computed, Context};
 use crate::Result;
 use autograd::{Moved, Sides};
-use engine::DType;
+use engine::{DType, Device};
 use std::cell::RefCell;
 
 /// How far from zero rounding can have carried an input, in units of its tensor's root mean square: the bound of an output.
@@ -38,7 +38,8 @@ impl Network {
             return Ok((compared, None));
         }
         let exact = case.computed_in(DType::F64);
-        let sides = RefCell::new((self.sides)(&exact, context)?.follow(NEAR));
+        let host = Context { device: Device::Cpu, ..context.clone() }; // no other computes in f64
+        let sides = RefCell::new((self.sides)(&exact, &host)?.follow(NEAR));
         let mut judged = compare::compare(case, &(self.compute)(case, context, Some(&sides))?)?;
         for (judged, compared) in judged.iter_mut().zip(&compared).filter(|(c, _)| !c.is_gradient()) {
             judged.clone_from(compared);

@@ -35,7 +35,10 @@ struct Inputs<'c>(Vec<(&'c str, Var)>);
 impl<'c> Inputs<'c> {
     fn new(case: &'c Case, layout: Layout, tape: &Tape) -> Result<Self> {
         let floats = case.under("in.").filter(|(_, t)| t.dtype().is_float());
-        let leaf = |(name, t): (&'c str, &Tensor)| Ok((name, tape.leaf(layout.inward(&t.to_dtype(case.dtype)?)?)));
+        let device = tape.store().device();
+        let leaf = |(name, t): (&'c str, &Tensor)| {
+            Ok((name, tape.leaf(layout.inward(&t.to_dtype(case.dtype)?)?.to_device(device)?)))
+        };
         Ok(Inputs(floats.map(leaf).collect::<Result<_>>()?))
     }
 
@@ -60,7 +63,7 @@ fn differentiate(
     let inputs = Inputs::new(case, layout, &tape)?;
     let y = f(&tape, &inputs)?;
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
-    let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?)?;
+    let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?.to_device(device)?)?;
     for (name, leaf) in &inputs.0 {
         if let Some(grad) = grads.leaf(leaf) {
             computed.insert(format!("grad.{name}"), layout.outward(grad)?);
@@ -173,7 +176,7 @@ pub fn info_nce(case: &Case, context: &Context) -> Result<Computed> {
         let (q, k) = (i.get("q")?, i.get("k")?);
         let rows = q.dims().first().copied().unwrap_or(0);
         let identity: Vec<f64> = (0..rows * rows).map(|e| if e / rows == e % rows { 1.0 } else { 0.0 }).collect();
-        let targets = Tensor::from_slice(&identity, &[rows, rows])?.to_dtype(case.dtype)?;
+        let targets = Tensor::from_slice(&identity, &[rows, rows])?.to_dtype(case.dtype)?.to_device(context.device)?;
         Ok(ops::info_nce(t, q, k, &targets, nce::Params { temperature, groups: 1 })?)
     })
 }
@@ -184,7 +187,7 @@ pub fn dice_ce(case: &Case, context: &Context) -> Result<Computed> {
     let [n, 1, d, h, w] = *label.dims() else {
         return Err(Error::Message(format!("in.label: expected [N, 1, D, H, W], got {:?}", label.dims())));
     };
-    let label = label.to_dtype(DType::I32)?.reshape(&[n, d, h, w])?;
+    let label = label.to_dtype(DType::I32)?.reshape(&[n, d, h, w])?.to_device(context.device)?;
     differentiate(case, context.device, Layout::ChannelsFirst, |t, i| Ok(ops::dice_ce(t, i.get("logits")?, &label)?))
 }
 
@@ -241,8 +244,9 @@ pub fn voco_loss(case: &Case, context: &Context) -> Result<Computed> {
     let p = voco::Params { volumes, crops, bases, form: form.into() };
     let store = ParamStore::none(case.dtype, context.device)?;
     let tape = Tape::new(&store);
-    let student = tape.leaf(case.float("in.student")?);
-    let (teacher, labels) = (case.float("in.teacher")?, case.float("in.labels")?);
+    let input = |name| Ok::<_, Error>(case.float(name)?.to_device(context.device)?);
+    let student = tape.leaf(input("in.student")?);
+    let (teacher, labels) = (input("in.teacher")?, input("in.labels")?);
     let (terms, _) = ops::voco_loss(&tape, &student, &teacher, &labels, p)?;
     let values = terms.value().to_f64_vec()?;
     let ones = Tensor::full(terms.dims(), 1.0, case.dtype, context.device)?;

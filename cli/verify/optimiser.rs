@@ -18,7 +18,7 @@ struct Attrs {
     total_steps: u64,
 }
 
-pub fn adamw(case: &Case, _: &Context) -> Result<Computed> {
+pub fn adamw(case: &Case, context: &Context) -> Result<Computed> {
     let a: Attrs = case.attrs()?;
     if !a.amsgrad {
         return Err(Error::Message("AdamW without amsgrad: only with".into()));
@@ -26,12 +26,13 @@ pub fn adamw(case: &Case, _: &Context) -> Result<Computed> {
     // a copy of its own: the case's tensor stays as it is
     let start = case.float("in.param")?;
     let mut param = Tensor::from_slice(&start.to_f64_vec()?, start.dims())?.to_dtype(case.dtype)?;
-    let grads = case.float("in.grads")?;
+    param = param.to_device(context.device)?;
+    let grads = case.float("in.grads")?.to_device(context.device)?;
     if grads.dims().get(1..) != Some(param.dims()) {
         let detail = format!("in.grads {:?} is not [steps, ..] of in.param {:?}", grads.dims(), param.dims());
         return Err(Error::Message(detail));
     }
-    let zeros = || Tensor::zeros(start.dims(), case.dtype, start.device());
+    let zeros = || Tensor::zeros(start.dims(), case.dtype, context.device);
     let (mut m, mut v, mut vmax) = (zeros()?, zeros()?, zeros()?);
     let (mut after, mut rates) = (Vec::new(), Vec::new());
     for step in 0..grads.dims()[0] {

@@ -19,12 +19,26 @@ pub enum Error {
     Shared { op: &'static str },
     #[error("{op}: a tensor on the meta device has a shape and no values")]
     NoValues { op: &'static str },
+    /// Reading or writing, on the host, values that are on another device.
+    #[error("{op}: the tensor is on {device}, and is needed on {want}; copy it with to_device")]
+    Elsewhere { op: &'static str, device: Device, want: &'static str },
+    /// A device that cannot be used on this machine.
+    #[error("{device}: {detail}; or use --device cpu")]
+    NoDevice { device: Device, detail: String },
+    /// A device's driver refused, or reported what went wrong before.
+    #[error("{device}: {call}: {detail}")]
+    Driver { device: Device, call: String, detail: String },
     #[error("{op}: {detail}")]
     Invalid { op: &'static str, detail: String },
     #[error(
         "out of memory: {op} needs {bytes} bytes more; {live} are live. Use fewer crops, a smaller size, or recompute"
     )]
     OutOfMemory { op: &'static str, bytes: usize, live: usize },
+    #[error(
+        "out of memory on {device}: {bytes} bytes more are needed; {live} are live, most of them in {largest}. Use fewer crops, a \
+         smaller size, or recompute"
+    )]
+    OutOfDeviceMemory { device: Device, bytes: usize, live: usize, largest: String },
 }
 
 impl Error {

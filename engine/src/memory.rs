@@ -17,9 +17,9 @@ use std::sync::{LazyLock, Mutex};
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Line([u8; LINE]);
 
-const LINE: usize = 64;
-const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
-const GUARD: u8 = 0xa5;
+pub(crate) const LINE: usize = 64;
+pub(crate) const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
+pub(crate) const GUARD: u8 = 0xa5;
 
 static POOL: LazyLock<Mutex<Pool<Vec<Line>>>> = LazyLock::new(Default::default);
 static CHECK: AtomicBool = AtomicBool::new(false);
@@ -34,6 +34,7 @@ pub struct Usage {
     pub held: usize,
 }
 
+/// Of the host.
 pub fn usage() -> Usage {
     lock().usage
 }
@@ -49,9 +50,15 @@ pub fn check(on: bool) {
     CHECK.store(on, Relaxed);
 }
 
-/// Gives all recycled buffers back to the operating system.
+/// Whether [`check`] is on.
+pub(crate) fn checking() -> bool {
+    CHECK.load(Relaxed)
+}
+
+/// Gives all recycled buffers of the host back to the operating system.
 pub fn flush() {
-    lock().flush();
+    let recycled = lock().drain();
+    drop(recycled);
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Pool<Vec<Line>>> {
@@ -90,14 +97,15 @@ impl<B> Pool<B> {
     }
 
     /// Takes back the entry of a buffer that could not be had.
-    fn cancel(&mut self, lines: usize) {
+    pub fn cancel(&mut self, lines: usize) {
         self.usage.live -= lines * LINE;
         self.usage.held -= lines * LINE;
     }
 
-    fn flush(&mut self) {
-        self.idle.clear();
+    /// Takes all recycled buffers out, to be given back.
+    pub fn drain(&mut self) -> impl Iterator<Item = B> + use<B> {
         self.usage.held = self.usage.live;
+        std::mem::take(&mut self.idle).into_values().flatten()
     }
 }
 
@@ -118,7 +126,7 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Takes `bytes` bytes whose contents are arbitrary but initialised.
     pub(crate) fn take(op: &'static str, bytes: usize) -> Result<Buffer> {
-        let guarded = CHECK.load(Relaxed);
+        let guarded = checking();
         let lines = bucket(bytes + if guarded { LINE } else { 0 });
         let recycled = lock().take(lines);
         let data = match recycled {

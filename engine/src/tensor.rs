@@ -1,5 +1,6 @@
 //! A contiguous, row-major array of runtime dtype.
 
+use crate::cuda;
 use crate::memory::Buffer;
 use crate::meta::Entry;
 use crate::{DType, Device, Element, Error, Result, Shape, bf16};
@@ -19,6 +20,7 @@ pub struct Tensor {
 
 enum Storage {
     Cpu(Buffer),
+    Cuda(cuda::Buffer),
     Meta { _entry: Entry },
 }
 
@@ -28,6 +30,7 @@ impl Tensor {
         let shape = Shape::new(dims)?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(Buffer::take("tensor", shape.numel() * dtype.size())?),
+            Device::Cuda(_) => Storage::Cuda(cuda::Buffer::take(device, shape, dtype)?),
             Device::Meta => Storage::Meta { _entry: Entry::new(shape.numel() * dtype.size()) },
         };
         Ok(Tensor { storage: Arc::new(storage), offset: 0, shape, dtype })
@@ -35,9 +38,10 @@ impl Tensor {
 
     pub fn zeros(dims: &[usize], dtype: DType, device: Device) -> Result<Tensor> {
         let mut t = Tensor::empty(dims, dtype, device)?;
-        match device {
-            Device::Cpu => t.bytes_mut()?.fill(0),
-            Device::Meta => {}
+        match Arc::get_mut(&mut t.storage) {
+            Some(Storage::Cpu(buffer)) => buffer.bytes_mut().fill(0),
+            Some(Storage::Cuda(buffer)) => buffer.fill(0)?,
+            Some(Storage::Meta { .. }) | None => {}
         }
         Ok(t)
     }
@@ -58,6 +62,10 @@ impl Tensor {
     /// Errors when another tensor shares the storage, and when the range is not inside.
     pub fn fill_with(&mut self, range: Range<usize>, value: impl Fn(usize) -> f64) -> Result<()> {
         fn fill<T: Element>(t: &mut Tensor, range: Range<usize>, value: impl Fn(usize) -> f64) -> Result<()> {
+            if t.device() != Device::Cpu {
+                let values: Vec<T> = range.clone().map(|i| T::from_f64(value(i - range.start))).collect();
+                return t.write(range.start, &values);
+            }
             for (i, to) in t.as_mut_slice::<T>()?[range].iter_mut().enumerate() {
                 *to = T::from_f64(value(i));
             }
@@ -68,11 +76,11 @@ impl Tensor {
         }
         match (self.device(), self.dtype) {
             (Device::Meta, _) => Ok(()),
-            (Device::Cpu, DType::F32) => fill::<f32>(self, range, value),
-            (Device::Cpu, DType::F64) => fill::<f64>(self, range, value),
-            (Device::Cpu, DType::BF16) => fill::<bf16>(self, range, value),
-            (Device::Cpu, DType::I32) => fill::<i32>(self, range, value),
-            (Device::Cpu, DType::U8) => fill::<u8>(self, range, value),
+            (_, DType::F32) => fill::<f32>(self, range, value),
+            (_, DType::F64) => fill::<f64>(self, range, value),
+            (_, DType::BF16) => fill::<bf16>(self, range, value),
+            (_, DType::I32) => fill::<i32>(self, range, value),
+            (_, DType::U8) => fill::<u8>(self, range, value),
         }
     }
 
@@ -112,8 +120,9 @@ impl Tensor {
     }
 
     pub fn device(&self) -> Device {
-        match *self.storage {
+        match &*self.storage {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Cuda(buffer) => buffer.device(),
             Storage::Meta { .. } => Device::Meta,
         }
     }
@@ -133,14 +142,16 @@ impl Tensor {
         self.dims().try_into().map_err(|_| Error::shape(op, format!("expected [N, D, H, W, C], got {:?}", self.shape)))
     }
 
-    /// The elements, on the host. Errors on the meta device.
+    /// The elements, of a tensor on the host. Errors on other devices: [`Tensor::to_device`] and [`Tensor::to_vec`] copy.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.expect_dtype::<T>("as_slice")?;
-        let Storage::Cpu(buffer) = &*self.storage else { return Err(Error::NoValues { op: "as_slice" }) };
-        Ok(&bytemuck::cast_slice(buffer.bytes())[self.offset..self.offset + self.numel()])
+        match &*self.storage {
+            Storage::Cpu(buffer) => Ok(bytemuck::cast_slice(&buffer.bytes()[self.range()])),
+            other => Err(other.not_on_host("as_slice")),
+        }
     }
 
-    /// The elements for writing. Errors when another tensor shares the storage, and on the meta device.
+    /// The elements for writing, of a tensor on the host. Errors when another tensor shares the storage, and on other devices.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
         self.expect_dtype::<T>("as_mut_slice")?;
         Ok(bytemuck::cast_slice_mut(self.bytes_mut()?))
@@ -152,10 +163,62 @@ impl Tensor {
     }
 
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        let (start, len) = (self.offset * self.dtype.size(), self.numel() * self.dtype.size());
-        let storage = Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })?;
-        let Storage::Cpu(buffer) = storage else { return Err(Error::NoValues { op: "write" }) };
-        Ok(&mut buffer.bytes_mut()[start..start + len])
+        let range = self.range();
+        match Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })? {
+            Storage::Cpu(buffer) => Ok(&mut buffer.bytes_mut()[range]),
+            other => Err(other.not_on_host("write")),
+        }
+    }
+
+    /// The view's bytes in the storage.
+    fn range(&self) -> Range<usize> {
+        let start = self.offset * self.dtype.size();
+        start..start + self.numel() * self.dtype.size()
+    }
+
+    /// Copies host values to the elements from `start` on, on whatever device they are.
+    fn write<T: Element>(&mut self, start: usize, values: &[T]) -> Result<()> {
+        let start = self.range().start + start * self.dtype.size();
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        match Arc::get_mut(&mut self.storage).ok_or(Error::Shared { op: "write" })? {
+            Storage::Cpu(buffer) => buffer.bytes_mut()[start..start + bytes.len()].copy_from_slice(bytes),
+            Storage::Cuda(buffer) => buffer.write(start, bytes)?,
+            Storage::Meta { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The same values on another device; shares the storage where they are there already. Reading from a device waits for its
+    /// work. Errors when the meta device's values are wanted.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        if device == self.device() {
+            return Ok(self.clone());
+        }
+        let mut there = Tensor::empty(self.dims(), self.dtype, device)?;
+        match (&*self.storage, Arc::get_mut(&mut there.storage)) {
+            (Storage::Cpu(from), Some(Storage::Cuda(to))) => to.write(0, &from.bytes()[self.range()])?,
+            (Storage::Cuda(from), Some(Storage::Cpu(to))) => from.read(self.range().start, to.bytes_mut())?,
+            (Storage::Cuda(_), Some(Storage::Cuda(_))) => return self.to_device(Device::Cpu)?.to_device(device),
+            (Storage::Meta { .. }, _) => return Err(Error::NoValues { op: "to_device" }),
+            _ => {}
+        }
+        Ok(there)
+    }
+
+    /// The address of the first element on a CUDA device, for kernels that read it. Errors on other devices.
+    pub fn device_ptr(&self) -> Result<u64> {
+        match &*self.storage {
+            Storage::Cuda(buffer) => Ok(buffer.pointer() + self.range().start as u64),
+            other => Err(other.not_on_cuda("device_ptr")),
+        }
+    }
+
+    /// As [`Tensor::device_ptr`], for kernels that write. Errors when another tensor shares the storage.
+    pub fn device_ptr_mut(&mut self) -> Result<u64> {
+        if !self.is_unshared() {
+            return Err(Error::Shared { op: "write" });
+        }
+        self.device_ptr()
     }
 
     fn expect_dtype<T: Element>(&self, op: &'static str) -> Result<()> {
@@ -169,8 +232,9 @@ impl Tensor {
         if self.dtype == T::DTYPE { Ok(()) } else { Err(Error::DType { op, got: self.dtype, want }) }
     }
 
+    /// All elements, copied to the host.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        Ok(self.as_slice::<T>()?.to_vec())
+        Ok(self.to_device(Device::Cpu)?.as_slice::<T>()?.to_vec())
     }
 
     /// The only element, as f64. Errors when there is not exactly one.
@@ -184,19 +248,19 @@ impl Tensor {
     /// All elements as f64, whatever the dtype; NaN on the meta device, where they are unknown.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
         fn widen<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
-            Ok(t.as_slice::<T>()?.iter().map(|v| v.to_f64()).collect())
+            Ok(t.to_device(Device::Cpu)?.as_slice::<T>()?.iter().map(|v| v.to_f64()).collect())
         }
         match (self.device(), self.dtype) {
             (Device::Meta, _) => Ok(vec![f64::NAN; self.numel()]),
-            (Device::Cpu, DType::F32) => widen::<f32>(self),
-            (Device::Cpu, DType::F64) => widen::<f64>(self),
-            (Device::Cpu, DType::BF16) => widen::<bf16>(self),
-            (Device::Cpu, DType::I32) => widen::<i32>(self),
-            (Device::Cpu, DType::U8) => widen::<u8>(self),
+            (_, DType::F32) => widen::<f32>(self),
+            (_, DType::F64) => widen::<f64>(self),
+            (_, DType::BF16) => widen::<bf16>(self),
+            (_, DType::I32) => widen::<i32>(self),
+            (_, DType::U8) => widen::<u8>(self),
         }
     }
 
-    /// Rounds every element to `dtype`. The same dtype shares the storage.
+    /// Rounds every element to `dtype`, on the host. The same dtype shares the storage.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         fn narrow<T: Element>(values: &[f64], dims: &[usize]) -> Result<Tensor> {
             Tensor::from_slice(&values.iter().map(|&v| T::from_f64(v)).collect::<Vec<_>>(), dims)
@@ -208,13 +272,14 @@ impl Tensor {
             return Tensor::empty(self.dims(), dtype, Device::Meta);
         }
         let values = self.to_f64_vec()?;
-        match dtype {
+        let rounded = match dtype {
             DType::F32 => narrow::<f32>(&values, self.dims()),
             DType::F64 => narrow::<f64>(&values, self.dims()),
             DType::BF16 => narrow::<bf16>(&values, self.dims()),
             DType::I32 => narrow::<i32>(&values, self.dims()),
             DType::U8 => narrow::<u8>(&values, self.dims()),
-        }
+        };
+        rounded?.to_device(self.device())
     }
 
     /// The same elements under another shape; shares the storage.
@@ -243,7 +308,7 @@ impl Tensor {
     }
 
     /// A copy with the axes in another order: axis `i` of the result is axis `order[i]` of this tensor. For the border
-    /// (PyTorch's layouts in and out), not for the inside of a network.
+    /// (PyTorch's layouts in and out), not for the inside of a network: it works on the host.
     pub fn permute(&self, order: &[usize]) -> Result<Tensor> {
         let rank = self.rank();
         let mut seen = [false; crate::shape::MAX_RANK];
@@ -252,11 +317,11 @@ impl Tensor {
         }
         match (self.device(), self.dtype) {
             (Device::Meta, _) => self.new_empty(&order.iter().map(|&a| self.dims()[a]).collect::<Vec<_>>()),
-            (Device::Cpu, DType::F32) => self.permuted::<f32>(order),
-            (Device::Cpu, DType::F64) => self.permuted::<f64>(order),
-            (Device::Cpu, DType::BF16) => self.permuted::<bf16>(order),
-            (Device::Cpu, DType::I32) => self.permuted::<i32>(order),
-            (Device::Cpu, DType::U8) => self.permuted::<u8>(order),
+            (_, DType::F32) => self.permuted::<f32>(order),
+            (_, DType::F64) => self.permuted::<f64>(order),
+            (_, DType::BF16) => self.permuted::<bf16>(order),
+            (_, DType::I32) => self.permuted::<i32>(order),
+            (_, DType::U8) => self.permuted::<u8>(order),
         }
     }
 
@@ -267,8 +332,9 @@ impl Tensor {
             strides[a - 1] = strides[a] * self.dims()[a];
         }
         let steps: Vec<usize> = order.iter().map(|&a| strides[a]).collect();
-        let mut out = Tensor::empty(&dims, self.dtype, self.device())?;
-        let from = self.as_slice::<T>()?;
+        let mut out = Tensor::empty(&dims, self.dtype, Device::Cpu)?;
+        let from = self.to_device(Device::Cpu)?;
+        let from = from.as_slice::<T>()?;
         let mut index = vec![0; dims.len()];
         for v in out.as_mut_slice::<T>()? {
             *v = from[index.iter().zip(&steps).map(|(i, s)| i * s).sum::<usize>()];
@@ -280,7 +346,23 @@ impl Tensor {
                 index[a] = 0;
             }
         }
-        Ok(out)
+        out.to_device(self.device())
+    }
+}
+
+impl Storage {
+    fn not_on_host(&self, op: &'static str) -> Error {
+        match self {
+            Storage::Cuda(buffer) => Error::Elsewhere { op, device: buffer.device(), want: "the host" },
+            Storage::Cpu(_) | Storage::Meta { .. } => Error::NoValues { op },
+        }
+    }
+
+    fn not_on_cuda(&self, op: &'static str) -> Error {
+        match self {
+            Storage::Cpu(_) => Error::Elsewhere { op, device: Device::Cpu, want: "a CUDA device" },
+            Storage::Cuda(_) | Storage::Meta { .. } => Error::NoValues { op },
+        }
     }
 }
 

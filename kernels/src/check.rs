@@ -2,12 +2,27 @@
 
 use engine::{Error, Result, Tensor};
 
-/// Errors unless both tensors, given with their names, have one shape and one dtype.
+/// Errors unless both tensors, given with their names, have one shape and one dtype, and are on one device.
 pub(crate) fn expect_same(op: &'static str, a: (&str, &Tensor), b: (&str, &Tensor)) -> Result<()> {
     if a.1.dtype() != b.1.dtype() {
         return Err(Error::DType { op, got: b.1.dtype(), want: "one dtype for all inputs; convert with to_dtype" });
     }
+    expect_device(op, a.1, &[b])?;
     expect_dims(op, b, a.1.dims(), a.0)
+}
+
+/// Errors unless all tensors, given with their names, are on the device of `x`.
+pub(crate) fn expect_device(op: &'static str, x: &Tensor, others: &[(&str, &Tensor)]) -> Result<()> {
+    match others.iter().find(|(_, t)| t.device() != x.device()) {
+        None => Ok(()),
+        Some((name, t)) => {
+            let (there, device) = (t.device(), x.device());
+            Err(Error::invalid(
+                op,
+                format!("{name} is on {there}, and the other tensors are on {device}; copy it with to_device"),
+            ))
+        }
+    }
 }
 
 /// Errors unless the tensor, given with its name, has these sizes; `whose` says where they come from.

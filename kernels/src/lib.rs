@@ -8,6 +8,7 @@ pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod cosine;
+mod cuda;
 pub mod dice_ce;
 mod elementwise;
 pub mod ema;

@@ -6,7 +6,7 @@
 //! `Σ weight · logits / Σ weight` over the windows that hold it: raw logits, before softmax or argmax. As MONAI's
 //! `sliding_window_inference` with constant padding.
 
-use engine::{DType, Error, Result, Tensor};
+use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "sliding_window";
 /// Standard deviation of [`Blend::Gaussian`], as a share of the roi.
@@ -58,7 +58,8 @@ impl SlidingWindow {
     pub fn run(&self, x: &Tensor, mut predict: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
         let [n, d, h, w, _] = x.ndhwc(OP)?;
         let [starts_d, starts_h, starts_w] = self.windows([d, h, w])?;
-        let x = x.to_dtype(DType::F32)?;
+        let device = x.device();
+        let x = x.to_device(Device::Cpu)?.to_dtype(DType::F32)?; // windows are cut and blended on the host
         let weights = self.weights();
         let mut blended = None;
         for sample in 0..n {
@@ -68,7 +69,8 @@ impl SlidingWindow {
                 for &start_h in &starts_h {
                     for &start_w in &starts_w {
                         let place = self.place([start_d, start_h, start_w], [d, h, w]);
-                        let logits = predict(&place.cut(&image)?)?.to_dtype(DType::F32)?;
+                        let logits = predict(&place.cut(&image)?.to_device(device)?)?;
+                        let logits = logits.to_device(Device::Cpu)?.to_dtype(DType::F32)?;
                         let sum = match &mut blended {
                             Some(sum) => sum,
                             none => {
@@ -84,7 +86,8 @@ impl SlidingWindow {
                 divide(sum, sample, &total)?;
             }
         }
-        blended.ok_or_else(|| Error::shape(OP, format!("{:?} holds no sample", x.shape())))
+        let blended = blended.ok_or_else(|| Error::shape(OP, format!("{:?} holds no sample", x.shape())))?;
+        blended.to_device(device)
     }
 
     fn expect(&self, logits: &Tensor, classes: usize) -> Result<()> {
@@ -200,7 +203,7 @@ fn divide(sum: &mut Tensor, sample: usize, total: &[f32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::{Device, random};
+    use engine::random;
 
     fn sliding(roi: [usize; 3], overlap: f64, blend: Blend) -> SlidingWindow {
         SlidingWindow { roi, overlap, blend }

@@ -7,7 +7,7 @@
 use crate::weights::{RawTensor, Weights, bare_name};
 use crate::{Error, Result};
 use autograd::{ParamId, ParamStore};
-use engine::{DType, Tensor};
+use engine::{DType, Device, Tensor};
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -24,9 +24,10 @@ const WINDOW: usize = 7;
 /// Named tensors in PyTorch's layouts.
 pub type StateDict = BTreeMap<String, Tensor>;
 
-/// All parameters of `store`, under PyTorch's names and layouts.
+/// All parameters of `store`, on the host, under PyTorch's names and layouts.
 pub fn export(store: &ParamStore) -> Result<StateDict> {
-    store.ids().map(|id| Ok((store.name(id).to_string(), to_pytorch(&store.value(id)?)?))).collect()
+    let value = |id| to_pytorch(&store.value(id)?.to_device(Device::Cpu)?);
+    store.ids().map(|id| Ok((store.name(id).to_string(), value(id)?))).collect()
 }
 
 /// A weight from the engine's layout to PyTorch's.
@@ -220,7 +221,6 @@ mod tests {
     use super::*;
     use crate::{SwinUnetr, SwinUnetrConfig};
     use autograd::{Init, ParamStoreBuilder};
-    use engine::Device;
     use kernels::patch_merging::Order;
 
     #[test]

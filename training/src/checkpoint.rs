@@ -7,7 +7,7 @@
 
 use crate::optimizer::AdamW;
 use crate::{Config, Error, Result};
-use engine::Tensor;
+use engine::{Device, Tensor};
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
 use models::voco::LOSS;
@@ -61,7 +61,9 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
 pub fn save(folder: &Path, config: &Config, model: &Voco, optimizer: &AdamW, best: Best) -> Result<()> {
     let step = optimizer.steps();
     let mut tensors = weights(model)?;
-    tensors.extend(AdamW::STATE.iter().zip(optimizer.state()).map(|(name, t)| (name.to_string(), t.clone())));
+    for (name, t) in AdamW::STATE.iter().zip(optimizer.state()) {
+        tensors.insert(name.to_string(), t.to_device(Device::Cpu)?);
+    }
     let mut metadata = description(model, step);
     metadata.insert(CONFIG.into(), config.to_toml()?);
     metadata.insert(BEST.into(), serde_json::to_string(&best).map_err(|e| Error::Config(e.to_string()))?);

@@ -76,7 +76,7 @@ pub struct Config {
     pub loader_threads: usize,
     /// Share of the volumes that may be unusable before the run stops.
     pub bad_share: f64,
-    /// Always `cpu` so far.
+    /// A device by its name, `cpu` or `cuda:0`.
     pub device: String,
     pub recompute: bool,
     /// Steps between checkpoints; 0: only at the end.
@@ -136,12 +136,7 @@ impl Config {
     }
 
     pub fn device(&self) -> Result<Device> {
-        match self.device.as_str() {
-            "auto" | "cpu" => Ok(Device::Cpu),
-            other => {
-                Err(Error::Config(format!("device {other}: this build runs on the CPU; use --device cpu or auto")))
-            }
-        }
+        self.device.parse().map_err(Error::Config)
     }
 
     /// Says what is wrong with settings that cannot work, before anything is read or written.

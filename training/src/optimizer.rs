@@ -45,7 +45,7 @@ impl AdamW {
                 let (given, ours) = (given.dims(), ours.dims());
                 return Err(Error::Config(format!("optimiser state of {given:?} for parameters of {ours:?}")));
             }
-            *ours = given;
+            *ours = given.to_device(params.device())?;
         }
         Ok(optimizer)
     }

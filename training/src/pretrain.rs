@@ -241,12 +241,13 @@ impl<'c> Trainer<'c> {
     }
 }
 
-/// The loader's host arrays as tensors `[.., roi, roi, roi, 1]`. The last batch of an epoch may hold fewer volumes.
+/// The loader's host arrays as tensors `[.., roi, roi, roi, 1]` on the run's device. The last batch of an epoch may hold fewer volumes.
 fn tensors(batch: &data::Batch, config: &Config) -> Result<Batch> {
     let (v, s, k, r) = (batch.volumes, config.crops, config.grid * config.grid, config.roi);
+    let device = config.device()?;
     Ok(Batch {
-        crops: Tensor::from_slice(&batch.crops, &[v * s, r, r, r, 1])?,
-        bases: Tensor::from_slice(&batch.bases, &[v * k, r, r, r, 1])?,
-        labels: Tensor::from_slice(&batch.labels, &[v, s, k])?,
+        crops: Tensor::from_slice(&batch.crops, &[v * s, r, r, r, 1])?.to_device(device)?,
+        bases: Tensor::from_slice(&batch.bases, &[v * k, r, r, r, 1])?.to_device(device)?,
+        labels: Tensor::from_slice(&batch.labels, &[v, s, k])?.to_device(device)?,
     })
 }

@@ -2,6 +2,7 @@
 //! Backward: dx = dy · (Φ(x) + x · φ(x)), φ(x) = exp(−x² / 2) / √(2π). Any shape; empty tensors give empty results.
 
 mod cpu;
+mod cuda;
 
 use crate::check::expect_same;
 use engine::{Device, Error, Result, Tensor};
@@ -11,6 +12,7 @@ const OP: &str = "gelu";
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::forward(x),
+        Device::Cuda(_) => cuda::forward(x),
         Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
@@ -21,6 +23,7 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     expect_same(OP, ("x", x), ("dy", dy))?;
     match x.device() {
         Device::Cpu => cpu::backward(dy, x),
+        Device::Cuda(_) => cuda::backward(dy, x),
         Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }

@@ -206,6 +206,7 @@ impl Voco {
         let values = terms.value().to_f64_vec()?;
         let base_cosine = base_cosine(student.value(), p)?;
         let weights = Tensor::from_slice(&config.weights, &[3])?.to_dtype(terms.value().dtype())?;
+        let weights = weights.to_device(params.device())?;
         drop((embedding, kept, student));
         let grads = tape.backward(&terms, weights)?;
         let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();

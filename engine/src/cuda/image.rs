@@ -1,0 +1,84 @@
+//! Compiled kernels that are part of the binary, loaded on a device when one of them is first wanted.
+
+use super::driver::Gpu;
+use crate::{Error, Result};
+use cudarc::driver::{DriverError, result, sys};
+use std::collections::{HashMap, hash_map::Entry};
+use std::ffi::CString;
+
+/// The kernels of one source file, compiled for several architectures (a fatbin).
+#[derive(Debug)]
+pub struct Image {
+    name: &'static str,
+    fatbin: &'static [u8],
+}
+
+impl Image {
+    /// Names must differ from image to image.
+    pub const fn new(name: &'static str, fatbin: &'static [u8]) -> Image {
+        Image { name, fatbin }
+    }
+}
+
+/// What is loaded on one device, by image.
+#[derive(Default)]
+pub(super) struct Modules(HashMap<&'static str, Module>);
+
+struct Module {
+    handle: sys::CUmodule,
+    functions: HashMap<String, Function>,
+}
+
+/// A kernel, and the bytes of its only parameter.
+#[derive(Clone, Copy)]
+pub(super) struct Function {
+    pub handle: sys::CUfunction,
+    pub parameter: usize,
+}
+
+impl Modules {
+    /// Finds a kernel by its name; loads the image before its first.
+    pub fn function(&mut self, gpu: &Gpu, image: &'static Image, name: &str) -> Result<Function> {
+        let module = match self.0.entry(image.name) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(wanted) => wanted.insert(Module { handle: load(gpu, image)?, functions: HashMap::new() }),
+        };
+        if let Some(&function) = module.functions.get(name) {
+            return Ok(function);
+        }
+        let function = find(gpu, module.handle, image, name)?;
+        module.functions.insert(name.into(), function);
+        Ok(function)
+    }
+}
+
+fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
+    let mut aligned = vec![0u64; image.fatbin.len().div_ceil(8)];
+    bytemuck::cast_slice_mut(&mut aligned)[..image.fatbin.len()].copy_from_slice(image.fatbin);
+    // SAFETY: the image is a fatbin, which carries its length, and is aligned as the driver's own.
+    let load = || unsafe { result::module::load_data(aligned.as_ptr().cast()) };
+    gpu.call(format_args!("loading the kernels of {}", image.name), load)
+}
+
+fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<Function> {
+    let symbol = CString::new(name).map_err(|e| Error::invalid("launch", format!("kernel name {name:?}: {e}")))?;
+    // SAFETY: modules stay loaded until the process ends.
+    let handle = gpu.call(format_args!("finding kernel {name} of {}", image.name), || unsafe {
+        result::module::get_function(module, symbol)
+    })?;
+    let size = |index| {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: the function was just found; an index past the last parameter is an error.
+        let asked = unsafe { sys::cuFuncGetParamInfo(handle, index, &mut offset, &mut size) };
+        asked.result().map(|()| size)
+    };
+    let (parameter, second): (usize, Result<usize, DriverError>) =
+        gpu.call(format_args!("the parameter of kernel {name}"), || Ok((size(0)?, size(1))))?;
+    if second.is_ok() {
+        return Err(Error::invalid(
+            "launch",
+            format!("kernel {name} takes more than one parameter; give it one struct"),
+        ));
+    }
+    Ok(Function { handle, parameter })
+}

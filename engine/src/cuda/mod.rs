@@ -1,0 +1,19 @@
+//! NVIDIA GPUs through the driver's own library, which is looked for when a program first asks for a GPU: the same binary runs
+//! without one.
+//!
+//! Each device has one stream, in which copies, fills and kernels run in the order in which they were asked for. So a buffer may
+//! be given back while a kernel still reads it: whoever takes it next comes later in the stream. Operations return before the
+//! device is done; reading a tensor's values waits for it.
+
+mod driver;
+mod image;
+mod launch;
+mod memory;
+mod staging;
+
+pub use driver::{Driver, Properties, properties, survey};
+pub use image::Image;
+pub use launch::{Grid, launch};
+pub use memory::usage;
+
+pub(crate) use memory::Buffer;

@@ -1,0 +1,51 @@
+//! The driver layer and the kernels on a CUDA device: `cargo test --release --test cuda` where there is one, or
+//! `cargo xtask emulate -- cargo test --release --test cuda` anywhere. Without a device each test prints a line and ends.
+
+mod gelu;
+mod launch;
+mod layer;
+
+use engine::cuda::survey;
+use engine::{DType, Device, Tensor, random::normal};
+use std::io::Write;
+
+/// The first device; None, and a line that says so, where there is none. Turns on the check mode of the memory pools.
+#[track_caller]
+fn device() -> Option<Device> {
+    let caller = std::panic::Location::caller();
+    if let Some(problem) = survey().problem {
+        // not with println, which a test that passes keeps to itself
+        writeln!(std::io::stderr(), "skipped: {} line {}: {problem}", caller.file(), caller.line()).expect("stderr");
+        return None;
+    }
+    engine::memory::check(true);
+    Some(Device::Cuda(0).ready().expect("the first device is usable"))
+}
+
+/// Standard normal values on the host, rounded to `dtype`.
+fn random(seed: u64, dims: &[usize], dtype: DType) -> Tensor {
+    let n: usize = dims.iter().product();
+    let values: Vec<f64> = (0..n).map(|i| normal(seed, i as u64)).collect();
+    Tensor::from_slice(&values, dims).and_then(|t| t.to_dtype(dtype)).expect("random tensor")
+}
+
+/// The CPU's answer in f64, for inputs that were rounded to another dtype.
+fn exact(t: &Tensor) -> Tensor {
+    t.to_device(Device::Cpu).and_then(|t| t.to_dtype(DType::F64)).expect("f64 copy")
+}
+
+/// Fails unless ‖ours − want‖ / ‖want‖ is at most `bound`, and ours is on a device.
+#[track_caller]
+fn assert_close(ours: &Tensor, want: &Tensor, bound: f64) {
+    assert!(ours.device_ptr().is_ok() && ours.dims() == want.dims(), "{ours:?} for {want:?}");
+    let (ours, want) = (ours.to_f64_vec().expect("ours"), want.to_f64_vec().expect("want"));
+    let off: f64 = ours.iter().zip(&want).map(|(a, b)| (a - b) * (a - b)).sum();
+    let norm: f64 = want.iter().map(|b| b * b).sum();
+    let error = if off == 0.0 { 0.0 } else { (off / norm).sqrt() };
+    assert!(error <= bound, "error {error:e}, at most {bound:e} allowed");
+}
+
+/// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.
+fn unit(dtype: DType) -> f64 {
+    if dtype == DType::BF16 { 2f64.powi(-9) } else { 2f64.powi(-24) }
+}
