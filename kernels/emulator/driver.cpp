@@ -1,0 +1,427 @@
+// The part of CUDA's driver API that vocoe and cudarc call, on top of the emulator. One device, sm_90. Everything is done
+// at once and in order; streams only matter to a capture. As on a GPU, nothing works any more after a failed launch.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "launch.h"
+#include "memory.h"
+
+namespace {
+
+using namespace emulator;
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    INVALID_DEVICE = 101,
+    NOT_FOUND = 500,
+    LAUNCH_FAILED = 719,
+    CAPTURE_INVALIDATED = 901,
+};
+
+struct ErrorText {
+    int code;
+    const char *name, *text;
+};
+const ErrorText ERRORS[] = {
+    {SUCCESS, "CUDA_SUCCESS", "no error"},
+    {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "the kernel failed on the emulator, which has written why to stderr"},
+    {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error in a capture"},
+};
+
+using Pointer = unsigned long long;
+void* host(Pointer pointer) { return reinterpret_cast<void*>(pointer); }
+
+int complain(int code, const char* what) {
+    fprintf(stderr, "emulator: %s\n", what);
+    return code;
+}
+
+// What the device answers after a launch has failed.
+std::atomic<int> sticky{SUCCESS};
+
+// ---- streams and graphs
+
+using Operation = std::function<int()>;
+struct Graph {
+    std::vector<Operation> operations;
+};
+struct Stream {
+    std::unique_ptr<Graph> capture;
+};
+Stream default_stream;
+
+Stream& stream_of(void* stream) {
+    // 0, 1 and 2 name the default streams.
+    return reinterpret_cast<uintptr_t>(stream) <= 2 ? default_stream : *static_cast<Stream*>(stream);
+}
+
+int perform(void* stream, Operation operation) {
+    if (sticky) return sticky;
+    if (Graph* capture = stream_of(stream).capture.get()) {
+        capture->operations.push_back(std::move(operation));
+        return SUCCESS;
+    }
+    return operation();
+}
+
+// ---- kernels
+
+struct Function {
+    const Kernel* kernel;
+    unsigned shared_limit;
+};
+constexpr unsigned SHARED_WITHOUT_ASKING = 48 << 10;
+constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;  // function attribute
+constexpr int ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0;
+
+Function* function_of(const char* name) {
+    static std::mutex access;
+    static std::vector<std::unique_ptr<Function>> functions;
+    std::lock_guard lock(access);
+    for (auto& function : functions)
+        if (!strcmp(function->kernel->name, name)) return function.get();
+    const Kernel* kernel = find_kernel(name);
+    if (!kernel) return nullptr;
+    functions.push_back(std::make_unique<Function>(Function{kernel, SHARED_WITHOUT_ASKING}));
+    return functions.back().get();
+}
+
+const char* launch_problem(const Function& function, const Launch& launch) {
+    const dim3 &grid = launch.grid, &block = launch.block;
+    if (!launch.blocks() || !launch.threads()) return "an empty grid or block";
+    if (grid.x > 0x7fffffffu || grid.y > 0xffffu || grid.z > 0xffffu) return "a grid beyond 2³¹−1 × 65535 × 65535";
+    if (block.x > 1024 || block.y > 1024 || block.z > 64 || launch.threads() > MOST_THREADS)
+        return "a block of more than 1024 threads (64 along z)";
+    if (launch.threads() > function.kernel->most_threads) return "more threads than the kernel's launch bounds";
+    if (launch.shared_bytes > function.shared_limit)
+        return "more dynamic shared memory than the function's attribute allows (48 KB unless set)";
+    return nullptr;
+}
+
+// The argument out of a list of pointers or out of one buffer, whose size then has to fit.
+const void* argument_of(const Kernel& kernel, void** parameters, void** extra) {
+    if (parameters) return parameters[0];
+    const uintptr_t end = 0, buffer_pointer = 1, buffer_size = 2;
+    const void* buffer = nullptr;
+    size_t size = 0;
+    for (; extra && reinterpret_cast<uintptr_t>(extra[0]) != end; extra += 2) {
+        if (reinterpret_cast<uintptr_t>(extra[0]) == buffer_pointer) buffer = extra[1];
+        if (reinterpret_cast<uintptr_t>(extra[0]) == buffer_size) size = *static_cast<size_t*>(extra[1]);
+    }
+    return size == kernel.argument_bytes ? buffer : nullptr;
+}
+
+int execute(const Launch& launch) {
+    std::string error = run(launch);
+    if (error.empty()) return SUCCESS;
+    sticky = LAUNCH_FAILED;
+    return complain(LAUNCH_FAILED, error.c_str());
+}
+
+// ---- copies
+
+int copy_checked(void* to, const void* from, size_t bytes, const void* device, const char* what) {
+    if (!bytes) return SUCCESS;
+    if (!memory::contains(device, bytes))
+        return complain(INVALID_VALUE, (std::string(what) + " at an address " + memory::describe(device)).c_str());
+    memmove(to, from, bytes);
+    return SUCCESS;
+}
+
+struct Attribute {
+    int number, value;
+};
+const Attribute ATTRIBUTES[] = {
+    {1, 1024},  {2, 1024},    {3, 1024},     {4, 64},            // threads of a block: in all, along x, y, z
+    {5, 0x7fffffff}, {6, 65535}, {7, 65535},                     // blocks of a grid along x, y, z
+    {8, 48 << 10}, {9, 64 << 10}, {10, 32},                      // shared memory of a block, constant memory, warp
+    {12, 65536}, {13, 1755000}, {16, 16},                        // registers of a block, kHz, multiprocessors
+    {31, 1},     {36, 2619000}, {37, 5120},                      // concurrent kernels, memory's kHz, bus width
+    {38, 50 << 20}, {39, 2048}, {40, 3}, {41, 1},                // L2, threads of a multiprocessor, copy engines, addressing
+    {75, 9},     {76, 0},     {81, 228 << 10}, {82, 65536},      // compute capability, a multiprocessor's shared, registers
+    {97, 227 << 10}, {106, 32}, {111, 1 << 10}, {115, 1},        // shared with opt-in, blocks, reserved shared, memory pools
+};
+
+std::atomic<unsigned long long> most_used;
+
+int pool, context, module_;
+thread_local void* current_context;
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+API cuInit(unsigned) { return SUCCESS; }
+API cuDriverGetVersion(int* version) {
+    *version = 13000;
+    return SUCCESS;
+}
+API cuGetErrorName(int code, const char** name) {
+    for (const ErrorText& error : ERRORS)
+        if (error.code == code) return *name = error.name, SUCCESS;
+    *name = nullptr;
+    return INVALID_VALUE;
+}
+API cuGetErrorString(int code, const char** text) {
+    for (const ErrorText& error : ERRORS)
+        if (error.code == code) return *text = error.text, SUCCESS;
+    *text = nullptr;
+    return INVALID_VALUE;
+}
+
+// ---- the device and its context
+
+API cuDeviceGetCount(int* count) {
+    *count = 1;
+    return SUCCESS;
+}
+API cuDeviceGet(int* device, int ordinal) {
+    *device = ordinal;
+    return ordinal == 0 ? SUCCESS : INVALID_DEVICE;
+}
+API cuDeviceGetName(char* name, int bytes, int) {
+    snprintf(name, size_t(bytes), "CPU emulator (sm_90)");
+    return SUCCESS;
+}
+API cuDeviceGetUuid_v2(void* uuid, int) {
+    memset(uuid, 0, 16);
+    return SUCCESS;
+}
+API cuDeviceGetUuid(void* uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
+API cuDeviceTotalMem_v2(size_t* bytes, int) {
+    *bytes = settings().memory_bytes;
+    return SUCCESS;
+}
+API cuDeviceGetAttribute(int* value, int number, int) {
+    *value = 0;
+    for (const Attribute& attribute : ATTRIBUTES)
+        if (attribute.number == number) *value = attribute.value;
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxRetain(void** out, int) {
+    *out = &context;
+    return SUCCESS;
+}
+API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+API cuDevicePrimaryCtxSetFlags_v2(int, unsigned) { return SUCCESS; }
+API cuCtxSetCurrent(void* which) {
+    current_context = which;
+    return SUCCESS;
+}
+API cuCtxGetCurrent(void** which) {
+    *which = current_context;
+    return SUCCESS;
+}
+API cuCtxGetDevice(int* device) {
+    *device = 0;
+    return SUCCESS;
+}
+API cuCtxSynchronize() { return sticky; }
+
+// ---- streams, events, graphs
+
+API cuStreamCreate(void** stream, unsigned) {
+    *stream = new Stream;
+    return SUCCESS;
+}
+API cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
+API cuStreamDestroy_v2(void* stream) {
+    delete static_cast<Stream*>(stream);
+    return SUCCESS;
+}
+API cuStreamSynchronize(void*) { return sticky; }
+API cuStreamQuery(void*) { return sticky; }
+API cuStreamWaitEvent(void*, void*, unsigned) { return sticky; }
+API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
+    return perform(stream, [=] { return function(data), SUCCESS; });
+}
+API cuEventCreate(void** event, unsigned) {
+    *event = new timespec();
+    return SUCCESS;
+}
+API cuEventDestroy_v2(void* event) {
+    delete static_cast<timespec*>(event);
+    return SUCCESS;
+}
+API cuEventRecord(void* event, void* stream) {
+    return perform(stream, [=] { return clock_gettime(CLOCK_MONOTONIC, static_cast<timespec*>(event)), SUCCESS; });
+}
+API cuEventSynchronize(void*) { return sticky; }
+API cuEventQuery(void*) { return sticky; }
+API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
+    auto start = static_cast<timespec*>(from), end = static_cast<timespec*>(to);
+    *milliseconds = float(double(end->tv_sec - start->tv_sec) * 1e3 + double(end->tv_nsec - start->tv_nsec) * 1e-6);
+    return SUCCESS;
+}
+API cuEventElapsedTime(float* milliseconds, void* from, void* to) { return cuEventElapsedTime_v2(milliseconds, from, to); }
+
+API cuStreamBeginCapture_v2(void* stream, int) {
+    if (stream_of(stream).capture) return INVALID_VALUE;
+    stream_of(stream).capture = std::make_unique<Graph>();
+    return SUCCESS;
+}
+API cuStreamIsCapturing(void* stream, int* status) {
+    *status = stream_of(stream).capture ? 1 : 0;
+    return SUCCESS;
+}
+API cuStreamEndCapture(void* stream, void** graph) {
+    if (!stream_of(stream).capture) return INVALID_VALUE;
+    *graph = stream_of(stream).capture.release();
+    return SUCCESS;
+}
+API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    *executable = new Graph(*static_cast<Graph*>(graph));
+    return SUCCESS;
+}
+API cuGraphUpload(void*, void*) { return SUCCESS; }
+API cuGraphLaunch(void* executable, void*) {
+    for (const Operation& operation : static_cast<Graph*>(executable)->operations) {
+        if (sticky) return sticky;
+        if (int code = operation()) return code;
+    }
+    return sticky;
+}
+API cuGraphDestroy(void* graph) {
+    delete static_cast<Graph*>(graph);
+    return SUCCESS;
+}
+API cuGraphExecDestroy(void* executable) { return cuGraphDestroy(executable); }
+
+// ---- memory
+
+API cuMemGetInfo_v2(size_t* free, size_t* total) {
+    *total = settings().memory_bytes;
+    *free = *total - memory::used();
+    return SUCCESS;
+}
+API cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
+    if (sticky) return sticky;
+    if (!bytes) return INVALID_VALUE;
+    *pointer = reinterpret_cast<Pointer>(memory::allocate(bytes));
+    if (!*pointer) return OUT_OF_MEMORY;
+    if (memory::used() > most_used) most_used = memory::used();
+    return SUCCESS;
+}
+API cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) { return cuMemAlloc_v2(pointer, bytes); }
+API cuMemAllocFromPoolAsync(Pointer* pointer, size_t bytes, void*, void*) { return cuMemAlloc_v2(pointer, bytes); }
+API cuMemFree_v2(Pointer pointer) {
+    if (!pointer) return SUCCESS;
+    bool beside = false;
+    if (!memory::release(host(pointer), &beside)) return complain(INVALID_VALUE, "a free of what is not allocated");
+    if (!beside) return SUCCESS;
+    sticky = LAUNCH_FAILED;
+    return complain(LAUNCH_FAILED, "a kernel wrote just before or after an allocation that is freed now");
+}
+API cuMemFreeAsync(Pointer pointer, void*) { return cuMemFree_v2(pointer); }
+API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+    const size_t page = 4096;
+    return posix_memalign(pointer, page, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS;
+}
+API cuMemFreeHost(void* pointer) {
+    free(pointer);
+    return SUCCESS;
+}
+API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
+    return perform(stream, [=] { return copy_checked(host(to), from, bytes, host(to), "a copy to the device"); });
+}
+API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
+    return perform(stream, [=] { return copy_checked(to, host(from), bytes, host(from), "a copy from the device"); });
+}
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
+    return perform(stream, [=]() -> int {
+        if (bytes && !memory::contains(host(from), bytes))
+            return complain(INVALID_VALUE, "a copy within the device from outside an allocation");
+        return copy_checked(host(to), host(from), bytes, host(to), "a copy within the device");
+    });
+}
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream) {
+    return perform(stream, [=]() -> int {
+        if (bytes && !memory::contains(host(to), bytes)) return complain(INVALID_VALUE, "a memset outside an allocation");
+        memset(host(to), value, bytes);
+        return SUCCESS;
+    });
+}
+API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
+API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
+API cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) { return cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr); }
+API cuMemsetD8_v2(Pointer to, unsigned char value, size_t bytes) { return cuMemsetD8Async(to, value, bytes, nullptr); }
+
+API cuDeviceGetDefaultMemPool(void** out, int) {
+    *out = &pool;
+    return SUCCESS;
+}
+API cuDeviceGetMemPool(void** out, int device) { return cuDeviceGetDefaultMemPool(out, device); }
+API cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+API cuMemPoolGetAttribute(void*, int attribute, void* value) {
+    const int reserved_now = 5, reserved_most = 6, used_now = 7, used_most = 8;
+    unsigned long long answer = 0;
+    if (attribute == reserved_now || attribute == used_now) answer = memory::used();
+    if (attribute == reserved_most || attribute == used_most) answer = most_used;
+    memcpy(value, &answer, attribute >= 4 ? 8 : 4);
+    return SUCCESS;
+}
+API cuMemPoolTrimTo(void*, size_t) { return SUCCESS; }
+
+// ---- modules and launches
+
+API cuModuleLoadData(void** out, const void*) {
+    *out = &module_;
+    return SUCCESS;
+}
+API cuModuleUnload(void*) { return SUCCESS; }
+API cuModuleGetFunction(void** out, void*, const char* name) {
+    *out = function_of(name);
+    return *out ? SUCCESS : NOT_FOUND;
+}
+API cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* bytes) {
+    if (index > 0) return INVALID_VALUE;
+    *offset = 0;
+    if (bytes) *bytes = static_cast<Function*>(function)->kernel->argument_bytes;
+    return SUCCESS;
+}
+API cuFuncSetAttribute(void* function, int attribute, int value) {
+    if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES) return SUCCESS;
+    if (value < 0 || size_t(value) > MOST_SHARED) return INVALID_VALUE;
+    static_cast<Function*>(function)->shared_limit = unsigned(value);
+    return SUCCESS;
+}
+API cuFuncGetAttribute(int* value, int attribute, void* function) {
+    const Function& which = *static_cast<Function*>(function);
+    *value = attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES      ? int(which.shared_limit)
+             : attribute == ATTRIBUTE_MAX_THREADS_PER_BLOCK ? int(which.kernel->most_threads)
+                                                            : 0;
+    return SUCCESS;
+}
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int threads, size_t) {
+    if (threads <= 0) return INVALID_VALUE;
+    *blocks = 2048 / threads;
+    return SUCCESS;
+}
+API cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared_bytes, void* stream, void** parameters, void** extra) {
+    const Function& which = *static_cast<Function*>(function);
+    Launch launch = {which.kernel, nullptr, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, 0};
+    const void* argument = argument_of(*which.kernel, parameters, extra);
+    const char* problem = argument ? launch_problem(which, launch) : "an argument of another size than the kernel's";
+    if (problem) return complain(INVALID_VALUE, (std::string(which.kernel->name) + ": " + problem).c_str());
+    // A graph runs the launch later: it keeps the argument.
+    auto bytes = static_cast<const char*>(argument);
+    std::vector<char> kept(bytes, bytes + which.kernel->argument_bytes);
+    return perform(stream, [launch, kept = std::move(kept)]() mutable {
+        launch.argument = kept.data();
+        return execute(launch);
+    });
+}

@@ -1,0 +1,266 @@
+//! Building the emulator's `libcuda.so.1` and running a command on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::SystemTime;
+
+use clap::ValueEnum;
+
+use crate::sources::Source;
+use crate::{Result, process};
+
+/// How the kernels are instrumented.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Sanitize {
+    #[default]
+    None,
+    /// Accesses out of bounds and misaligned ones.
+    Address,
+    /// Races within a block and between blocks.
+    Thread,
+}
+
+/// Which thread of a block runs next.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Schedule {
+    #[default]
+    Fifo,
+    Reverse,
+    Random,
+    Priority,
+}
+
+/// When an asynchronous copy lands: at its issue, at the wait, or by lot.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Async {
+    #[default]
+    Eager,
+    Lazy,
+    Random,
+}
+
+/// The settings of one run.
+#[derive(Clone, Copy, Default, Debug, clap::Args)]
+pub struct Settings {
+    /// Instrument the kernels.
+    #[arg(long, value_enum, default_value_t)]
+    pub sanitize: Sanitize,
+    /// Which thread of a block runs next.
+    #[arg(long, value_enum, default_value_t)]
+    pub schedule: Schedule,
+    /// When an asynchronous copy lands.
+    #[arg(long = "async", value_enum, default_value_t)]
+    pub async_: Async,
+    /// Seed of what is drawn by lot.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl Sanitize {
+    /// For the kernels; the emulator's own files only know that they run under a sanitizer.
+    fn kernel_flags(self) -> &'static [&'static str] {
+        match self {
+            Sanitize::None => &[],
+            Sanitize::Address => {
+                &["-fsanitize=address,alignment", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+            }
+            Sanitize::Thread => &["-fsanitize=thread"],
+        }
+    }
+
+    fn define(self) -> Option<&'static str> {
+        match self {
+            Sanitize::None => None,
+            Sanitize::Address => Some("-DEMULATOR_ASAN"),
+            Sanitize::Thread => Some("-DEMULATOR_TSAN"),
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Sanitize::None => "plain",
+            Sanitize::Address => "address",
+            Sanitize::Thread => "thread",
+        }
+    }
+
+    fn runtime(self) -> Option<&'static str> {
+        match self {
+            Sanitize::None => None,
+            Sanitize::Address => Some("libasan.so"),
+            Sanitize::Thread => Some("libtsan.so"),
+        }
+    }
+}
+
+const COMPILER: &str = "g++";
+/// AVX2, FMA and F16C: a multiplication and an addition are fused as nvcc does it.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-g",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-march=x86-64-v3",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+];
+
+/// A built emulator: a folder with its `libcuda.so.1`.
+pub struct Emulator {
+    folder: PathBuf,
+    sanitize: Sanitize,
+}
+
+impl Emulator {
+    /// Compiles what changed since the last time: the emulator's own files and every source, below `out`.
+    ///
+    /// # Errors
+    /// When there is no `g++` or a file does not compile.
+    pub fn build(root: &Path, sources: &[Source], sanitize: Sanitize, out: &Path) -> Result<Emulator> {
+        let folder = out.join(sanitize.folder());
+        fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let own = root.join("kernels/emulator");
+        let (runtime_files, headers) =
+            (files(&own, "cpp")?, [files(&own, "h")?, files(&root.join("kernels/cuda"), "cuh")?]);
+        let headers_changed = headers.iter().flatten().map(|p| changed(p)).max().flatten();
+
+        let mut objects = Vec::new();
+        let mut commands = Vec::new();
+        let mut compile = |file: &Path, from: &Path, flags: &[&str]| {
+            let object = folder
+                .join(from.file_name().unwrap_or_default())
+                .with_extension(from.extension().unwrap_or_default().to_string_lossy().into_owned() + ".o");
+            if changed(&object) <= [changed(from), headers_changed].into_iter().max().flatten() {
+                let mut command = Command::new(COMPILER);
+                command.args(FLAGS).args(sanitize.define()).args(flags).arg("-I").arg(&own);
+                command.arg("-c").arg(file).arg("-o").arg(&object);
+                commands.push(command);
+            }
+            objects.push(object);
+        };
+        for file in &runtime_files {
+            compile(file, file, &[]);
+        }
+        for source in sources {
+            let wrapper = folder.join(&source.name).with_extension("cpp");
+            write_if_changed(&wrapper, &wrap(source, root))?;
+            compile(&wrapper, &source.path, sanitize.kernel_flags());
+        }
+        let library = folder.join("libcuda.so.1");
+        let stale = !commands.is_empty() || !library.exists() || linked(&folder) != listing(&objects);
+        process::outputs(commands, process::width())?;
+        if stale {
+            let mut link = Command::new(COMPILER);
+            link.args(["-shared", "-Wl,-soname,libcuda.so.1"]).args(sanitize.kernel_flags());
+            process::output(link.args(&objects).arg("-o").arg(&library).arg("-lpthread"))?;
+            write_if_changed(&folder.join("objects"), &listing(&objects))?;
+        }
+        Ok(Emulator { folder, sanitize })
+    }
+
+    /// The folder that holds `libcuda.so.1`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `program`, with the emulator as its CUDA driver.
+    ///
+    /// # Errors
+    /// When the compiler does not name its sanitizer's library.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, settings: &Settings) -> Result<Command> {
+        let program = program.as_ref();
+        let mut command = if self.sanitize == Sanitize::Thread {
+            // TSan wants the address space where it expects it.
+            let mut fixed = Command::new("setarch");
+            fixed.arg("-R").arg(program);
+            fixed
+        } else {
+            Command::new(program)
+        };
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map(|v| v.get_name().to_string()).unwrap_or_default()
+        };
+        command
+            .env("LD_LIBRARY_PATH", library_path(&self.folder))
+            .env("EMULATOR_SCHEDULE", name(&|| settings.schedule.to_possible_value()))
+            .env("EMULATOR_ASYNC", name(&|| settings.async_.to_possible_value()))
+            .env("EMULATOR_SEED", settings.seed.to_string());
+        if let Some(runtime) = self.sanitize.runtime() {
+            let path = process::output(Command::new(COMPILER).arg(format!("-print-file-name={runtime}")))?;
+            command
+                .env("LD_PRELOAD", path.trim())
+                .env("ASAN_OPTIONS", "detect_leaks=0:handle_segv=1")
+                // Only the kernels are instrumented; what the program does in memcpy and free is its own business.
+                .env("TSAN_OPTIONS", "ignore_interceptors_accesses=1:report_thread_leaks=0:exitcode=66");
+        }
+        Ok(command)
+    }
+}
+
+/// Runs a command line on the emulator with all operations' kernels.
+///
+/// # Errors
+/// When the emulator cannot be built or the command cannot be started.
+pub fn emulate(root: &Path, settings: &Settings, command_line: &[String]) -> Result<ExitStatus> {
+    let sources = crate::sources::of_operations(root)?;
+    let emulator = Emulator::build(root, &sources, settings.sanitize, &root.join("target/emulator"))?;
+    let (program, arguments) = command_line.split_first().ok_or("no command given after --")?;
+    let mut command = emulator.command(program, settings)?;
+    command.args(arguments).status().map_err(|e| format!("cannot run {program}: {e}"))
+}
+
+/// A C++ file that defines a source's kernels in a namespace of its own and registers them by name.
+fn wrap(source: &Source, root: &Path) -> String {
+    let (device, path) = (root.join("kernels/cuda/device.cuh"), source.path.display());
+    let mut text =
+        format!("#include \"{}\"\nnamespace kernels_{} {{\n#include \"{path}\"\n", device.display(), source.name);
+    for kernel in &source.kernels {
+        let (name, threads) = (&kernel.name, &kernel.most_threads);
+        text += &format!(
+            "static const emulator::Kernel register_{name}(\"{name}\", emulator::Entry<&{name}>::call, \
+             emulator::Entry<&{name}>::bytes, {threads});\n"
+        );
+    }
+    text + "}\n"
+}
+
+/// The files of `folder` with this extension, by name.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let listed =
+        fs::read_dir(folder).and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
+    let mut paths = listed.map_err(|e| format!("{}: {e}", folder.display()))?;
+    paths.retain(|p| p.extension().is_some_and(|e| e == extension));
+    paths.sort();
+    Ok(paths)
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|m| m.modified()).ok()
+}
+
+fn write_if_changed(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn listing(objects: &[PathBuf]) -> String {
+    objects.iter().map(|o| format!("{}\n", o.display())).collect()
+}
+
+fn linked(folder: &Path) -> String {
+    fs::read_to_string(folder.join("objects")).unwrap_or_default()
+}
+
+fn library_path(folder: &Path) -> std::ffi::OsString {
+    let mut path = folder.as_os_str().to_owned();
+    if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|old| !old.is_empty()) {
+        path.push(":");
+        path.push(old);
+    }
+    path
+}
