@@ -48,5 +48,5 @@ fn assert_close(ours: &Tensor, want: &Tensor, bound: f64) {
 
 /// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.
 fn unit(dtype: DType) -> f64 {
-    if dtype == DType::BF16 { 2f64.powi(-9) } else { 2f64.powi(-24) }
+    if dtype == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-24) }
 }
