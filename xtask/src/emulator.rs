@@ -229,11 +229,8 @@ fn wrap(source: &Source, root: &Path) -> String {
 
 /// The files of `folder` with this extension, by name.
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let listed =
-        fs::read_dir(folder).and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
-    let mut paths = listed.map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut paths = crate::sources::entries(folder)?;
     paths.retain(|p| p.extension().is_some_and(|e| e == extension));
-    paths.sort();
     Ok(paths)
 }
 

@@ -1,8 +1,10 @@
 //! The project's own build steps: the kernels' images, and the emulator that runs the same kernels on the CPU.
 
 pub mod emulator;
+pub mod images;
 pub mod process;
 pub mod sources;
+pub mod toolchain;
 
 use std::path::{Path, PathBuf};
 

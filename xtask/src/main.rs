@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::emulator::{self, Settings};
-use xtask::{Result, root};
+use xtask::{Result, images, root};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own build steps")]
@@ -15,6 +15,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Step {
+    /// Compile the kernels' images for all GPUs with the pinned compilers.
+    Kernels {
+        /// Write nothing; fail when the committed images or their table of resources are not what the sources give.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run a command on the CPU emulator: the same kernels, without a GPU.
     Emulate {
         #[command(flatten)]
@@ -37,6 +43,7 @@ fn main() -> ExitCode {
 
 fn run(step: Step) -> Result<ExitCode> {
     match step {
+        Step::Kernels { check } => images::kernels(&root(), check).map(|()| ExitCode::SUCCESS),
         Step::Emulate { settings, command } => {
             let status = emulator::emulate(&root(), &settings, &command)?;
             // As a shell does it: 128 and the signal's number for a command that a signal ended.

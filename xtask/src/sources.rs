@@ -56,7 +56,8 @@ fn read(path: PathBuf) -> Result<Source> {
     Ok(Source { name, path, kernels })
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+/// What stands in `folder`, by name.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let listed =
         fs::read_dir(folder).and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>());
     let mut paths = listed.map_err(|e| format!("{}: {e}", folder.display()))?;
