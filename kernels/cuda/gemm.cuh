@@ -123,7 +123,7 @@ template <int TM, int TN, int ROWS, int COLUMNS, bool A_ROWS, bool B_ROWS> struc
 
     __device__ __forceinline__ void multiply(const unsigned char* a, const unsigned char* b) {
         int row = threadIdx.x / COLUMNS, column = threadIdx.x % COLUMNS;
-#pragma unroll
+#pragma unroll 1
         for (int k = 0; k < 4; k++) {
             float rows[TM][4];
 #pragma unroll

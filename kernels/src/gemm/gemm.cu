@@ -28,7 +28,8 @@
 //   any_f32                       256 × 48    256    3 steps, 58 368         any
 //   wgrad: 48 × 192 in place of 256 × 48 and of 128 × 48, 3 steps, 46 080; 96 × 96 in place of 128 × 96, 4 steps, 49 152
 //
-// f16 has the same names as bf16. f32 is f32 throughout (fused multiply-add, no TF32).
+// f32 is f32 throughout (fused multiply-add, no TF32). The templates take f16 as they take bf16; its kernels are not
+// instantiated as long as no tensor has that dtype.
 //
 // Arithmetic: 2 · positions · taps · ci · co operations each. Bytes from beyond the block: a tile reads 64 · (BM + BN) a step;
 // neighbouring taps read nearly the same positions again, out of L1 and L2. To memory: C once; with splits > 1 each split
@@ -219,7 +220,7 @@ template <class E, int THREADS, int ROWS, bool TRANSPOSED> struct GatheredRows<E
         const E* from = (const E*)args.image + tap.channel;
 #pragma unroll
         for (int i = 0; i < ITEMS; i++)
-            cp_async<16>(tile + to + i * (THREADS / 4) * 64, from + (i64)(rows[i].place + move) * args.channels,
+            cp_async_cached(tile + to + i * (THREADS / 4) * 64, from + (i64)(rows[i].place + move) * args.channels,
                          (rows[i].bits & need) == need);
         tap.advance(w, args.channels, BK<E>);
     }
@@ -361,7 +362,7 @@ template <class E, int THREADS, int ROWS> struct GatheredColumns<E, THREADS, ROW
 #pragma unroll
         for (int i = 0; i < L::ITEMS; i++) {
             if (!L::exists(i)) break;
-            cp_async<16>(tile + L::place(i), from[i] + at, (m.bits & need[i]) == need[i]);
+            cp_async_cached(tile + L::place(i), from[i] + at, (m.bits & need[i]) == need[i]);
         }
         k += BK<E>;
     }
@@ -531,7 +532,7 @@ extern "C" __global__ void __launch_bounds__(256) gemm_fprop_f32(const GemmArgs 
 extern "C" __global__ void __launch_bounds__(256) gemm_fprop_any_f32(const GemmArgs args) {
     fprop<CudaCore<8, 6, 32, 8, false, false>, 3, false>(args);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_dgrad_f32(const GemmArgs args) {
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_dgrad_f32(const GemmArgs args) {
     dgrad<CudaCore<8, 6, 32, 8, false, true>, 3, true>(args);
 }
 extern "C" __global__ void __launch_bounds__(256) gemm_dgrad_any_f32(const GemmArgs args) {
@@ -570,9 +571,14 @@ template <class Out> DEVICE void sum_splits(const GemmSumArgs& args) {
                 for (int i = 0; i < 4; i++)
                     if (i < present) v[i] += from[i];
         }
+        if (args.bias) {
+            int column = (int)(at % args.columns);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (args.bias && i < present) v[i] += args.bias[(at + i) % args.columns];
+            for (int i = 0; i < 4; i++) {
+                if (i < present) v[i] += args.bias[column];
+                column = column + 1 < args.columns ? column + 1 : 0;
+            }
+        }
         store_four((Out*)args.c + at, v, present, wide);
     }
 }
