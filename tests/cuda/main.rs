@@ -7,6 +7,7 @@ mod launch;
 mod layer;
 mod movement;
 mod norms;
+mod products;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
