@@ -4,6 +4,7 @@
 mod gelu;
 mod launch;
 mod layer;
+mod window_attention;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
