@@ -8,6 +8,7 @@ mod layer;
 mod movement;
 mod norms;
 mod products;
+mod window_attention;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};

@@ -14,7 +14,7 @@ pub(super) struct Grid {
     /// Windows along each axis; `blocks * window` is the padded size.
     pub blocks: [usize; 3],
     /// The window that the table of biases was made for.
-    nominal: [usize; 3],
+    pub nominal: [usize; 3],
 }
 
 impl Grid {

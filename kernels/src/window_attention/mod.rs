@@ -29,6 +29,7 @@
 
 mod cpu;
 mod cpu_f64;
+mod cuda;
 mod grid;
 mod meta;
 #[cfg(test)]
@@ -62,7 +63,7 @@ impl Params {
     }
 }
 
-/// y `[B, D, H, W, C]`; lse `[B, D, H, W, heads]`.
+/// y `[B, D, H, W, C]`; lse `[B, D, H, W, heads]`, in f32 where qkv is bf16.
 pub struct Output {
     pub y: Tensor,
     pub lse: Tensor,
@@ -85,17 +86,19 @@ struct Problem {
     grid: Option<Grid>,
 }
 
-/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim); pad `[3C]` is what padded tokens hold (the bias of the
+/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim), f32, f64 (on the CPU) or bf16 (on CUDA, with pad and
+/// table, and their gradients, in f32); pad `[3C]` is what padded tokens hold (the bias of the
 /// linear that made qkv); table `[prod(2 window - 1), heads]`.
 pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<Output> {
     let problem = Problem::new(qkv, pad, table, p)?;
     let [b, d, h, w, _] = qkv.ndhwc(OP)?;
     let mut y = Tensor::empty(&[b, d, h, w, problem.channels], qkv.dtype(), qkv.device())?;
-    let mut lse = Tensor::empty(&[b, d, h, w, p.heads], qkv.dtype(), qkv.device())?;
+    let mut lse = Tensor::empty(&[b, d, h, w, p.heads], sums(qkv), qkv.device())?;
     let Some(grid) = &problem.grid else { return Ok(Output { y, lse }) };
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cpu, DType::F64) => cpu_f64::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
+        (Device::Cuda(_), _) => cuda::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Meta, _) => meta::forward(&problem, grid, qkv)?,
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -114,10 +117,10 @@ pub fn backward(
 ) -> Result<Grads> {
     let problem = Problem::new(qkv, pad, table, p)?;
     let [b, d, h, w, _] = qkv.ndhwc(OP)?;
-    expect("dy", dy, &[b, d, h, w, problem.channels], qkv)?;
-    expect("y", y, &[b, d, h, w, problem.channels], qkv)?;
-    expect("lse", lse, &[b, d, h, w, p.heads], qkv)?;
-    let zeros = |like: &Tensor| Tensor::zeros(like.dims(), qkv.dtype(), qkv.device());
+    expect("dy", dy, &[b, d, h, w, problem.channels], qkv.dtype(), qkv)?;
+    expect("y", y, &[b, d, h, w, problem.channels], qkv.dtype(), qkv)?;
+    expect("lse", lse, &[b, d, h, w, p.heads], sums(qkv), qkv)?;
+    let zeros = |like: &Tensor| Tensor::zeros(like.dims(), like.dtype(), qkv.device());
     let Some(grid) = &problem.grid else {
         return Ok(Grads { dqkv: zeros(qkv)?, dpad: zeros(pad)?, dtable: zeros(table)? });
     };
@@ -125,6 +128,7 @@ pub fn backward(
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward(&problem, grid, saved, qkv, pad, table),
         (Device::Cpu, DType::F64) => cpu_f64::backward(&problem, grid, saved, qkv, pad, table),
+        (Device::Cuda(_), _) => cuda::backward(&problem, grid, saved, qkv, pad, table),
         (Device::Meta, _) => meta::backward(&problem, grid, qkv, pad, table),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -146,8 +150,8 @@ impl Problem {
             let detail = format!("the last axis of qkv {:?} must hold q, k and v of {} heads", qkv.dims(), p.heads);
             return Err(Error::shape(OP, detail));
         }
-        expect("pad", pad, &[wide], qkv)?;
-        expect("table", table, &[table_rows, p.heads], qkv)?;
+        expect("pad", pad, &[wide], sums(qkv), qkv)?;
+        expect("table", table, &[table_rows, p.heads], sums(qkv), qkv)?;
         let grid = (batch * d * h * w > 0).then(|| Grid::new([d, h, w], p));
         Ok(Problem { batch, channels: wide / 3, heads: p.heads, grid })
     }
@@ -157,13 +161,18 @@ impl Problem {
     }
 }
 
-fn expect(name: &str, t: &Tensor, dims: &[usize], qkv: &Tensor) -> Result<()> {
+/// The dtype of what belongs to no single token, or decides about many: pad, table, lse, and the gradients of pad and table.
+fn sums(qkv: &Tensor) -> DType {
+    if qkv.dtype() == DType::BF16 { DType::F32 } else { qkv.dtype() }
+}
+
+fn expect(name: &str, t: &Tensor, dims: &[usize], dtype: DType, qkv: &Tensor) -> Result<()> {
     if t.dims() != dims {
         let detail = format!("{name} is {:?}; with qkv {:?} it must be {dims:?}", t.dims(), qkv.dims());
         return Err(Error::shape(OP, detail));
     }
-    if t.dtype() != qkv.dtype() || t.device() != qkv.device() {
-        let detail = format!("{name} is {t:?} and qkv is {qkv:?}; convert them to one dtype and device");
+    if t.dtype() != dtype || t.device() != qkv.device() {
+        let detail = format!("{name} is {t:?} and qkv is {qkv:?}; convert {name} to {dtype} on {}", qkv.device());
         return Err(Error::invalid(OP, detail));
     }
     Ok(())
