@@ -22,7 +22,7 @@ constexpr size_t PAGE = 4096, GUARD = 128, STATIC_BYTES = 64 << 10, DYNAMIC_BYTE
 constexpr size_t REGION_BYTES = STATIC_BYTES + DYNAMIC_BYTES;
 constexpr unsigned MOST_PENDING = 512;
 
-// TSan knows the start and the end of a launch by these.
+// TSan knows the start and the end of a launch by these: only launches are ordered, not the blocks of one.
 char launch_begins, launch_ends;
 
 unsigned lowest(uint32_t bits) { return unsigned(__builtin_ctz(bits)); }
@@ -48,6 +48,11 @@ std::string text(const char* format, ...) {
 
 }  // namespace
 
+void begin_launch() {
+    sanitizer::acquire(&launch_ends);
+    sanitizer::release(&launch_begins);
+}
+
 void fail(Site site, const char* format, ...) {
     char line[1024];
     va_list arguments;
@@ -71,11 +76,8 @@ bool Block::run(const Launch& which, uint64_t id) {
     random.next();
     begin_shared();
     begin_threads(which, id);
-    sanitizer::acquire(&launch_ends);
-    sanitizer::release(&launch_begins);
     resume(host, pick(), false);
     current = nullptr;
-    sanitizer::acquire(&launch_ends);
     if (!failed) check_shared();
     block = nullptr;
     return !failed;

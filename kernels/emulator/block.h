@@ -107,7 +107,10 @@ class Block {
     void open_barrier();
     void make_ready(unsigned warp, uint32_t lanes);
     [[noreturn]] void deadlock();
-    Fiber& fiber(unsigned index) { return fibers[(index + rotation) % fibers.size()]; }
+    Fiber& fiber(unsigned index) {
+        size_t place = index + rotation;
+        return fibers[place < fibers.size() ? place : place - fibers.size()];
+    }
 
     const Launch* launch = nullptr;
     Context host;
@@ -128,6 +131,9 @@ class Block {
     std::vector<StaticShared> statics;
     unsigned char* statics_end = nullptr;
 };
+
+// To be called before the blocks of a launch run: what earlier launches did comes before.
+void begin_launch();
 
 // The block that this thread of the host runs.
 extern thread_local Block* block __attribute__((tls_model("initial-exec")));

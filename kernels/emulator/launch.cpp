@@ -179,6 +179,7 @@ std::string run(Launch launch) {
     static uint64_t launches;
     static Workers& workers = *new Workers;  // never destroyed: its threads wait for the next launch until the process ends
     launch.number = launches++;
+    begin_launch();
     return workers.run(launch);
 }
 

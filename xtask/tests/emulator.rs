@@ -25,7 +25,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_unwritten_shared", "is wrong"),
     ("bug_divergent_barrier", "divergent barrier: other threads of the block wait at"),
     ("bug_deadlock", "16 threads (the first is 0) wait for __syncthreads at"),
-    ("bug_lane_left", "have ended"),
+    ("bug_lane_left", "ended"),
     ("bug_misaligned_copy", "not multiples"),
     ("wrong_argument_size", "an argument of another size"),
 ];
