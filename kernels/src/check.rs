@@ -1,6 +1,23 @@
 //! What operations ask of their inputs before they start.
 
-use engine::{Error, Result, Tensor};
+use engine::{DType, Error, Result, Tensor};
+
+/// What statistics and sums over many values are kept in, which is the dtype of a norm's parameters and of their gradients: f32
+/// for bf16, else the same.
+pub(crate) fn sum_dtype(dtype: DType) -> DType {
+    if dtype == DType::BF16 { DType::F32 } else { dtype }
+}
+
+/// Errors unless the tensor, given with its name, has the dtype for sums over x, is on its device, and has these sizes.
+pub(crate) fn expect_sums(op: &'static str, x: &Tensor, t: (&str, &Tensor), want: &[usize]) -> Result<()> {
+    let dtype = sum_dtype(x.dtype());
+    if t.1.dtype() != dtype {
+        let (name, got) = (t.0, t.1.dtype());
+        return Err(Error::invalid(op, format!("{name} is {got}, but with {} inputs it must be {dtype}", x.dtype())));
+    }
+    expect_device(op, x, &[t])?;
+    expect_dims(op, t, want, &format!("x {:?}", x.dims()))
+}
 
 /// Errors unless both tensors, given with their names, have one shape and one dtype, and are on one device.
 pub(crate) fn expect_same(op: &'static str, a: (&str, &Tensor), b: (&str, &Tensor)) -> Result<()> {

@@ -4,10 +4,13 @@
 mod adamw;
 mod cosine;
 mod dice_ce;
+mod elementwise;
 mod gelu;
 mod info_nce;
 mod launch;
 mod layer;
+mod movement;
+mod norms;
 mod training;
 mod voco_loss;
 
@@ -49,6 +52,15 @@ fn assert_close(ours: &Tensor, want: &Tensor, bound: f64) {
     let norm: f64 = want.iter().map(|b| b * b).sum();
     let error = if off == 0.0 { 0.0 } else { (off / norm).sqrt() };
     assert!(error <= bound, "error {error:e}, at most {bound:e} allowed");
+}
+
+/// What f gives, which must be the same bits when it is asked again.
+#[track_caller]
+fn same_bits(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
+    let bits = |t: &Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let (first, second) = (f().expect("first run"), f().expect("second run"));
+    assert!(bits(&first) == bits(&second), "two runs differ");
+    first
 }
 
 /// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.

@@ -2,8 +2,9 @@
 //! tensors give empty results. All three move bytes and nothing else: two reads and a write per element (one read for `scale`).
 
 mod cpu;
+mod cuda;
 
-use crate::check::expect_same;
+use crate::check::{expect_device, expect_same};
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "add";
@@ -13,6 +14,7 @@ pub fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     expect_same(OP, ("a", a), ("b", b))?;
     match a.device() {
         Device::Cpu => cpu::forward(a, b),
+        Device::Cuda(_) => cuda::forward(a, b),
         Device::Meta => a.new_empty(a.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: a.dtype(), device }),
     }
@@ -34,8 +36,10 @@ pub fn accumulate_at(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     if b.dtype() != a.dtype() {
         return Err(Error::DType { op: OP, got: b.dtype(), want: "one dtype for all inputs; convert with to_dtype" });
     }
+    expect_device(OP, a, &[("b", b)])?;
     match a.device() {
         Device::Cpu => cpu::accumulate(a, start, b),
+        Device::Cuda(_) => cuda::accumulate(a, start, b),
         Device::Meta => Ok(()),
         device => Err(Error::Unsupported { op: OP, dtype: a.dtype(), device }),
     }
@@ -45,6 +49,7 @@ pub fn accumulate_at(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
 pub fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::scale(x, factor),
+        Device::Cuda(_) => cuda::scale(x, factor),
         Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: "scale", dtype: x.dtype(), device }),
     }

@@ -2,11 +2,12 @@
 //! mean = Σ x / N, rstd = 1 / √(Σ (x − mean)² / N + eps) (the biased variance), y = x̂ = (x − mean) · rstd.
 //! Backward, with means over the rows: dx = rstd · (dy − mean(dy) − x̂ · mean(dy · x̂)).
 //!
-//! mean and rstd are `[C]`, of x's dtype. One row has no variance and is an error, as in PyTorch; so is a zero-sized axis.
+//! f32 and f64, on CUDA f32 and bf16 with f32 arithmetic; mean and rstd are `[C]`, of x's dtype, f32 for bf16. One row has no variance and is an error, as in PyTorch; so is a zero-sized axis.
 
 mod cpu;
+mod cuda;
 
-use crate::check::{expect_dims, expect_same};
+use crate::check::{expect_same, expect_sums, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "batch_norm";
@@ -24,7 +25,11 @@ pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, eps),
-        Device::Meta => Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&[c])?, rstd: x.new_empty(&[c])? }),
+        Device::Cuda(_) => cuda::forward(x, eps),
+        Device::Meta => {
+            let moment = || Tensor::empty(&[c], sum_dtype(x.dtype()), x.device());
+            Ok(Output { y: x.new_empty(x.dims())?, mean: moment()?, rstd: moment()? })
+        }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -33,13 +38,11 @@ pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
 pub fn backward(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     let c = check(x)?;
     expect_same(OP, ("x", x), ("dy", dy))?;
-    expect_same(OP, ("mean", mean), ("rstd", rstd))?;
-    expect_dims(OP, ("mean", mean), &[c], &format!("x {:?}", x.dims()))?;
-    if mean.dtype() != x.dtype() {
-        return Err(Error::DType { op: OP, got: mean.dtype(), want: "mean and rstd of x's dtype" });
-    }
+    expect_sums(OP, x, ("mean", mean), &[c])?;
+    expect_sums(OP, x, ("rstd", rstd), &[c])?;
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, mean, rstd),
+        Device::Cuda(_) => cuda::backward(dy, x, mean, rstd),
         Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }

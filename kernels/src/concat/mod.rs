@@ -2,7 +2,9 @@
 //! zero-sized axes give empty results.
 
 mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "concat";
@@ -17,6 +19,7 @@ pub fn forward(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
     let mut dims = first.dims().to_vec();
     dims[axis] = 0;
     for x in xs {
+        expect_device(OP, first, &[("an input", x)])?;
         if x.dtype() != first.dtype() {
             return Err(Error::DType {
                 op: OP,
@@ -36,6 +39,7 @@ pub fn forward(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
     }
     match first.device() {
         Device::Cpu => cpu::forward(xs, axis, &dims),
+        Device::Cuda(_) => cuda::forward(xs, axis, &dims),
         Device::Meta => first.new_empty(&dims),
         device => Err(Error::Unsupported { op: OP, dtype: first.dtype(), device }),
     }
@@ -50,6 +54,7 @@ pub fn split(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
     }
     match dy.device() {
         Device::Cpu => cpu::split(dy, axis, sizes),
+        Device::Cuda(_) => cuda::split(dy, axis, sizes),
         Device::Meta => sizes.iter().map(|&size| dy.new_empty(&piece_dims(dy, axis, size))).collect(),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }

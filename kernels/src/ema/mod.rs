@@ -4,7 +4,9 @@
 //! are left as they are. Every vector width and thread count gives the same bits.
 
 mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "ema";
@@ -22,9 +24,11 @@ pub fn update(teacher: &mut Tensor, student: &Tensor, momentum: f64) -> Result<(
     if !(0.0..=1.0).contains(&momentum) {
         return Err(Error::invalid(OP, format!("momentum {momentum} must lie in [0, 1]")));
     }
+    expect_device(OP, teacher, &[("student", student)])?;
     match (teacher.device(), teacher.dtype()) {
         (Device::Cpu, DType::F32) => cpu::update::<f32>(teacher, student, momentum),
         (Device::Cpu, DType::F64) => cpu::update::<f64>(teacher, student, momentum),
+        (Device::Cuda(_), _) => cuda::update(teacher, student, momentum),
         (Device::Meta, _) => Ok(()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }

@@ -3,6 +3,7 @@
 //! voxels has no mean and is an error.
 
 mod cpu;
+mod cuda;
 
 use crate::check::expect_dims;
 use engine::{Device, Error, Result, Tensor};
@@ -13,6 +14,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     let [n, .., c] = check(&x.ndhwc(OP)?)?;
     match x.device() {
         Device::Cpu => cpu::forward(x),
+        Device::Cuda(_) => cuda::forward(x),
         Device::Meta => x.new_empty(&[n, c]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
@@ -24,6 +26,7 @@ pub fn backward(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     expect_dims(OP, ("dy", dy), &[n, c], &format!("x {x_dims:?}"))?;
     match dy.device() {
         Device::Cpu => cpu::backward(dy, x_dims),
+        Device::Cuda(_) => cuda::backward(dy, x_dims),
         Device::Meta => dy.new_empty(x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }

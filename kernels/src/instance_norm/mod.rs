@@ -8,12 +8,14 @@
 //! rule); dresidual = dz; dx = rstd · (dz − mean(dz) − x̂ · mean(dz · x̂)). Without a residual x̂ follows from y alone, so x is not
 //! read unless the slope is too small to divide by (below [`MIN_INVERTIBLE_SLOPE`]): a caller that no longer has x may pass y.
 //!
-//! x, residual, y `[N, D, H, W, C]`; mean and rstd `[N, C]`, of x's dtype. One voxel per sample has no variance and is an error,
+//! x, residual, y `[N, D, H, W, C]` in f32 or f64, on CUDA in f32 or bf16 with f32 arithmetic; mean and rstd `[N, C]`, of x's dtype,
+//! f32 for bf16. One voxel per sample has no variance and is an error,
 //! as in PyTorch; so is any zero-sized axis. The slope must not be negative.
 
 mod cpu;
+pub(crate) mod cuda;
 
-use crate::check::{expect_dims, expect_same};
+use crate::check::{expect_same, expect_sums, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "instance_norm";
@@ -46,8 +48,10 @@ pub fn forward(x: &Tensor, residual: Option<&Tensor>, p: Params) -> Result<Outpu
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, residual, p),
+        Device::Cuda(_) => cuda::forward(x, residual, p),
         Device::Meta => {
-            Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&[n, c])?, rstd: x.new_empty(&[n, c])? })
+            let moment = || Tensor::empty(&[n, c], sum_dtype(x.dtype()), x.device());
+            Ok(Output { y: x.new_empty(x.dims())?, mean: moment()?, rstd: moment()? })
         }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
@@ -66,13 +70,11 @@ pub fn backward(
     let [n, .., c] = check(x, p)?;
     expect_same(OP, ("x", x), ("dy", dy))?;
     expect_same(OP, ("x", x), ("y", y))?;
-    expect_same(OP, ("mean", mean), ("rstd", rstd))?;
-    expect_dims(OP, ("mean", mean), &[n, c], &format!("x {:?}", x.dims()))?;
-    if mean.dtype() != x.dtype() {
-        return Err(Error::DType { op: OP, got: mean.dtype(), want: "mean and rstd of x's dtype" });
-    }
+    expect_sums(OP, x, ("mean", mean), &[n, c])?;
+    expect_sums(OP, x, ("rstd", rstd), &[n, c])?;
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, y, mean, rstd, has_residual, p),
+        Device::Cuda(_) => cuda::backward(dy, x, y, mean, rstd, has_residual, p),
         Device::Meta => {
             let invertible = !has_residual && p.slope.is_none_or(|s| s >= MIN_INVERTIBLE_SLOPE);
             let dz = if invertible { None } else { Some(x.new_empty(x.dims())?) };

@@ -5,6 +5,7 @@
 //! a NaN anywhere gives NaN.
 
 mod cpu;
+mod cuda;
 
 use engine::{DType, Device, Error, Result, Tensor};
 
@@ -14,6 +15,7 @@ pub fn forward(x: &Tensor) -> Result<f64> {
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(x),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(x),
+        (Device::Cuda(_), _) => cuda::forward(x),
         (Device::Meta, _) => Ok(f64::NAN),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }

@@ -5,12 +5,14 @@
 //! Backward, with g = dy · weight and means over the row: dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)),
 //! dweight = Σ dy · x̂ and dbias = Σ dy over all rows, summed in fixed blocks of rows in a fixed order.
 //!
-//! x `[…, C]` with C >= 1; weight and bias `[C]`; mean and rstd `[rows]`, of x's dtype. No rows give empty results (and zero
+//! x `[…, C]` with C >= 1 in f32 or f64, on CUDA in f32 or bf16 with f32 arithmetic; weight and bias `[C]`, mean and rstd `[rows]`,
+//! and the gradients dweight and dbias are of x's dtype, f32 for bf16. No rows give empty results (and zero
 //! dweight and dbias); C = 0 is an error.
 
 mod cpu;
+mod cuda;
 
-use crate::check::{expect_dims, expect_same};
+use crate::check::{expect_same, expect_sums, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "layer_norm";
@@ -34,14 +36,15 @@ pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Resu
         return Err(Error::invalid(OP, format!("eps is {eps}; it must be 0 or a small positive number")));
     }
     if let Some((weight, bias)) = affine {
-        check_companion(x, ("weight", weight), x.channels())?;
-        check_companion(x, ("bias", bias), x.channels())?;
+        expect_sums(OP, x, ("weight", weight), &[x.channels()])?;
+        expect_sums(OP, x, ("bias", bias), &[x.channels()])?;
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, affine, eps),
+        Device::Cuda(_) => cuda::forward(x, affine, eps),
         Device::Meta => {
-            let rows = [x.rows()];
-            Ok(Output { y: x.new_empty(x.dims())?, mean: x.new_empty(&rows)?, rstd: x.new_empty(&rows)? })
+            let moment = || Tensor::empty(&[x.rows()], sum_dtype(x.dtype()), x.device());
+            Ok(Output { y: x.new_empty(x.dims())?, mean: moment()?, rstd: moment()? })
         }
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
@@ -51,13 +54,14 @@ pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Resu
 pub fn backward(dy: &Tensor, x: &Tensor, weight: Option<&Tensor>, mean: &Tensor, rstd: &Tensor) -> Result<Grads> {
     check_x(x)?;
     expect_same(OP, ("x", x), ("dy", dy))?;
-    check_companion(x, ("mean", mean), x.rows())?;
-    check_companion(x, ("rstd", rstd), x.rows())?;
+    expect_sums(OP, x, ("mean", mean), &[x.rows()])?;
+    expect_sums(OP, x, ("rstd", rstd), &[x.rows()])?;
     if let Some(weight) = weight {
-        check_companion(x, ("weight", weight), x.channels())?;
+        expect_sums(OP, x, ("weight", weight), &[x.channels()])?;
     }
     match x.device() {
         Device::Cpu => cpu::backward(dy, x, weight, mean, rstd),
+        Device::Cuda(_) => cuda::backward(dy, x, weight, mean, rstd),
         Device::Meta => {
             let share = || weight.map(|w| w.new_empty(w.dims())).transpose();
             Ok(Grads { dx: x.new_empty(x.dims())?, dweight: share()?, dbias: share()? })
@@ -71,11 +75,4 @@ fn check_x(x: &Tensor) -> Result<()> {
         return Err(Error::shape(OP, format!("x is {:?}; its last axis must have at least one element", x.dims())));
     }
     Ok(())
-}
-
-fn check_companion(x: &Tensor, t: (&str, &Tensor), len: usize) -> Result<()> {
-    if t.1.dtype() != x.dtype() {
-        return Err(Error::DType { op: OP, got: t.1.dtype(), want: "x's dtype for all inputs; convert with to_dtype" });
-    }
-    expect_dims(OP, t, &[len], &format!("x {:?}", x.dims()))
 }

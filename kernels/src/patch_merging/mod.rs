@@ -8,6 +8,7 @@
 //! empty output.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +43,10 @@ impl Order {
 /// `[B, D, H, W, C]` -> `[B, ceil(D/2), ceil(H/2), ceil(W/2), 8C]`.
 pub fn gather(x: &Tensor, order: Order) -> Result<Tensor> {
     let dims = x.ndhwc(OP)?;
-    let mut y = Tensor::empty(&merged(dims), x.dtype(), x.device())?;
+    if let Device::Cuda(_) = x.device() {
+        return cuda::gather(x, dims, order);
+    }
+    let mut y = x.new_empty(&merged(dims))?;
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => cpu::gather::<f32>(dims, order, x.as_slice()?, y.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::gather::<f64>(dims, order, x.as_slice()?, y.as_mut_slice()?),
@@ -61,7 +65,10 @@ pub fn scatter(dy: &Tensor, x_dims: &[usize], order: Order) -> Result<Tensor> {
         let detail = format!("dy is {:?}; to scatter to {x_dims:?} it must be {:?}", dy.dims(), merged(dims));
         return Err(Error::shape(OP, detail));
     }
-    let mut dx = Tensor::empty(&dims, dy.dtype(), dy.device())?;
+    if let Device::Cuda(_) = dy.device() {
+        return cuda::scatter(dy, dims, order);
+    }
+    let mut dx = dy.new_empty(&dims)?;
     match (dy.device(), dy.dtype()) {
         (Device::Cpu, DType::F32) => cpu::scatter::<f32>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::scatter::<f64>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),

@@ -9,6 +9,7 @@
 //! `[N, D, H, W, C]` -> `[N, size…, C]`. No samples or channels give empty results; a zero-sized spatial axis is an error.
 
 mod cpu;
+mod cuda;
 
 use engine::{Device, Error, Result, Tensor};
 
@@ -19,6 +20,7 @@ pub fn forward(x: &Tensor, size: [usize; 3], align_corners: bool) -> Result<Tens
     check([d, h, w], size)?;
     match x.device() {
         Device::Cpu => cpu::forward(x, size, align_corners),
+        Device::Cuda(_) => cuda::forward(x, size, align_corners),
         Device::Meta => x.new_empty(&[n, size[0], size[1], size[2], c]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
@@ -35,6 +37,7 @@ pub fn backward(dy: &Tensor, x_dims: &[usize], align_corners: bool) -> Result<Te
     }
     match dy.device() {
         Device::Cpu => cpu::backward(dy, x_dims, align_corners),
+        Device::Cuda(_) => cuda::backward(dy, x_dims, align_corners),
         Device::Meta => dy.new_empty(x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }

@@ -3,6 +3,7 @@
 //! results.
 
 mod cpu;
+mod cuda;
 
 use engine::{Device, Error, Result, Tensor};
 
@@ -15,6 +16,7 @@ pub fn forward(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
     }
     match x.device() {
         Device::Cpu => cpu::forward(x, p, seed),
+        Device::Cuda(_) => cuda::forward(x, p, seed),
         Device::Meta => x.new_empty(x.dims()),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
