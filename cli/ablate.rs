@@ -1,14 +1,13 @@
 //! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
 
-use crate::config::one_line;
 use crate::verbosity::{note, print, say};
 use crate::{Error, Result};
-use crate::{plan, train};
+use crate::{config, plan, train};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 use training::Config;
-use training::metrics::Metrics;
+use training::metrics::{Metrics, ends};
 
 /// Train every run of a matrix on the same samples in the same order, and compare.
 ///
@@ -59,14 +58,20 @@ struct Row {
 }
 
 pub fn command(args: &Args) -> Result<bool> {
-    let text = std::fs::read_to_string(&args.matrix).map_err(|e| Error::file(&args.matrix, e))?;
-    let matrix: Matrix = toml::from_str(&text).map_err(|e| Error::file(&args.matrix, one_line(&e.to_string())))?;
+    let missing = "`vocoe help ablate` says what is in such a file";
+    let text =
+        std::fs::read_to_string(&args.matrix).map_err(|e| Error::file(&args.matrix, format!("{e}; {missing}")))?;
+    let matrix: Matrix =
+        toml::from_str(&text).map_err(|e| Error::file(&args.matrix, config::one_line(&e.to_string())))?;
     let mut configs = Vec::new();
     for run in &matrix.run {
         configs.push(config(&matrix.base, run, &args.out).map_err(|e| Error::file(&args.matrix, e))?);
     }
     if configs.is_empty() {
-        return Err(Error::file(&args.matrix, "no [[run]] in it"));
+        return Err(Error::file(
+            &args.matrix,
+            "no [[run]] in it; give each run a [[run]] with its name and what differs",
+        ));
     }
     let mut rows = Vec::new();
     for (name, config) in configs {
@@ -94,7 +99,8 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     }
     all.extend(run);
     all.insert("out".into(), Value::String(out.join(&name).to_string_lossy().into_owned()));
-    let options = train::parse(all).map_err(|problem| Error::Message(format!("run {name}: {problem}")))?;
+    let options = config::check(&all).and_then(|()| train::parse(all));
+    let options = options.map_err(|problem| Error::Message(format!("run {name}: {problem}")))?;
     let config = options.resolve()?;
     config.check()?;
     Ok((name, config))
@@ -124,7 +130,7 @@ fn read(path: &Path) -> Result<Vec<Metrics>> {
 
 impl Row {
     fn new(name: String, metrics: &[Metrics]) -> Row {
-        let last = &metrics[metrics.len() - (metrics.len() / 6).max(1).min(metrics.len())..];
+        let (_, last) = ends(metrics);
         let mean = |f: fn(&Metrics) -> f64| last.iter().map(f).sum::<f64>() / last.len() as f64;
         Row {
             name,

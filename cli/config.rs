@@ -75,18 +75,21 @@ fn settings() -> impl Iterator<Item = Arg> {
 
 /// Reads a settings file whose keys are all known. Errors name the first that is not, and what may have been meant.
 pub fn read(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+    let missing = "`vocoe config --print-default` prints settings to start from";
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, format!("{e}; {missing}")))?;
     let table: Table = text.parse().map_err(|e: toml::de::Error| Error::file(path, one_line(&e.to_string())))?;
     check(&table).map_err(|problem| Error::file(path, problem))?;
     Ok(table)
 }
 
-/// TOML's own message spans several lines, with a picture of the place.
+/// TOML's own message spans several lines, with a picture of the place, which is left out.
 pub fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    let is_picture = |l: &str| l.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    message.lines().map(str::trim).filter(|l| !l.is_empty() && !is_picture(l)).collect::<Vec<_>>().join("; ")
 }
 
-fn check(table: &Table) -> Result<(), String> {
+/// Errors name the first key that is no setting.
+pub(crate) fn check(table: &Table) -> Result<(), String> {
     let mut known: Vec<String> = settings().map(|setting| setting.get_id().to_string()).collect();
     known.push(SOURCES.into());
     check_keys(table, &known)?;

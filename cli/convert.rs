@@ -3,7 +3,7 @@
 use crate::verbosity::say;
 use crate::{Error, Result};
 use models::swin_unetr::merging_name;
-use models::weights::{Format, Merging, PATCH_MERGING, Weights};
+use models::weights::{self, Format, Merging, PATCH_MERGING, Weights};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -31,12 +31,13 @@ pub fn command(args: &Args) -> Result<bool> {
     let Args { input, output } = args;
     Format::of(input).and_then(|_| Format::of(output))?;
     refuse_same_file(input, output)?;
-    let bytes = std::fs::read(input).map_err(|e| Error::file(input, e))?;
+    let bytes = weights::read(input)?;
     let mut weights = Weights::parse(input, &bytes)?;
     let renamed = weights.rename().map_err(|detail| Error::file(input, detail))?;
     let merging = weights.merging().map_err(|e| Error::file(input, e))?;
     weights.metadata.insert(PATCH_MERGING.into(), merging_name(merging.order).into());
-    weights.save(output)?;
+    let failed = |e| Error::Message(format!("{e}; name a file in a folder that can be written to and has room"));
+    weights.save(output).map_err(failed)?;
     say(format!("{}: {}", output.display(), notice(&weights, renamed, merging)))?;
     Ok(true)
 }

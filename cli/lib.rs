@@ -24,7 +24,6 @@ pub use error::{Error, Result};
 use verbosity::Verbosity;
 
 use clap::{Parser, Subcommand};
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 /// Pre-trains 3D medical imaging networks with VoCo, on its own tensors, autograd and kernels.
@@ -32,8 +31,8 @@ use std::process::ExitCode;
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Worker threads for the kernels [default: one per core]. Results do not depend on it.
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -86,7 +85,7 @@ pub fn main() -> ExitCode {
 pub fn run(cli: Cli) -> Result<bool> {
     Verbosity::from_flags(cli.quiet, cli.verbose).choose();
     if let Some(threads) = cli.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         pool.map_err(|e| Error::Message(format!("--threads {threads}: {e}")))?;
     }
     match cli.command {

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use training::Config;
 use training::checkpoint::Saved;
 use training::config::{LossKind, SourceConfig, TeacherKind};
-use training::metrics::Metrics;
+use training::metrics::{Metrics, ends};
 use training::pretrain::{self, Outcome, Watch};
 
 /// Pre-train a SwinUNETR encoder with VoCo.
@@ -91,31 +91,31 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Learning rate after warm-up [default: 1e-4]
-    #[arg(long)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Weight decay of AdamW [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// What the teacher averages: the student's projector, or all of it, for a second forward per step [default: projector]
     #[arg(long)]
     teacher: Option<Teacher>,
     /// Share of itself that the teacher keeps at a step; 0: no memory, the student's own weights [default: 0.9]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     momentum: Option<f64>,
     /// Probability that the student sees nothing of a crop [default: 0.2]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     row_dropout: Option<f64>,
     /// Probability that the student does not see one value of an embedding [default: 0]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     element_dropout: Option<f64>,
     /// How much position prediction within a volume counts; 0 leaves it out [default: 1]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     intra_weight: Option<f64>,
     /// How much agreement across volumes counts [default: 1]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     inter_weight: Option<f64>,
     /// How much keeping bases apart counts [default: 1]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     reg_weight: Option<f64>,
     /// The same seed gives the same numbers [default: 0]
     #[arg(long)]
@@ -124,7 +124,7 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     loader_threads: Option<usize>,
     /// Share of the volumes that may turn out unusable before the run stops [default: 0.2]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     bad_share: Option<f64>,
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, value_name = "D")]
@@ -471,8 +471,8 @@ fn line(m: &Metrics) -> String {
 
 /// The loss of the first and of the last sixth of the steps.
 fn summary(metrics: &[Metrics]) -> String {
-    let sixth = (metrics.len() / 6).max(1);
     let mean = |part: &[Metrics]| part.iter().map(|m| m.loss).sum::<f64>() / part.len() as f64;
-    let (first, last) = (mean(&metrics[..sixth]), mean(&metrics[metrics.len() - sixth..]));
+    let (first, last) = ends(metrics);
+    let (first, last) = (mean(first), mean(last));
     format!("loss: first sixth {first:.4}, last sixth {last:.4} ({:+.1} %)", 100.0 * (last / first - 1.0))
 }

@@ -1,18 +1,13 @@
 //! Input that cannot be used, and places that cannot be written to: one line with the file and what to do, exit 1, nothing left
 //! half-written.
 
+mod common;
+
+use common::vocoe;
 use models::weights::{RawTensor, Weights};
 use safetensors::Dtype;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use tempfile::TempDir;
-
-/// Exit code, standard output, standard error.
-fn vocoe(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_vocoe")).args(arguments).output().expect("the binary starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
-}
 
 /// The last line of standard error, which is the only one that starts with `error:`.
 fn refused(arguments: &[&str], mentions: &[&str]) {
@@ -150,12 +145,12 @@ fn a_place_that_cannot_be_written_to_is_named() {
     std::fs::write(&file, "").expect("written");
     let inside = text(&file.join("out"));
     let volume = text(&volume(folder.path(), "a.nii", INT16, soft_tissue(), |_| ()));
-    refused(&["train", "--demo", "--steps", "1", "--out", &inside], &[&inside]);
+    refused(&["train", "--demo", "--steps", "1", "--out", &inside], &[&inside, "--out that can be written to"]);
     refused(&["phantom", "--count", "1", "--out", &inside], &[&inside]);
     refused(&["inspect", &volume, "--out", &inside], &[&inside]);
     std::fs::write(folder.path().join("metrics.jsonl"), "").expect("written");
     std::fs::create_dir(folder.path().join("report.html.partial")).expect("folder");
-    refused(&["report", &text(folder.path())], &["report.html"]);
+    refused(&["report", &text(folder.path())], &["report.html", "allow writing"]);
     assert!(!folder.path().join("report.html").exists());
 }
 
@@ -182,7 +177,7 @@ fn checkpoints_that_cannot_be_used_are_refused() {
         ("lie.safetensors", "not a safetensors file"),
         ("call.pt", "os.system"),
         ("whole.safetensors", "no tensor matches"),
-        ("lost.safetensors", "No such file"),
+        ("lost.safetensors", "check the path"),
     ] {
         let (input, out) = (path(name), path("out"));
         refused(&["train", "--demo", "--weights", &input, "--out", &out], &[&input, says]);
@@ -193,4 +188,61 @@ fn checkpoints_that_cannot_be_used_are_refused() {
     }
     refused(&["train", "--resume", &path("whole.safetensors")], &["whole.safetensors", "no checkpoint of a run"]);
     assert!(!Path::new(&path("out")).exists() && !Path::new(&path("out.safetensors")).exists());
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_do() {
+    let folder = folder();
+    let lost = text(&folder.path().join("lost"));
+    let checkpoints = text(&folder.path().join("lost/checkpoints"));
+    let out = text(&folder.path().join("out"));
+    refused(&["train", "--config", &lost], &[&lost, "vocoe config --print-default"]);
+    refused(&["train", "--size", "tiny", "--data", &lost, "--out", &out], &[&lost, "name a folder"]);
+    refused(&["train", "--resume", "--out", &lost], &[&checkpoints, "the folder of a run"]);
+    refused(&["ablate", &lost, "--out", &out], &[&lost, "vocoe help ablate"]);
+    refused(&["verify", "--reference", &lost], &[&lost, "name a folder of cases"]);
+    refused(&["verify", "--reference", &text(folder.path())], &["no reference case", "tests/reference"]);
+    refused(&["report", &lost], &["lost/metrics.jsonl", "the folder of a run"]);
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn numbers_that_cannot_be_are_refused_with_their_flag() {
+    for (flag, value) in [
+        ("--lr", "-1"),
+        ("--lr", "NaN"),
+        ("--weight-decay", "-0.1"),
+        ("--weight-decay", "nan"),
+        ("--momentum", "1.5"),
+        ("--row-dropout", "1"),
+        ("--inter-weight", "inf"),
+        ("--bad-share", "-1"),
+        ("--volumes", "0"),
+        ("--crops", "0"),
+        ("--steps", "0"),
+        ("--grid", "1"),
+        ("--roi", "50"),
+        ("--feature-size", "13"),
+        ("--projection", "0"),
+        ("--keep", "0"),
+        ("--loader-threads", "99999"),
+    ] {
+        refused(&["train", "--demo", flag, value], &[flag]);
+    }
+    refused(&["train", "--demo", "--data", "x"], &["--demo", "--data"]);
+    for arguments in [&["train", "--demo", "--threads", "99999"][..], &["phantom", "--out", "x", "--count", "0"]] {
+        assert_eq!(vocoe(arguments).0, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_header_of_safetensors_is_quoted_on_one_line() {
+    let folder = folder();
+    let path = folder.path().join("lines.safetensors");
+    let header = b"{\"a\nb\": \n {\"dtype\": \"F\n32\"}}";
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header].concat()).expect("written");
+    let out = text(&folder.path().join("out.safetensors"));
+    refused(&["convert", &text(&path), &out], &["lines.safetensors", "not a safetensors file"]);
+    let (code, outcome, _) = vocoe(&["verify", "--reference", &text(folder.path())]);
+    assert!(code == 1 && outcome.lines().filter(|l| l.starts_with("lines")).count() == 1, "{outcome}");
 }

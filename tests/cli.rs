@@ -1,19 +1,14 @@
 //! The binary, as a user runs it.
 
+mod common;
+
+use common::vocoe;
 use models::weights::{RawTensor, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Command;
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference");
-
-/// Exit code, standard output, standard error.
-fn vocoe(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_vocoe")).args(arguments).output().expect("the binary starts");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
-}
 
 /// Errors are one line on standard error, and exit 1.
 fn refused(arguments: &[&str], mentions: &[&str]) {
@@ -277,7 +272,7 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         ("[[run]]\nname = \"a\"\nseed = 3", "seed"),
         ("[[run]]\nname = \"a\"\nsame_region = true", "same_region"),
         ("[[run]]\nname = \"../a\"", "letters"),
-        ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "intra_wait"),
+        ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "`intra_wait`; did you mean `intra_weight`?"),
         ("[base]\ndemo = true\nintra_weight = 0\ninter_weight = 0\n[[run]]\nname = \"a\"\nreg_weight = 0", "weights"),
     ] {
         std::fs::write(&matrix, text).expect("matrix");
@@ -336,7 +331,7 @@ fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
     order.save(Path::new(&path("order.pt"))).expect("written");
     checkpoint(Path::new(&path("twice.pt")), &[("a", &[1], &[1.0]), ("module.a", &[1], &[1.0])]);
     for (input, says) in [
-        ("lost.pt", "No such file"),
+        ("lost.pt", "check the path"),
         ("cut.pt", "cut off"),
         ("junk.pt", "not a PyTorch file"),
         ("calls.pt", "posix.system"),
@@ -349,7 +344,7 @@ fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
     }
     refused(&["convert", &path("good.pt"), &path("out.onnx")], &["out.onnx", ".safetensors"]);
     refused(&["convert", &path("good.pt"), &path("good.pt")], &["good.pt", "another name"]);
-    refused(&["convert", &path("good.pt"), &path("no/such/out.pt")], &["out.pt"]);
+    refused(&["convert", &path("good.pt"), &path("no/such/out.pt")], &["out.pt", "can be written to"]);
     let left = std::fs::read_dir(folder.path()).expect("folder").map(|f| f.expect("file").file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("out")));
 }

@@ -5,7 +5,7 @@ use data::{Sample, Sampling};
 use engine::{DType, Device, Tensor};
 use models::state_dict::{self, LoadReport};
 use models::voco::LOSS;
-use models::weights::Weights;
+use models::weights::{self, Weights};
 use models::{Batch, Loss, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn predict(weights: &Path, sampling: &Sampling, sample: &Sample) -> Result<P
 
 /// The pre-training model whose sizes are those of the weights, and a line about them.
 fn read(path: &Path) -> Result<(Voco, String)> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+    let bytes = weights::read(path)?;
     let weights = Weights::parse(path, &bytes)?;
     let merging = weights.merging().map_err(|e| Error::file(path, e))?;
     let rows = |name: &str| rows(path, &weights, name);

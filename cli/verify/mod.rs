@@ -181,17 +181,21 @@ pub fn command(args: &Args) -> Result<bool> {
 
 /// The folder's safetensors files whose names contain `filter`, by name. Errors when there are none.
 pub fn files(folder: &Path, filter: &str) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::file(folder, e))?;
+    let failed = |e| Error::file(folder, format!("{e}; name a folder of cases, such as tests/reference"));
+    let entries = std::fs::read_dir(folder).map_err(failed)?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| Error::file(folder, e))?.path();
+        let path = entry.map_err(failed)?.path();
         if path.extension().is_some_and(|e| e == "safetensors") && case::name(&path).contains(filter) {
             files.push(path);
         }
     }
     files.sort();
     match files.is_empty() {
-        true if filter.is_empty() => Err(Error::file(folder, "no reference case (*.safetensors) in this folder")),
+        true if filter.is_empty() => Err(Error::file(
+            folder,
+            "no reference case (*.safetensors) in this folder; name one such as tests/reference",
+        )),
         true => Err(Error::file(folder, format!("no reference case matches --filter {filter}"))),
         false => Ok(files),
     }

@@ -221,7 +221,8 @@ fn is_label(path: &Path) -> bool {
 }
 
 fn text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, e, "name a readable list of paths"))
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::io(path, e, "name a folder, a list of paths or a dataset.json that can be read"))
 }
 
 fn lines(path: &Path) -> Result<Vec<PathBuf>> {

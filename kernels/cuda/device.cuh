@@ -149,6 +149,12 @@ template <int BYTES> DEVICE void cp_async(void* shared, const void* global, bool
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES), "r"(from)
                      : "memory");
 }
+// 16 bytes that also go into the first-level cache, which the copy above passes by: for what the block soon copies again.
+DEVICE void cp_async_cached(void* shared, const void* global, bool present) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global),
+                 "r"(present ? 16 : 0)
+                 : "memory");
+}
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until all but the last KEEP committed groups have arrived.
 template <int KEEP> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(KEEP) : "memory"); }
@@ -157,6 +163,9 @@ template <int BYTES> DEVICE void cp_async(void* shared, const void* global, bool
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
     ::emulator::Copy copy = {shared, global, BYTES, present ? BYTES : 0u};
     if (!::emulator::defer_copy(copy, site)) ::emulator::make_copy(copy);
+}
+DEVICE void cp_async_cached(void* shared, const void* global, bool present, AT_CALLER) {
+    cp_async<16>(shared, global, present, site);
 }
 DEVICE void cp_async_commit() { ::emulator::commit_copies(); }
 template <int KEEP> DEVICE void cp_async_wait() {

@@ -284,7 +284,7 @@ void Block::sync(Site site, int* vote, Vote kind) {
     if (barrier.arrived == 0) {
         barrier.site = site;
         barrier.votes[turn] = kind == Vote::All;
-    } else if (barrier.site.line != site.line || strcmp(barrier.site.file, site.file)) {
+    } else if (barrier.site.line != site.line || barrier.site.file != site.file) {
         fail(site, "divergent barrier: other threads of the block wait at %s:%d", barrier.site.file, barrier.site.line);
     }
     if (vote) {

@@ -61,15 +61,18 @@ struct TileOperand {
 };
 
 void deal_tiles(void* const* operands, uint32_t) {
-    auto lane_operand = [&](int lane) -> TileOperand& { return *static_cast<TileOperand*>(operands[lane]); };
-    const TileOperand& any = lane_operand(0);
-    for (int tile = 0; tile < any.tiles; tile++)
+    const auto& any = *static_cast<TileOperand*>(operands[0]);
+    for (int tile = 0; tile < any.tiles; tile++) {
+        uint16_t elements[8][8];
+        for (int row = 0; row < 8; row++)
+            memcpy(elements[row], static_cast<TileOperand*>(operands[8 * tile + row])->row, sizeof elements[row]);
         for (int lane = 0; lane < 32; lane++) {
             int major = lane / 4, minor = lane % 4 * 2;
-            auto element = [&](int row, int column) -> uint32_t { return lane_operand(8 * tile + row).row[column]; };
-            lane_operand(lane).out[tile] = any.transposed ? element(minor, major) | element(minor + 1, major) << 16
-                                                          : element(major, minor) | element(major, minor + 1) << 16;
+            uint32_t first = any.transposed ? elements[minor][major] : elements[major][minor];
+            uint32_t second = any.transposed ? elements[minor + 1][major] : elements[major][minor + 1];
+            static_cast<TileOperand*>(operands[lane])->out[tile] = first | second << 16;
         }
+    }
 }
 
 float from_bf16(uint32_t bits) { return bit_cast<float>(bits << 16); }

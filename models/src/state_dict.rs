@@ -4,7 +4,7 @@
 //! `[a, b, k, k, k]`; nothing else is permuted. MONAI also stores an integer buffer `relative_position_index` beside every bias
 //! table: it is written, and ignored when read.
 
-use crate::weights::{RawTensor, Weights, bare_name};
+use crate::weights::{self, RawTensor, Weights, bare_name};
 use crate::{Error, Result};
 use autograd::{ParamId, ParamStore};
 use engine::{DType, Device, Tensor};
@@ -41,8 +41,8 @@ pub fn from_pytorch(t: &Tensor) -> Result<Tensor> {
 }
 
 /// Writes a state dict in f32 with MONAI's index buffers and the given metadata.
-pub fn save(path: &Path, tensors: &StateDict, metadata: HashMap<String, String>) -> Result<()> {
-    let mut weights = Weights { metadata: metadata.into_iter().collect(), ..Weights::default() };
+pub fn save(path: &Path, tensors: &StateDict, metadata: BTreeMap<String, String>) -> Result<()> {
+    let mut weights = Weights { metadata, ..Weights::default() };
     for (name, t) in tensors {
         weights
             .tensors
@@ -82,8 +82,7 @@ pub fn relative_position_index(window: usize) -> Vec<i64> {
 
 /// Reads every float tensor of a `.safetensors`, `.pt` or `.pth` file as f32; integer buffers are left out.
 pub fn load(path: &Path) -> Result<StateDict> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-    tensors(&Weights::parse(path, &bytes)?)
+    tensors(&Weights::parse(path, &weights::read(path)?)?)
 }
 
 /// The float tensors as f32.
@@ -246,7 +245,7 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("folder");
         let path = dir.join("weights.safetensors");
         let (from, mut to) = (store(1), store(2));
-        save(&path, &export(&from).expect("export"), HashMap::new()).expect("save");
+        save(&path, &export(&from).expect("export"), BTreeMap::new()).expect("save");
         let tensors = load(&path).expect("load");
         assert_eq!(tensors["backbone.conv.weight"].dims(), [4, 5, 3, 2, 1]);
         assert!(!tensors.contains_key("backbone.attn.relative_position_index"));
@@ -256,6 +255,20 @@ mod tests {
             let values = |s: &ParamStore| s.value(id).and_then(|t| Ok(t.to_f64_vec()?)).expect("value");
             assert_eq!(values(&from), values(&to));
         }
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    #[test]
+    fn equal_contents_are_equal_files() {
+        let dir = std::env::temp_dir().join(format!("vocoe-equal-files-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        let tensors = export(&store(1)).expect("export");
+        let written = ["first.safetensors", "second.safetensors"].map(|name| {
+            let said = ["step", "loss", "feature_size", "patch_merging"].map(|key| (key.to_string(), key.to_string()));
+            save(&dir.join(name), &tensors, said.into()).expect("save");
+            std::fs::read(dir.join(name)).expect("read")
+        });
+        assert!(written[0] == written[1]);
         std::fs::remove_dir_all(&dir).expect("clean up");
     }
 

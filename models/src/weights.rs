@@ -3,7 +3,7 @@
 use crate::swin_unetr::{merging_name, merging_order};
 use crate::{Error, Result, torch_file};
 use kernels::patch_merging::Order;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -21,6 +21,9 @@ const USUAL_MERGING: Order = Order::Monai13;
 
 /// Under this name the metadata of a safetensors file of ours record the checksum of all the rest.
 const CHECKSUM: &str = "checksum";
+
+/// Under this name the header of a safetensors file holds its metadata.
+const METADATA: &str = "__metadata__";
 
 /// What a file's name ends in while it is being written.
 pub const PARTIAL: &str = ".partial";
@@ -73,6 +76,11 @@ impl Format {
             _ => Err(Error::file(path, "unknown kind of weights; the name must end in .pt, .pth or .safetensors")),
         }
     }
+}
+
+/// The bytes of a file of weights, for [`Weights::parse`].
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::file(path, format!("{e}; check the path and its permissions")))
 }
 
 /// The name without what wrappers of modules put before it.
@@ -168,14 +176,18 @@ impl<'a> Weights<'a> {
         let mut tensors: Vec<_> = self.tensors.iter().collect();
         tensors.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype), *name));
         let mut end = 0;
-        let infos = tensors.iter().map(|(name, RawTensor { dtype, shape, data })| {
-            let start = end;
+        // Sorted, so that equal contents are equal files.
+        let mut entries = BTreeMap::new();
+        for (name, RawTensor { dtype, shape, data }) in &tensors {
+            let data_offsets = (end, end + data.len());
             end += data.len();
-            (name.to_string(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) })
-        });
-        let checksum = (CHECKSUM.to_string(), self.checksum());
-        let metadata = self.metadata.clone().into_iter().chain([checksum]).collect();
-        let mut header = serde_json::to_vec(&Metadata::new(Some(metadata), infos.collect())?)?;
+            let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets };
+            entries.insert(name.as_str(), serde_json::to_value(info)?);
+        }
+        let mut metadata = self.metadata.clone();
+        metadata.insert(CHECKSUM.to_string(), self.checksum());
+        entries.insert(METADATA, serde_json::to_value(metadata)?);
+        let mut header = serde_json::to_vec(&entries)?;
         header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;

@@ -11,6 +11,7 @@ mod launch;
 mod layer;
 mod movement;
 mod norms;
+mod products;
 mod training;
 mod voco_loss;
 
@@ -65,7 +66,7 @@ fn same_bits(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
 
 /// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.
 fn unit(dtype: DType) -> f64 {
-    if dtype == DType::BF16 { 2f64.powi(-9) } else { 2f64.powi(-24) }
+    if dtype == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-24) }
 }
 
 /// Fails unless two runs gave the same bits.

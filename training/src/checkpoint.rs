@@ -11,10 +11,10 @@ use engine::{Device, Tensor};
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
 use models::voco::LOSS;
-use models::weights::{Merging, PATCH_MERGING, Weights};
+use models::weights::{self, Merging, PATCH_MERGING, Weights};
 use models::{Voco, state_dict::LoadReport};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const ENDING: &str = "safetensors";
@@ -42,9 +42,9 @@ fn weights(model: &Voco) -> Result<StateDict> {
     Ok(tensors)
 }
 
-fn description(model: &Voco, step: u64) -> HashMap<String, String> {
+fn description(model: &Voco, step: u64) -> BTreeMap<String, String> {
     let network = model.config().network;
-    HashMap::from([
+    BTreeMap::from([
         (STEP.to_string(), step.to_string()),
         ("feature_size".to_string(), network.feature_size.to_string()),
         (LOSS.to_string(), model.config().loss.prediction().to_string()),
@@ -85,7 +85,7 @@ pub struct Saved {
 impl Saved {
     /// Errors when the file is no checkpoint, or damaged.
     pub fn read(path: &Path) -> Result<Saved> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = weights::read(path)?;
         let weights = Weights::parse(path, &bytes)?;
         let (tensors, metadata) = (state_dict::tensors(&weights)?, &weights.metadata);
         let entry = |key: &str| {
@@ -138,7 +138,11 @@ impl Saved {
 /// The steps that a folder has checkpoints of, in ascending order.
 fn steps(folder: &Path) -> Result<Vec<u64>> {
     let mut steps = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+    let entries = std::fs::read_dir(folder).map_err(|e| {
+        let folder = folder.display();
+        Error::Config(format!("{folder}: {e}; give --out the folder of a run that wrote checkpoints"))
+    })?;
+    for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let number = name.strip_prefix("step-").and_then(|n| n.strip_suffix(ENDING)).and_then(|n| n.strip_suffix('.'));
@@ -162,7 +166,7 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
 /// Fills the backbone, and that of a whole teacher, from a file of weights; `note` hears what it took. Errors when nothing fits,
 /// and when the file's weights are for another order of patch merging, under which they would be another network.
 pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let bytes = weights::read(path)?;
     let weights = Weights::parse(path, &bytes)?;
     let merging = weights.merging().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
     same_order(path, merging, model)?;

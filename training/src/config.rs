@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const MOST_CROPS: usize = 10_000;
 const MOST_ROI: usize = 1024;
 const MOST_FEATURES: usize = 12 << 10;
+const MOST_THREADS: usize = 1024;
 
 /// Softmax temperature of the InfoNCE term.
 const TEMPERATURE: f64 = 0.2;
@@ -145,6 +146,11 @@ impl Config {
         if self.sources.is_empty() && !self.demo {
             return refuse("nothing to train on: give --data PATH, or --demo".into());
         }
+        if self.demo && !self.sources.is_empty() {
+            return refuse(
+                "the demo trains on phantoms of its own: leave out --demo, or --data and [[sources]]".into(),
+            );
+        }
         self.check_recipe()
     }
 
@@ -155,7 +161,10 @@ impl Config {
             return refuse("steps = 0: train for at least one step (--steps)".into());
         }
         if self.volumes == 0 || self.crops == 0 {
-            return refuse(format!("{} volumes x {} crops: both must be at least 1", self.volumes, self.crops));
+            return refuse(format!(
+                "{} volumes x {} crops: both must be at least 1 (--volumes, --crops)",
+                self.volumes, self.crops
+            ));
         }
         if self.same_region && self.volumes < 2 {
             return refuse("same_region with 1 volume a step pairs nothing: take at least 2 (--volumes)".into());
@@ -179,7 +188,10 @@ impl Config {
             ));
         }
         if !self.roi.is_multiple_of(32) || self.roi < 64 {
-            return refuse(format!("roi {}: crops need a side divisible by 32 and of at least 64 voxels", self.roi));
+            return refuse(format!(
+                "roi {}: crops need a side divisible by 32 and of at least 64 voxels (--roi)",
+                self.roi
+            ));
         }
         if self.feature_size == 0 || !self.feature_size.is_multiple_of(12) {
             return refuse(format!(
@@ -188,23 +200,31 @@ impl Config {
             ));
         }
         if self.projection == 0 {
-            return refuse("projection 0: the projectors need at least one channel".into());
+            return refuse("projection 0: the projectors need at least one channel (--projection)".into());
         }
         if !(self.lr.is_finite() && self.lr >= 0.0) {
-            return refuse(format!("lr {}: must be finite and not negative", self.lr));
+            return refuse(format!("lr {}: must be finite and not negative (--lr)", self.lr));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return refuse(format!(
+                "weight decay {}: must be finite and not negative (--weight-decay)",
+                self.weight_decay
+            ));
         }
         if let Some(p) = [self.row_dropout, self.element_dropout].iter().find(|p| !(0.0..1.0).contains(*p)) {
             return refuse(format!("dropout {p}: must lie in [0, 1) (--row-dropout, --element-dropout)"));
         }
         if !(0.0..=1.0).contains(&self.momentum) {
-            return refuse(format!("momentum {}: must lie in [0, 1]", self.momentum));
+            return refuse(format!("momentum {}: must lie in [0, 1] (--momentum)", self.momentum));
         }
         if self.loss == LossKind::Cvpr1 && self.teacher == TeacherKind::Whole {
             return refuse("loss cvpr1 has no teacher: leave teacher = \"whole\" out, or take loss = \"cvpr3\"".into());
         }
         let weights = self.term_weights();
         if weights.iter().any(|w| !(w.is_finite() && *w >= 0.0)) || weights == [0.0; 3] {
-            return refuse(format!("term weights {weights:?}: finite, not negative, and one of them above 0"));
+            return refuse(format!(
+                "term weights {weights:?}: must be finite and not negative, and one of them above 0 (--intra-weight, --inter-weight, --reg-weight)"
+            ));
         }
         let without_inter = matches!(self.loss, LossKind::Cvpr1 | LossKind::Cvpr3);
         if without_inter && self.intra_weight == 0.0 && self.reg_weight == 0.0 {
@@ -214,10 +234,11 @@ impl Config {
             return refuse("keep 0: at least the newest checkpoint has to stay (--keep)".into());
         }
         if !(0.0..=1.0).contains(&self.bad_share) {
-            return refuse(format!("bad_share {}: must lie in [0, 1]", self.bad_share));
+            return refuse(format!("bad_share {}: must lie in [0, 1] (--bad-share)", self.bad_share));
         }
-        if self.loader_threads == 0 {
-            return refuse("loader_threads 0: use at least one".into());
+        if !(1..=MOST_THREADS).contains(&self.loader_threads) {
+            let n = self.loader_threads;
+            return refuse(format!("loader_threads {n}: use 1 to {MOST_THREADS} (--loader-threads)"));
         }
         self.device().map(drop)
     }

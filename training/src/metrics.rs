@@ -76,8 +76,11 @@ impl MetricsFile {
             .take_while(|m: &Metrics| m.step <= steps)
             .collect();
         if kept.len() as u64 != steps {
-            let detail =
-                format!("{}: {} of {steps} steps are readable; it will have a gap", path.display(), kept.len());
+            let detail = format!(
+                "{}: {} of {steps} steps are readable; put the whole file back, or start a new run",
+                path.display(),
+                kept.len()
+            );
             return Err(Error::Config(detail));
         }
         let mut metrics =
@@ -119,6 +122,12 @@ impl MetricsFile {
 
 fn line(metrics: &Metrics) -> std::io::Result<String> {
     Ok(serde_json::to_string(metrics)?)
+}
+
+/// The first and the last sixth of a run's steps: at least one step each, where there is one.
+pub fn ends(metrics: &[Metrics]) -> (&[Metrics], &[Metrics]) {
+    let sixth = (metrics.len() / 6).max(1).min(metrics.len());
+    (&metrics[..sixth], &metrics[metrics.len() - sixth..])
 }
 
 /// A file with these lines in place of what was there, open for more.

@@ -10,7 +10,7 @@ use crate::{Config, Error, Result, file};
 use engine::{Tensor, memory, random};
 use kernels::l2_norm;
 use models::{Batch, Voco};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,9 +48,7 @@ pub fn run(
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
-    std::fs::create_dir_all(&keeper.folder).map_err(Error::io(&keeper.folder))?;
-    file::tidy(&keeper.folder)?;
-    write_config(config)?;
+    prepare(&keeper.folder, config).map_err(|e| Error::Config(format!("{e}; give an --out that can be written to")))?;
     let (mut lines, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
     let mut events = Events::create(&config.out, trainer.optimizer.steps())?;
     let mut diagnosis = Diagnosis::new(Plan::from(config));
@@ -85,7 +83,10 @@ pub fn run(
     Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics })
 }
 
-fn write_config(config: &Config) -> Result<()> {
+/// The run's folder with that of its checkpoints and its settings.
+fn prepare(checkpoints: &Path, config: &Config) -> Result<()> {
+    std::fs::create_dir_all(checkpoints).map_err(Error::io(checkpoints))?;
+    file::tidy(checkpoints)?;
     file::replace(&config.out.join("config.toml"), config.to_toml()?)
 }
 

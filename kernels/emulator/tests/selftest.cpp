@@ -181,11 +181,11 @@ void gemm(const char* name, uint16_t (*convert)(float), unsigned blocks) {
     for (float v : b) low_b.push_back(convert(v));
     const unsigned stage_bytes = (ROWS + COLUMNS) * 16 * 2;
     timespec start, end;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
     auto out = launch<float>(name, {blocks, 128, 2 * stage_bytes}, std::vector<float>(blocks * ROWS * COLUMNS), low_a, low_b);
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
     double seconds = double(end.tv_sec - start.tv_sec) + 1e-9 * double(end.tv_nsec - start.tv_nsec);
-    printf("%.2f GMAC/s\n", 1e-9 * double(blocks * ROWS * COLUMNS * K) / seconds);
+    printf("%.2f GMAC/s of a core\n", 1e-9 * double(blocks * ROWS * COLUMNS * K) / seconds);
     for (size_t i = 0; i < out.size(); i += blocks > 8 ? 997 : 1) {
         float sum = 0;
         for (size_t k = 0; k < K; k++) sum += a[i / COLUMNS * K + k] * b[k * COLUMNS + i % COLUMNS];
@@ -193,15 +193,15 @@ void gemm(const char* name, uint16_t (*convert)(float), unsigned blocks) {
     }
 }
 
-// 64 M threads that convert nothing.
+// 6.4 million threads that convert nothing.
 void starts() {
     const unsigned blocks = 100000, threads = 64;
     timespec start, end;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
     launch<uint32_t>("test_convert", {blocks, threads, 0}, std::vector<uint32_t>(1), std::vector<float>(1));
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
     double seconds = double(end.tv_sec - start.tv_sec) + 1e-9 * double(end.tv_nsec - start.tv_nsec);
-    printf("%.1f M thread starts/s\n", 1e-6 * blocks * threads / seconds);
+    printf("%.1f M thread starts/s of a core\n", 1e-6 * blocks * threads / seconds);
 }
 
 void wrong_argument_size() {

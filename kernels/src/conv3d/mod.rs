@@ -10,11 +10,13 @@
 //! ```
 //!
 //! x is `[N, D, H, W, Ci]`, w `[Co, KD, KH, KW, Ci]`, y `[N, Do, Ho, Wo, Co]`. The bias' gradient is [`crate::sum_rows`] of dy.
-//! f32 and f64. Axes of size zero, and kernels larger than the padded input, are errors.
+//! f32 and f64 on the CPU; f32 (CUDA cores) and bf16 (tensor cores, sums in f32) on CUDA. In bf16 x, w and dy are bf16 and give
+//! y and dx in bf16, rounded once; the bias and dw, which belong to f32 masters, are f32. Axes of size zero, and kernels larger
+//! than the padded input, are errors.
 
 pub(crate) mod cpu;
 
-use crate::gemm::{Geometry, MAX_STEP, same_dtype, shape_only};
+use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +38,12 @@ pub fn output_dims(x: &[usize], w: &[usize], p: Params) -> Result<[usize; 5]> {
 pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result<Tensor> {
     const OP: &str = "conv3d fprop";
     let g = geometry(OP, x.dims(), w.dims(), p)?;
-    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
-    check_bias(OP, bias, w.dims()[0])?;
+    same_dtype(OP, &[x, w])?;
+    check_bias(OP, bias, w.dims()[0], x.dtype())?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
-        Device::Meta => shape_only(g.products(w.numel()), x, &output_dims(x.dims(), w.dims(), p)?),
+        Device::Cuda(_) => gemm::cuda::fprop(OP, x, w, bias, &g),
+        Device::Meta => shape_only(g.products(w.numel()), x.dtype(), &output_dims(x.dims(), w.dims(), p)?),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -53,7 +56,8 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, None, &g),
-        Device::Meta => shape_only(g.products(w.numel()), dy, x_dims),
+        Device::Cuda(_) => gemm::cuda::dgrad(OP, dy, w, None, &g),
+        Device::Meta => shape_only(g.products(w.numel()), dy.dtype(), x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -66,7 +70,8 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
-        Device::Meta => shape_only(g.products(w_dims.iter().product()), x, w_dims),
+        Device::Cuda(_) => gemm::cuda::wgrad(OP, x, dy, w_dims, &g),
+        Device::Meta => shape_only(g.products(w_dims.iter().product()), sum_dtype(x.dtype()), w_dims),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -116,16 +121,6 @@ fn check_dy(op: &'static str, dy: &Tensor, g: &Geometry, channels: usize) -> Res
         return Err(Error::shape(op, format!("dy must have the output's dims {want:?}, got {:?}", dy.dims())));
     }
     Ok(())
-}
-
-/// Errors unless a bias is `[channels]`.
-pub(crate) fn check_bias(op: &'static str, bias: Option<&Tensor>, channels: usize) -> Result<()> {
-    match bias {
-        Some(bias) if bias.dims() != [channels] => {
-            Err(Error::shape(op, format!("bias must be [{channels}], got {:?}", bias.dims())))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

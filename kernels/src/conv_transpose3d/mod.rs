@@ -10,12 +10,11 @@
 //!
 //! x is `[N, D, H, W, Ci]`, w `[Ci, KD, KH, KW, Co]` (the weight of the convolution Co -> Ci that this transposes) and y
 //! `[N, (D - 1) s + KD, (H - 1) s + KH, (W - 1) s + KW, Co]`. Where s > K, the pixels between are the bias alone. The bias'
-//! gradient is [`crate::sum_rows`] of dy. f32 and f64. Axes of size zero are errors.
+//! gradient is [`crate::sum_rows`] of dy. Dtypes are those of [`crate::conv3d`]. Axes of size zero are errors.
 
 mod cpu;
 
-use crate::conv3d::check_bias;
-use crate::gemm::{Geometry, MAX_STEP, same_dtype, shape_only};
+use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +27,12 @@ pub struct Params {
 pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result<Tensor> {
     const OP: &str = "conv_transpose3d fprop";
     let g = geometry(OP, x.dims(), w.dims(), p)?;
-    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
-    check_bias(OP, bias, w.channels())?;
+    same_dtype(OP, &[x, w])?;
+    check_bias(OP, bias, w.channels(), x.dtype())?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
-        Device::Meta => shape_only(g.products(w.numel()), x, &output_dims(&g, w.channels())),
+        Device::Cuda(_) => gemm::cuda::dgrad(OP, x, w, bias, &g),
+        Device::Meta => shape_only(g.products(w.numel()), x.dtype(), &output_dims(&g, w.channels())),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -46,7 +46,8 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, p: Params) -> Result<Tensor> {
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, &g),
-        Device::Meta => shape_only(g.products(w.numel()), dy, &x_dims),
+        Device::Cuda(_) => gemm::cuda::fprop(OP, dy, w, None, &g),
+        Device::Meta => shape_only(g.products(w.numel()), dy.dtype(), &x_dims),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -59,7 +60,8 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
-        Device::Meta => shape_only(g.products(w_dims.iter().product()), x, w_dims),
+        Device::Cuda(_) => gemm::cuda::wgrad(OP, dy, x, w_dims, &g),
+        Device::Meta => shape_only(g.products(w_dims.iter().product()), sum_dtype(x.dtype()), w_dims),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

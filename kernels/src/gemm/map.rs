@@ -71,6 +71,12 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// A line of rows in which each meets itself.
+    pub fn identity(rows: usize) -> Geometry {
+        let (ones, line) = ([1; 3], [1, 1, rows]);
+        Geometry { batch: 1, input: line, output: line, kernel: ones, stride: ones, padding: [0; 3] }
+    }
+
     /// Multiplications of the convolution, and of either gradient, with a weight of this many elements.
     pub fn products(&self, weights: usize) -> usize {
         self.batch * self.output.iter().product::<usize>() * weights
@@ -147,9 +153,7 @@ impl Map {
 
     /// Row i meets source i: a plain matrix product.
     pub fn identity(rows: usize) -> Map {
-        let (ones, line) = ([1; 3], [1, 1, rows]);
-        let none = [0; 3];
-        Map::convolution(&Geometry { batch: 1, input: line, output: line, kernel: ones, stride: ones, padding: none })
+        Map::convolution(&Geometry::identity(rows))
     }
 
     pub fn rows(&self) -> usize {

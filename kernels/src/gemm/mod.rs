@@ -1,6 +1,7 @@
 //! The matrix product under convolutions, transposed convolutions and linear layers: rows that are gathered through a [`Map`],
 //! times weights, and its counterpart, the gradient of the weights.
 
+pub mod cuda;
 mod gradient;
 mod map;
 mod naive;
@@ -12,7 +13,7 @@ mod tile;
 
 pub use map::{Geometry, MAX_STEP, Map};
 
-use engine::{DType, Element, Error, Result, Tensor};
+use engine::{DType, Device, Element, Error, Result, Tensor};
 use pack::Weight;
 
 /// Where a weight element (tap, k, n) lies: its distances along each, in elements.
@@ -72,9 +73,27 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
 }
 
 /// What a product of that many multiplications leaves on the shape-only device.
-pub fn shape_only(products: usize, like: &Tensor, dims: &[usize]) -> Result<Tensor> {
+pub fn shape_only(products: usize, dtype: DType, dims: &[usize]) -> Result<Tensor> {
     engine::meta::count(2 * products);
-    like.new_empty(dims)
+    Tensor::empty(dims, dtype, Device::Meta)
+}
+
+/// What sums of many values are kept in, which is the dtype of biases and of weight gradients: f32 for bf16, else the same.
+pub fn sum_dtype(dtype: DType) -> DType {
+    if dtype == DType::BF16 { DType::F32 } else { dtype }
+}
+
+/// Errors unless a bias is `[channels]`, of the dtype that goes with operands of `dtype`.
+pub fn check_bias(op: &'static str, bias: Option<&Tensor>, channels: usize, dtype: DType) -> Result<()> {
+    let Some(bias) = bias else { return Ok(()) };
+    if bias.dims() != [channels] {
+        return Err(Error::shape(op, format!("bias must be [{channels}], got {:?}", bias.dims())));
+    }
+    let want = sum_dtype(dtype);
+    if bias.dtype() != want {
+        return Err(Error::invalid(op, format!("with {dtype} inputs the bias must be {want}, got {}", bias.dtype())));
+    }
+    Ok(())
 }
 
 /// Errors unless all tensors have the dtype of the first.

@@ -6,13 +6,13 @@
 //! dw[o, i] = sum over r of dy[r, o] * x[r, i]              wgrad
 //! ```
 //!
-//! x is `[.., in]` with rows r over all other axes, w `[out, in]`. The bias' gradient is [`crate::sum_rows`] of dy. f32 and f64.
-//! Axes of size zero are errors.
+//! x is `[.., in]` with rows r over all other axes, w `[out, in]`. The bias' gradient is [`crate::sum_rows`] of dy. Dtypes are
+//! those of [`crate::conv3d`]. Axes of size zero are errors.
 
 mod cpu;
+mod cuda;
 
-use crate::conv3d::check_bias;
-use crate::gemm::{same_dtype, shape_only};
+use crate::gemm::{check_bias, same_dtype, shape_only, sum_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
@@ -20,11 +20,12 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear fprop";
     let [outputs, inputs] = weight_dims(OP, w)?;
     check_last(OP, "x", x, inputs)?;
-    same_dtype(OP, &[&[x, w], bias.as_slice()].concat())?;
-    check_bias(OP, bias, outputs)?;
+    same_dtype(OP, &[x, w])?;
+    check_bias(OP, bias, outputs, x.dtype())?;
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias),
-        Device::Meta => shape_only(x.rows() * w.numel(), x, &with_channels(x, outputs)),
+        Device::Cuda(_) => cuda::fprop(OP, x, w, bias),
+        Device::Meta => shape_only(x.rows() * w.numel(), x.dtype(), &with_channels(x, outputs)),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -37,7 +38,8 @@ pub fn dgrad(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     same_dtype(OP, &[dy, w])?;
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w),
-        Device::Meta => shape_only(dy.rows() * w.numel(), dy, &with_channels(dy, inputs)),
+        Device::Cuda(_) => cuda::dgrad(OP, dy, w),
+        Device::Meta => shape_only(dy.rows() * w.numel(), dy.dtype(), &with_channels(dy, inputs)),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -54,7 +56,8 @@ pub fn wgrad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     same_dtype(OP, &[x, dy])?;
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy),
-        Device::Meta => shape_only(x.numel() * dy.channels(), x, &[dy.channels(), x.channels()]),
+        Device::Cuda(_) => cuda::wgrad(OP, x, dy),
+        Device::Meta => shape_only(x.numel() * dy.channels(), sum_dtype(x.dtype()), &[dy.channels(), x.channels()]),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -1,10 +1,13 @@
 //! Sum over all axes but the last: `y[c] = sum over r of x[r, c]`, the gradient of a bias.
 //!
-//! x is `[.., C]` with rows r over all other axes, y `[C]`. f32 (summed in f64) and f64. Without rows the sum is zero; a scalar
+//! x is `[.., C]` with rows r over all other axes, y `[C]`. f32 (summed in f64) and f64 on the CPU; f32 and bf16, both to
+//! f32, on CUDA. Without rows the sum is zero; a scalar
 //! has no axis to keep and is an error.
 
 mod cpu;
+mod cuda;
 
+use crate::gemm::sum_dtype;
 use engine::{Device, Error, Result, Tensor};
 
 /// `[.., C]` -> `[C]`.
@@ -15,7 +18,8 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     }
     match x.device() {
         Device::Cpu => cpu::forward(OP, x),
-        Device::Meta => x.new_empty(&[x.channels()]),
+        Device::Cuda(_) => cuda::forward(OP, x),
+        Device::Meta => Tensor::empty(&[x.channels()], sum_dtype(x.dtype()), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

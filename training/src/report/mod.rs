@@ -29,7 +29,8 @@ struct Run {
 pub fn write(folder: &Path, ended_by: Option<&str>) -> Result<PathBuf> {
     let page = Run::read(folder)?.page(ended_by);
     let path = folder.join("report.html");
-    file::replace(&path, page)?;
+    let failed = |e| Error::Config(format!("{e}; the folder must allow writing, and have room"));
+    file::replace(&path, page).map_err(failed)?;
     Ok(path)
 }
 

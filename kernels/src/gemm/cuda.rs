@@ -1,0 +1,349 @@
+//! The products on a CUDA device: arguments, tiles and splits for the kernels of `gemm.cu`.
+
+use super::{Geometry, sum_dtype};
+use crate::check::expect_device;
+use crate::cuda::{strided, suffix};
+use bytemuck::{Pod, Zeroable};
+use engine::cuda::{Grid, Image, launch};
+use engine::{DType, Error, Result, Tensor};
+
+static IMAGE: Image = Image::new("gemm", include_bytes!("../../images/gemm.fatbin"));
+
+/// Blocks that a product is split for when it has fewer tiles: a few for each multiprocessor of any GPU. The same on all of them,
+/// so that results are.
+const BLOCKS: usize = 512;
+/// Steps along k below which a split is not worth its partial sums.
+const SPLIT_STEPS: usize = 8;
+/// Taps along D, H and W together for which the kernels that copy 16 bytes at a time have a bit.
+const TAP_BITS: usize = 31;
+
+/// As [`crate::conv3d::fprop`].
+pub fn fprop(op: &'static str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: &Geometry) -> Result<Tensor> {
+    let [d, h, wide] = g.output;
+    let mut y = x.new_empty(&[g.batch, d, h, wide, w.dims()[0]])?;
+    Product::new(op, Phase::Fprop, x, w, g)?.run(bias, &mut y)?;
+    Ok(y)
+}
+
+/// As [`crate::conv3d::dgrad`]. With a bias, `[Ci]`, this is a transposed convolution.
+pub fn dgrad(op: &'static str, dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: &Geometry) -> Result<Tensor> {
+    let [d, h, wide] = g.input;
+    let mut dx = dy.new_empty(&[g.batch, d, h, wide, w.channels()])?;
+    Product::new(op, Phase::Dgrad, dy, w, g)?.run(bias, &mut dx)?;
+    Ok(dx)
+}
+
+/// As [`crate::conv3d::wgrad`].
+pub fn wgrad(op: &'static str, x: &Tensor, dy: &Tensor, w_dims: &[usize], g: &Geometry) -> Result<Tensor> {
+    let mut dw = Tensor::empty(w_dims, sum_dtype(x.dtype()), x.device())?;
+    Product::new(op, Phase::Wgrad, x, dy, g)?.run(None, &mut dw)?;
+    Ok(dw)
+}
+
+/// What a product computes; the header of `gemm.cu` says how.
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Fprop,
+    Dgrad,
+    Wgrad,
+}
+
+/// What a kernel computes at once.
+#[derive(Clone, Copy)]
+struct Tile {
+    suffix: &'static str,
+    m: usize,
+    n: usize,
+    threads: u32,
+    stages: usize,
+}
+
+impl Tile {
+    const fn new(suffix: &'static str, m: usize, n: usize, threads: u32, stages: usize) -> Tile {
+        Tile { suffix, m, n, threads, stages }
+    }
+
+    /// Bytes of shared memory: the ring of steps, 64 bytes for each row and column, in which later the finished tile lies in f32,
+    /// with rows 8 longer.
+    fn shared(&self) -> usize {
+        (self.stages * 64 * (self.m + self.n)).max(4 * self.m * (self.n + 8))
+    }
+
+    /// Elements that tiles cover, which is more than m x n when they hang over.
+    fn covered(&self, m: usize, n: usize) -> usize {
+        m.next_multiple_of(self.m) * n.next_multiple_of(self.n)
+    }
+}
+
+/// C[m, n] = sum over k of A(m, k) B(n, k), for each class of positions.
+struct Product<'a> {
+    op: &'static str,
+    phase: Phase,
+    image: &'a Tensor,
+    other: &'a Tensor,
+    axes: [Sizes; 3],
+    classes: usize,
+    /// Of one class.
+    positions: usize,
+    outputs: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+/// One axis of the convolution, seen from the positions.
+#[derive(Clone, Copy)]
+struct Sizes {
+    source: usize,
+    target: usize,
+    taps: usize,
+    stride: usize,
+    padding: usize,
+    /// Of one class.
+    positions: usize,
+    /// The most that a class has.
+    class_taps: usize,
+}
+
+impl Sizes {
+    fn new(phase: Phase, g: &Geometry, a: usize) -> Sizes {
+        let (input, output, taps, padding) = (g.input[a], g.output[a], g.kernel[a], g.padding[a]);
+        // Where nothing follows the first output, any stride says the same; the smallest has the fewest classes.
+        let stride = if output == 1 { 1 } else { g.stride[a] };
+        let (source, target) = if phase == Phase::Dgrad { (output, input) } else { (input, output) };
+        let classes = if phase == Phase::Dgrad { stride } else { 1 };
+        let (positions, class_taps) = (target.div_ceil(classes), taps.div_ceil(classes));
+        Sizes { source, target, taps, stride, padding, positions, class_taps }
+    }
+}
+
+impl<'a> Product<'a> {
+    fn new(op: &'static str, phase: Phase, image: &'a Tensor, other: &'a Tensor, g: &Geometry) -> Result<Product<'a>> {
+        let axes = [0, 1, 2].map(|a| Sizes::new(phase, g, a));
+        let per_axis = |f: fn(&Sizes) -> usize| axes.iter().map(f).product::<usize>();
+        let classes = if phase == Phase::Dgrad { per_axis(|a| a.stride) } else { 1 };
+        let (positions, taps) = (g.batch * per_axis(|a| a.positions), per_axis(|a| a.class_taps));
+        let channels = image.channels();
+        let outputs = if phase == Phase::Fprop { other.dims()[0] } else { other.channels() };
+        let (m, n, k) = match phase {
+            Phase::Wgrad => (outputs, taps * channels, positions),
+            Phase::Fprop | Phase::Dgrad => (positions, outputs, taps * channels),
+        };
+        let product = Product { op, phase, image, other, axes, classes, positions, outputs, m, n, k };
+        product.check(g.batch)?;
+        Ok(product)
+    }
+
+    /// Errors where the kernels' 32-bit indices end.
+    fn check(&self, batch: usize) -> Result<()> {
+        const MOST: usize = i32::MAX as usize;
+        let reaches = |a: &Sizes| a.source.max(a.target).saturating_add(2 * a.padding) <= MOST && a.stride <= MOST;
+        let sources = batch.saturating_mul(self.axes.iter().map(|a| a.source).product());
+        // The last tile of rows, and the last step, reach over the end.
+        let most = [self.m, self.n, self.k, sources].into_iter().max().unwrap_or(0).saturating_add(1024);
+        if most <= MOST && self.axes.iter().all(reaches) {
+            return Ok(());
+        }
+        let (m, n, k) = (self.m, self.n, self.k);
+        Err(Error::invalid(
+            self.op,
+            format!(
+                "a product of {m} x {n} x {k} with {sources} positions does not fit the GPU kernels' 31-bit indices; take fewer samples or smaller volumes"
+            ),
+        ))
+    }
+
+    /// Writes c: with bias, if there is one.
+    fn run(&self, bias: Option<&Tensor>, c: &mut Tensor) -> Result<()> {
+        let others = [("weight or gradient", Some(self.other)), ("bias", bias)];
+        let others: Vec<_> = others.into_iter().filter_map(|(name, t)| Some((name, t?))).collect();
+        expect_device(self.op, self.image, &others)?;
+        let (tile, device) = (self.tile()?, self.image.device());
+        let tiles = self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.classes;
+        let (splits, steps) = self.splits(tiles);
+        let partial = if splits > 1 { Some(Tensor::empty(&[splits, c.numel()], DType::F32, device)?) } else { None };
+        let address = |t: Option<&Tensor>| t.map_or(Ok(0), Tensor::device_ptr);
+        let args = Args {
+            image: self.image.device_ptr()?,
+            other: self.other.device_ptr()?,
+            bias: address(bias)?,
+            c: c.device_ptr_mut()?,
+            partial: address(partial.as_ref())?,
+            c_rows: (c.numel() / self.n) as i64,
+            positions: self.positions as i32,
+            channels: self.image.channels() as i32,
+            outputs: self.outputs as i32,
+            m_tiles: self.m.div_ceil(tile.m) as i32,
+            n_tiles: self.n.div_ceil(tile.n) as i32,
+            steps: steps as i32,
+            sizes: self.axes.map(|a| Divider::new(a.positions as u32)),
+            axes: self.axes.map(Axis::from),
+        };
+        let blocks = u32::try_from(tiles).ok().filter(|&blocks| blocks <= i32::MAX as u32).ok_or_else(|| {
+            Error::invalid(self.op, format!("{tiles} tiles are more blocks than a GPU takes; use fewer samples"))
+        })?;
+        let grid = Grid { grid: [blocks, splits as u32, 1], block: [tile.threads, 1, 1], shared: tile.shared() as u32 };
+        // SAFETY: the operands' shapes were checked against the geometry, c is as large as the product, and partial is `splits` of c.
+        unsafe { launch(device, &IMAGE, &self.kernel(&tile)?, grid, &args)? };
+        match &partial {
+            Some(partial) => sum_splits(self.op, partial, bias, self.n, c),
+            None => Ok(()),
+        }
+    }
+
+    fn kernel(&self, tile: &Tile) -> Result<String> {
+        let phase = match self.phase {
+            Phase::Fprop => "fprop",
+            Phase::Dgrad => "dgrad",
+            Phase::Wgrad => "wgrad",
+        };
+        Ok(format!("gemm_{phase}{}_{}", tile.suffix, suffix(self.op, self.image)?))
+    }
+
+    /// The tile that covers c with the least beside it, of two the one that reads less: the last.
+    fn tile(&self) -> Result<Tile> {
+        let gradient = self.phase == Phase::Wgrad;
+        let whole_chunks = self.whole_chunks()?;
+        let any = if whole_chunks { "" } else { "_any" };
+        Ok(match (self.image.dtype(), gradient) {
+            (DType::F32, false) => Tile::new(any, 256, 48, 256, 3),
+            (DType::F32, true) => Tile::new(any, 48, 192, 256, 3),
+            (_, true) if !whole_chunks => Tile::new(any, 48, 192, 128, 3),
+            (_, false) if !whole_chunks => Tile::new(any, 128, 48, 128, 4),
+            (_, true) => self.smaller(Tile::new("", 48, 192, 128, 3), Tile::new("_square", 96, 96, 128, 4)),
+            (_, false) => self.smaller(Tile::new("", 256, 48, 128, 3), Tile::new("_square", 128, 96, 128, 4)),
+        })
+    }
+
+    fn smaller(&self, a: Tile, b: Tile) -> Tile {
+        if a.covered(self.m, self.n) < b.covered(self.m, self.n) { a } else { b }
+    }
+
+    /// Whether chunks of 16 bytes lie within one tap and are aligned, and taps have a bit each.
+    fn whole_chunks(&self) -> Result<bool> {
+        let chunk = 16 / self.image.dtype().size();
+        let contiguous = if self.phase == Phase::Fprop { 0 } else { self.outputs };
+        let aligned = self.image.device_ptr()?.is_multiple_of(16) && self.other.device_ptr()?.is_multiple_of(16);
+        let taps: usize = self.axes.iter().map(|a| a.class_taps).sum();
+        let whole = |channels: usize| channels.is_multiple_of(chunk);
+        Ok(whole(self.image.channels()) && whole(contiguous) && aligned && taps <= TAP_BITS)
+    }
+
+    /// How many splits of k, and steps in each: a function of the shapes alone.
+    fn splits(&self, tiles: usize) -> (usize, usize) {
+        let steps = self.k.div_ceil(64 / self.image.dtype().size()).max(1);
+        let splits = (BLOCKS / tiles).clamp(1, (steps / SPLIT_STEPS).max(1));
+        let each = steps.div_ceil(splits);
+        (steps.div_ceil(each), each)
+    }
+}
+
+/// c = bias + the sum of `partial` `[splits, size of c]` along its first axis.
+fn sum_splits(op: &'static str, partial: &Tensor, bias: Option<&Tensor>, columns: usize, c: &mut Tensor) -> Result<()> {
+    let args = SumArgs {
+        partial: partial.device_ptr()?,
+        bias: bias.map_or(Ok(0), Tensor::device_ptr)?,
+        c: c.device_ptr_mut()?,
+        size: c.numel() as i64,
+        splits: partial.dims()[0] as i32,
+        columns: columns as i32,
+    };
+    let kernel = format!("gemm_sum_{}", suffix(op, c)?);
+    // SAFETY: partial is `splits` of c, and the bias is a row of it.
+    unsafe { launch(c.device(), &IMAGE, &kernel, strided(c, c.numel().div_ceil(4))?, &args) }
+}
+
+/// `GemmArgs` of gemm.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Args {
+    image: u64,
+    other: u64,
+    bias: u64,
+    c: u64,
+    partial: u64,
+    c_rows: i64,
+    positions: i32,
+    channels: i32,
+    outputs: i32,
+    m_tiles: i32,
+    n_tiles: i32,
+    steps: i32,
+    sizes: [Divider; 3],
+    axes: [Axis; 3],
+}
+
+/// `GemmSumArgs` of gemm.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct SumArgs {
+    partial: u64,
+    bias: u64,
+    c: u64,
+    size: i64,
+    splits: i32,
+    columns: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Axis {
+    source: i32,
+    target: i32,
+    taps: i32,
+    stride: i32,
+    padding: i32,
+}
+
+impl From<Sizes> for Axis {
+    /// Of sizes that [`Product::check`] let pass.
+    fn from(a: Sizes) -> Axis {
+        Axis {
+            source: a.source as i32,
+            target: a.target as i32,
+            taps: a.taps as i32,
+            stride: a.stride as i32,
+            padding: a.padding as i32,
+        }
+    }
+}
+
+/// n / divisor = n · multiplier >> shift for 0 <= n < 2^31.
+///
+/// With l = ⌈log2 divisor⌉, shift = 31 + l and multiplier = ⌈2^shift / divisor⌉, multiplier · divisor exceeds 2^shift by less than
+/// divisor <= 2^l, so that n · multiplier / 2^shift exceeds n / divisor by less than n / (2^31 · divisor) < 1 / divisor, which is
+/// not enough to reach the next whole number.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Divider {
+    divisor: u32,
+    multiplier: u32,
+    shift: u32,
+}
+
+impl Divider {
+    /// For 0 < divisor < 2^31.
+    fn new(divisor: u32) -> Divider {
+        let shift = 31 + divisor.next_power_of_two().ilog2();
+        Divider { divisor, multiplier: (1u64 << shift).div_ceil(divisor.into()) as u32, shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Divider;
+
+    #[test]
+    fn dividers_divide() {
+        let most = i32::MAX as u32;
+        for divisor in [1, 2, 3, 5, 7, 12, 48, 64, 641, 1 << 20, (1 << 20) + 1, 1_234_567_891, most - 1, most] {
+            let Divider { multiplier, shift, .. } = Divider::new(divisor);
+            let near = |n: u32| (n.saturating_sub(2)..=n.saturating_add(2)).filter(|&n| n <= most);
+            let multiples = (0..1000u32).flat_map(|i| near((most / divisor).wrapping_sub(i).wrapping_mul(divisor)));
+            for n in multiples.chain(near(0)).chain(near(divisor)).chain(near(most)).chain(near(most / 2)) {
+                let quotient = (u64::from(n) * u64::from(multiplier)) >> shift;
+                assert_eq!(quotient, u64::from(n / divisor), "{n} / {divisor}");
+            }
+        }
+    }
+}
