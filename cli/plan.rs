@@ -2,6 +2,7 @@
 
 use crate::verbosity::{print, say};
 use crate::{Error, Result, machine, train};
+use engine::{Device, cuda};
 use serde::Serialize;
 use std::path::PathBuf;
 use training::Config;
@@ -89,19 +90,32 @@ fn gb(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
-/// Bytes that this machine will have left beside the run. Errors when it does not fit; a run that is `resumed` cannot change its
-/// settings.
+/// Bytes that this machine will have left beside the run. Errors when it does not fit, here or on its GPU; a run that is `resumed`
+/// cannot change its settings.
 pub(crate) fn room(config: &Config, resumed: bool) -> Result<u64> {
-    let needed = Plan::new(config)?.memory.total;
-    let Some(available) = machine::available() else { return Ok(u64::MAX) };
-    available.checked_sub(needed).ok_or_else(|| {
-        let advice = if resumed {
-            "go on with it where there is more".into()
-        } else {
-            advice(config, available).unwrap_or("use a machine with more".into())
+    let Memory { parameters, optimizer, teacher, loader, program, total, .. } = Plan::new(config)?.memory;
+    let refuse = |needed, available, place: &str, advice: Option<String>| {
+        let advice = match advice {
+            _ if resumed => "go on with it where there is more".into(),
+            advice => advice.unwrap_or("use a machine with more".into()),
         };
-        Error::Message(format!("this run needs {} of memory and {} are available; {advice}", gb(needed), gb(available)))
-    })
+        let (needed, available) = (gb(needed), gb(available));
+        Error::Message(format!("this run needs {needed} of memory{place} and {available} are available; {advice}"))
+    };
+    let device = config.device()?;
+    if device == Device::Cpu {
+        let Some(available) = machine::available() else { return Ok(u64::MAX) };
+        let left = available.checked_sub(total);
+        return left.ok_or_else(|| refuse(total, available, "", advice(config, available)));
+    }
+    let (tensors, there) = (total - loader - program, cuda::properties(device)?.memory as u64);
+    if tensors > there {
+        return Err(refuse(tensors, there, &format!(" on {device}"), advice(config, there + loader + program)));
+    }
+    // beside the batches, the host holds a copy of all that a checkpoint takes
+    let copies = parameters + optimizer + teacher + loader + program;
+    let Some(available) = machine::available() else { return Ok(u64::MAX) };
+    available.checked_sub(copies).ok_or_else(|| refuse(copies, available, " on the host", None))
 }
 
 /// The first of ever stronger changes with which the run fits.

@@ -5,7 +5,7 @@ use crate::train::Size;
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result, machine};
 use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
-use engine::{DType, Device, Tensor, memory, meta, random};
+use engine::{DType, Device, Tensor, cuda, memory, meta, random};
 use kernels::patch_merging::Order;
 use models::{SwinUnetr, SwinUnetrConfig};
 use serde::Serialize;
@@ -87,6 +87,7 @@ fn measure(args: &Args) -> Result<Measured> {
     let mut times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
+    let usage = if device == Device::Cpu { memory::usage() } else { cuda::usage(device)? };
     // Forward of B is 82.8 GFLOP a crop; convolutions and linears, nearly all of it, grow with the square of the width.
     let gflop = 3.0 * 82.8 * (feature_size as f64 / 48.0).powi(2) * args.crops as f64;
     Ok(Measured {
@@ -99,7 +100,7 @@ fn measure(args: &Args) -> Result<Measured> {
         crops_per_s: args.crops as f64 / seconds,
         gflops: gflop / seconds,
         peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
-        peak_tensors_gb: memory::usage().peak as f64 / 1e9,
+        peak_tensors_gb: usage.peak as f64 / 1e9,
         planned_memory_gb: planned(feature_size, args)? as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
     })
@@ -142,6 +143,7 @@ impl Bench {
         let cotangent = Tensor::full(y.dims(), 1e-3, DType::F32, self.params.device())?;
         let grads = tape.backward(&y, cotangent)?;
         self.optimizer.step(&mut self.params, &grads, 1e-4)?;
+        self.params.slab().rows_at(0, 1)?.item()?; // waits for the device
         Ok(started.elapsed().as_secs_f64())
     }
 

@@ -63,3 +63,14 @@ pub(crate) fn strided(x: &Tensor, n: usize) -> Result<Grid> {
     let blocks = u32::try_from(wanted).map_or(most, |blocks| blocks.min(most));
     Ok(Grid { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared: 0 })
 }
+
+/// `n` blocks; fewer where a grid cannot have as many, for kernels whose blocks walk in strides of the grid.
+pub(crate) fn blocks(n: usize) -> Grid {
+    let most = i32::MAX.unsigned_abs();
+    Grid { grid: [u32::try_from(n).map_or(most, |n| n.min(most)), 1, 1], block: [THREADS, 1, 1], shared: 0 }
+}
+
+/// As [`blocks`], with a warp for each of `n` rows.
+pub(crate) fn warps(n: usize) -> Grid {
+    blocks(n.div_ceil(THREADS as usize / 32))
+}

@@ -1,14 +1,20 @@
 //! The driver layer and the kernels on a CUDA device: `cargo test --release --test cuda` where there is one, or
 //! `cargo xtask emulate -- cargo test --release --test cuda` anywhere. Without a device each test prints a line and ends.
 
+mod adamw;
+mod cosine;
+mod dice_ce;
 mod elementwise;
 mod gelu;
+mod info_nce;
 mod launch;
 mod layer;
 mod movement;
 mod norms;
 mod products;
 mod window_attention;
+mod training;
+mod voco_loss;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
@@ -62,4 +68,12 @@ fn same_bits(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
 /// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.
 fn unit(dtype: DType) -> f64 {
     if dtype == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-24) }
+}
+
+/// Fails unless two runs gave the same bits.
+#[track_caller]
+fn same_bits(once: &[&Tensor], again: &[&Tensor]) {
+    let bits = |t: &&Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let (once, again): (Vec<_>, Vec<_>) = (once.iter().map(bits).collect(), again.iter().map(bits).collect());
+    assert!(once == again, "two runs differ");
 }

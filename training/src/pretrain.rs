@@ -223,6 +223,7 @@ impl<'c> Trainer<'c> {
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
         self.optimizer.step(&mut self.model.params, &done.grads, lr)?;
+        let grad_norm = l2_norm::forward(done.grads.slab())?; // waits for the device, so that the time is the step's
         let seconds = started.elapsed().as_secs_f64();
         let crops = batch.crops.dims()[0] + batch.bases.dims()[0];
         Ok(Metrics {
@@ -232,7 +233,7 @@ impl<'c> Trainer<'c> {
             inter: done.inter,
             reg: done.reg,
             lr,
-            grad_norm: l2_norm::forward(done.grads.slab())?,
+            grad_norm,
             crops_per_s: crops as f64 / seconds,
             data_wait: waited.as_secs_f64() / seconds,
             position_top1: position_top1(&done.logits, &batch.labels)?,

@@ -24,19 +24,19 @@ pub(super) fn update<T: Real>(param: &mut Tensor, grad: &Tensor, state: State<'_
 
 /// What is the same for every element, computed in f64 and rounded once.
 #[derive(Clone, Copy)]
-struct Scalars<T> {
-    keep: T,
-    beta1: T,
-    one_minus_beta1: T,
-    beta2: T,
-    one_minus_beta2: T,
-    step_size: T,
-    root_correction: T,
-    eps: T,
+pub(super) struct Scalars<T> {
+    pub keep: T,
+    pub beta1: T,
+    pub one_minus_beta1: T,
+    pub beta2: T,
+    pub one_minus_beta2: T,
+    pub step_size: T,
+    pub root_correction: T,
+    pub eps: T,
 }
 
 impl<T: Real> Scalars<T> {
-    fn new(p: Params) -> Self {
+    pub fn new(p: Params) -> Self {
         let t = p.step as f64;
         Scalars {
             keep: T::of(1.0 - p.lr * p.weight_decay),

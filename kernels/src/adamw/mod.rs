@@ -12,10 +12,13 @@
 //!
 //! Loshchilov and Hutter, "Decoupled weight decay regularization", with the maximum of Reddi et al., "On the convergence of
 //! Adam and beyond", in the order and with the corrections of `torch.optim.AdamW(amsgrad=True)`. The scalars are computed in
-//! f64. All five tensors have one shape and one dtype, f32 or f64; an empty parameter is left as it is.
+//! f64. All five tensors have one shape and one dtype, f32 or f64; on CUDA devices f32, of which the gradient may be bf16 instead. An
+//! empty parameter is left as it is.
 
 mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "adamw";
@@ -45,6 +48,7 @@ pub fn update(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) ->
     match (param.device(), param.dtype()) {
         (Device::Cpu, DType::F32) => cpu::update::<f32>(param, grad, state, p),
         (Device::Cpu, DType::F64) => cpu::update::<f64>(param, grad, state, p),
+        (Device::Cuda(_), DType::F32) => cuda::update(param, grad, state, p),
         (Device::Meta, _) => Ok(()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -55,9 +59,11 @@ fn check(param: &Tensor, grad: &Tensor, state: &State<'_>, p: Params) -> Result<
         if t.dims() != param.dims() {
             return Err(Error::shape(OP, format!("{name} is {:?}, the parameter {:?}", t.shape(), param.shape())));
         }
-        if t.dtype() != param.dtype() {
+        let halved = name == "gradient" && t.dtype() == DType::BF16 && matches!(t.device(), Device::Cuda(_));
+        if t.dtype() != param.dtype() && !halved {
             return Err(Error::DType { op: OP, got: t.dtype(), want: "the parameter's dtype for gradient and state" });
         }
+        expect_device(OP, param, &[(name, t)])?;
     }
     if p.step == 0 {
         return Err(Error::invalid(OP, "step 0: steps count from 1"));

@@ -11,7 +11,9 @@
 //! empty outputs and zero gradients; D = 0 is an error, as there is no direction to compare.
 
 pub(crate) mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "cosine";
@@ -22,6 +24,7 @@ pub fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match (a.device(), a.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(a, b),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(a, b),
+        (Device::Cuda(_), DType::F32) => cuda::forward(a, b),
         (Device::Meta, _) => a.new_empty(&[a.dims()[0], b.dims()[0]]),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -38,9 +41,11 @@ pub fn backward(dy: &Tensor, a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)>
     if dy.dtype() != a.dtype() {
         return Err(Error::DType { op: OP, got: dy.dtype(), want: "the dtype of a for the gradient" });
     }
+    expect_device(OP, a, &[("the gradient", dy)])?;
     match (a.device(), a.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dy, a, b),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dy, a, b),
+        (Device::Cuda(_), DType::F32) => cuda::backward(dy, a, b),
         (Device::Meta, _) => Ok((a.new_empty(a.dims())?, b.new_empty(b.dims())?)),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -57,7 +62,7 @@ fn check(a: &Tensor, b: &Tensor) -> Result<()> {
     if a.dtype() != b.dtype() {
         return Err(Error::DType { op: OP, got: b.dtype(), want: "the dtype of a for b" });
     }
-    Ok(())
+    expect_device(OP, a, &[("b", b)])
 }
 
 #[cfg(test)]

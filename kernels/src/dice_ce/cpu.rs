@@ -1,10 +1,10 @@
 //! Chunks of voxels go to threads; within one, blocks small enough for the first-level cache are turned into probabilities and
 //! used at once. The exponentials run over the whole block, whatever the number of classes.
 
-use super::{OP, Output};
+use super::{Output, no_class};
 use crate::real::Real;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Error, Result, Tensor};
+use engine::{Element, Result, Tensor};
 use rayon::prelude::*;
 
 /// Voxels per partial sum.
@@ -89,12 +89,7 @@ impl<'a, T: Exp> Problem<'a, T> {
         let (classes, voxels) = (logits.channels(), labels.numel() / labels.dims()[0]);
         let labels = labels.as_slice::<i32>()?;
         if let Some(at) = labels.iter().position(|&y| usize::try_from(y).map_or(true, |y| y >= classes)) {
-            let (label, sample, voxel) = (labels[at], at / voxels, at % voxels);
-            let detail = format!(
-                "label {label} at voxel {voxel} of sample {sample}; {classes} classes are 0 to {}",
-                classes - 1
-            );
-            return Err(Error::invalid(OP, detail));
+            return Err(no_class(labels[at], (at / voxels, at % voxels), classes));
         }
         Ok(Problem { logits: logits.as_slice()?, labels, classes, voxels })
     }

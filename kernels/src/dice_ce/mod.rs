@@ -20,7 +20,9 @@
 //! of a fixed size. Errors: fewer than two classes, no voxels, a label outside 0..C (the error names it and its place).
 
 mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "dice_ce";
@@ -37,6 +39,7 @@ pub fn forward(logits: &Tensor, labels: &Tensor) -> Result<Output> {
     match (logits.device(), logits.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(logits, labels),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(logits, labels),
+        (Device::Cuda(_), DType::F32) => cuda::forward(logits, labels),
         (Device::Meta, _) => {
             let sums = logits.new_empty(&[logits.dims()[0], logits.channels(), 3])?;
             Ok(Output { loss: logits.new_empty(&[])?, sums })
@@ -58,9 +61,11 @@ pub fn backward(dloss: &Tensor, logits: &Tensor, labels: &Tensor, sums: &Tensor)
             return Err(Error::DType { op: OP, got: t.dtype(), want: "the logits' dtype for sums and gradient" });
         }
     }
+    expect_device(OP, logits, &[("sums", sums), ("the gradient", dloss)])?;
     match (logits.device(), logits.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, logits, labels, sums),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, logits, labels, sums),
+        (Device::Cuda(_), DType::F32) => cuda::backward(dloss, logits, labels, sums),
         (Device::Meta, _) => logits.new_empty(logits.dims()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -87,7 +92,14 @@ fn check(logits: &Tensor, labels: &Tensor) -> Result<()> {
     if labels.dtype() != DType::I32 {
         return Err(Error::DType { op: OP, got: labels.dtype(), want: "i32 labels" });
     }
-    Ok(())
+    expect_device(OP, logits, &[("labels", labels)])
+}
+
+/// The error of a label that is none of the classes, found at (sample, voxel).
+fn no_class(label: i32, (sample, voxel): (usize, usize), classes: usize) -> Error {
+    let detail =
+        format!("label {label} at voxel {voxel} of sample {sample}; {classes} classes are 0 to {}", classes - 1);
+    Error::invalid(OP, detail)
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@
 //! divide the rows, a temperature that is not positive.
 
 mod cpu;
+mod cuda;
 mod tile;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "info_nce";
@@ -43,6 +45,7 @@ pub fn forward(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Ou
     match (q.device(), q.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(q, k, targets, p),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(q, k, targets, p),
+        (Device::Cuda(_), DType::F32) => cuda::forward(q, k, targets, p),
         (Device::Meta, _) => Ok(Output { loss: q.new_empty(&[])?, lse: q.new_empty(&q.dims()[..1])? }),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -62,10 +65,11 @@ pub fn backward(
         let detail = format!("lse {:?} and gradient {:?} for q {:?}", lse.shape(), dloss.shape(), q.shape());
         return Err(Error::shape(OP, detail + "; expected [G*S] and []"));
     }
-    same_dtype(q, &[lse, dloss])?;
+    alike(q, &[("lse", lse), ("the gradient", dloss)])?;
     match (q.device(), q.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, q, k, targets, lse, p),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, q, k, targets, lse, p),
+        (Device::Cuda(_), DType::F32) => cuda::backward(dloss, q, k, targets, lse, p),
         (Device::Meta, _) => Ok((q.new_empty(q.dims())?, k.new_empty(k.dims())?)),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -93,13 +97,14 @@ fn check(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<()> {
     if !(p.temperature > 0.0 && p.temperature.is_finite()) {
         return Err(Error::invalid(OP, format!("temperature {} must be positive and finite", p.temperature)));
     }
-    same_dtype(q, &[k, targets])
+    alike(q, &[("k", k), ("targets", targets)])
 }
 
-fn same_dtype(q: &Tensor, others: &[&Tensor]) -> Result<()> {
-    match others.iter().find(|t| t.dtype() != q.dtype()) {
-        Some(t) => Err(Error::DType { op: OP, got: t.dtype(), want: "q's dtype for all inputs" }),
-        None => Ok(()),
+/// Errors when the dtypes or the devices differ.
+fn alike(q: &Tensor, others: &[(&str, &Tensor)]) -> Result<()> {
+    match others.iter().find(|(_, t)| t.dtype() != q.dtype()) {
+        Some((_, t)) => Err(Error::DType { op: OP, got: t.dtype(), want: "q's dtype for all inputs" }),
+        None => expect_device(OP, q, others),
     }
 }
 

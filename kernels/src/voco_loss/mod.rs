@@ -32,7 +32,9 @@
 //! crop, fewer than two bases (no pair to regularise).
 
 mod cpu;
+mod cuda;
 
+use crate::check::expect_device;
 use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "voco_loss";
@@ -66,6 +68,7 @@ pub fn forward(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -
     match (student.device(), student.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(student, teacher, labels, p),
         (Device::Cpu, DType::F64) => cpu::forward::<f64>(student, teacher, labels, p),
+        (Device::Cuda(_), DType::F32) => cuda::forward(student, teacher, labels, p),
         (Device::Meta, _) => Ok(Output { terms: student.new_empty(&[3])?, logits: student.new_empty(labels.dims())? }),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -77,10 +80,11 @@ pub fn backward(dterms: &Tensor, student: &Tensor, teacher: &Tensor, labels: &Te
     if dterms.dims() != [3] {
         return Err(Error::shape(OP, format!("gradient {:?}; it must be [3]: intra, inter, reg", dterms.shape())));
     }
-    same_dtype(student, dterms)?;
+    alike(student, "the gradient", dterms)?;
     match (student.device(), student.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(dterms, student, teacher, labels, p),
         (Device::Cpu, DType::F64) => cpu::backward::<f64>(dterms, student, teacher, labels, p),
+        (Device::Cuda(_), DType::F32) => cuda::backward(dterms, student, teacher, labels, p),
         (Device::Meta, _) => student.new_empty(student.dims()),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
@@ -104,13 +108,14 @@ fn check(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Resu
         );
         return Err(Error::shape(OP, detail));
     }
-    same_dtype(student, teacher)?;
-    same_dtype(student, labels)
+    alike(student, "the teacher", teacher)?;
+    alike(student, "labels", labels)
 }
 
-fn same_dtype(student: &Tensor, other: &Tensor) -> Result<()> {
+/// Errors when the dtypes or the devices differ.
+fn alike(student: &Tensor, name: &str, other: &Tensor) -> Result<()> {
     if other.dtype() == student.dtype() {
-        return Ok(());
+        return expect_device(OP, student, &[(name, other)]);
     }
     Err(Error::DType { op: OP, got: other.dtype(), want: "the student's dtype for teacher, labels and gradient" })
 }

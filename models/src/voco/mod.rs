@@ -203,12 +203,14 @@ impl Voco {
             let others = ops::rows_at(&tape, &terms, 1, 2)?;
             terms = ops::concat(&tape, &[&first, &others], 0)?;
         }
-        let values = terms.value().to_f64_vec()?;
-        let base_cosine = base_cosine(student.value(), p)?;
         let weights = Tensor::from_slice(&config.weights, &[3])?.to_dtype(terms.value().dtype())?;
         let weights = weights.to_device(params.device())?;
-        drop((embedding, kept, student));
+        let student = student.into_value();
+        drop((embedding, kept));
         let grads = tape.backward(&terms, weights)?;
+        // values are read last: until then the host runs ahead of the device
+        let values = terms.value().to_f64_vec()?;
+        let base_cosine = base_cosine(&student, p)?;
         let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
         Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], base_cosine, logits, grads })
     }

@@ -1,0 +1,43 @@
+// One AdamW-amsgrad update of n elements, as mod.rs beside this file writes it down:
+//   m = β1 m + (1 - β1) g,  v = β2 v + (1 - β2) g²,  vmax = max(vmax, v),  x = keep x - step_size m / (√vmax / root + ε).
+//
+// x, m, v and vmax f32, updated in place; g f32 or bf16. The factors are the same for all elements and come rounded once from
+// f64. Threads walk in strides of the grid: any one-dimensional launch will do. Moves 36 bytes an element, 34 with bf16.
+#include "../../cuda/device.cuh"
+
+constexpr int THREADS = 256;
+
+struct AdamwArgs {
+    float* x;
+    float* m;
+    float* v;
+    float* vmax;
+    const void* g;
+    i64 n;
+    float keep;
+    float beta1;
+    float one_minus_beta1;
+    float beta2;
+    float one_minus_beta2;
+    float step_size;
+    float root_correction;
+    float eps;
+};
+
+template <class T> DEVICE void update(const AdamwArgs& args) {
+    auto gradient = static_cast<const T*>(args.g);
+    for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
+        const float g = to_f32(gradient[i]);
+        const float m = args.beta1 * args.m[i] + args.one_minus_beta1 * g;
+        const float v = args.beta2 * args.v[i] + args.one_minus_beta2 * g * g;
+        const float vmax = v > args.vmax[i] ? v : args.vmax[i];
+        const float denominator = sqrtf(vmax) / args.root_correction + args.eps;
+        args.m[i] = m;
+        args.v[i] = v;
+        args.vmax[i] = vmax;
+        args.x[i] = args.keep * args.x[i] - args.step_size * (m / denominator);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update_f32(const AdamwArgs args) { update<float>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update_bf16(const AdamwArgs args) { update<bf16>(args); }

@@ -1,0 +1,52 @@
+use super::{assert_close, device, exact, random, same_bits, unit};
+use engine::{DType, Device, Tensor};
+use kernels::adamw::{Params, State, update};
+
+/// Parameter, m, v and vmax after three updates.
+fn run(device: Device, dtype: DType, start: &Tensor, grads: &[Tensor]) -> [Tensor; 4] {
+    let there = |t: &Tensor| t.to_device(device).expect("copy");
+    let own = Tensor::from_slice(&start.to_f64_vec().expect("start"), start.dims()).expect("copy");
+    let mut param = there(&own.to_dtype(dtype).expect("dtype"));
+    let [mut m, mut v, mut vmax] = [0; 3].map(|_| Tensor::zeros(start.dims(), dtype, device).expect("zeros"));
+    for (grad, step) in grads.iter().zip(1..) {
+        let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
+        update(&mut param, &there(grad), State { m: &mut m, v: &mut v, vmax: &mut vmax }, p).expect("update");
+    }
+    [param, m, v, vmax]
+}
+
+#[test]
+fn updates_agree_with_f64() {
+    let Some(device) = device() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        for dims in [&[3, 5, 7][..], &[1], &[4099], &[0]] {
+            let start = random(1, dims, DType::F32);
+            // the second gradient is larger than the others, so that vmax and v part in the third step
+            let scaled = |seed, by: f64| {
+                let values = random(seed, dims, dtype).to_f64_vec().expect("values");
+                let values: Vec<f64> = values.iter().map(|v| by * v).collect();
+                Tensor::from_slice(&values, dims).and_then(|t| t.to_dtype(dtype)).expect("gradient")
+            };
+            let grads = [scaled(2, 1.0), scaled(3, 64.0), scaled(4, 0.5)];
+            let ours = run(device, DType::F32, &start, &grads);
+            let want = run(Device::Cpu, DType::F64, &exact(&start), &grads.each_ref().map(exact));
+            for (ours, want) in ours.iter().zip(&want) {
+                // a step rounds each of its factors once from f64, and its four operations
+                assert_close(ours, want, 3.0 * 8.0 * unit(DType::F32));
+            }
+            same_bits(&ours.each_ref(), &run(device, DType::F32, &start, &grads).each_ref());
+        }
+    }
+}
+
+#[test]
+fn a_shared_parameter_is_not_written() {
+    let Some(device) = device() else { return };
+    let zeros = || Tensor::zeros(&[4], DType::F32, device).expect("zeros");
+    let (mut param, [mut m, mut v, mut vmax]) = (zeros(), [zeros(), zeros(), zeros()]);
+    let view = param.rows_at(1, 2).expect("view");
+    let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
+    let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1 };
+    assert!(update(&mut param, &zeros(), state, p).is_err());
+    assert_eq!(view.to_vec::<f32>(), Ok(vec![0.0; 2]));
+}
