@@ -1,9 +1,9 @@
 //! `vocoe completions` and `vocoe man`: what a package installs beside the binary.
 
+use crate::verbosity::write;
 use crate::{Cli, Error, Result};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
-use std::io::Write;
 
 /// Print the completion script of a shell.
 #[derive(Debug, clap::Args)]
@@ -22,8 +22,8 @@ Examples:
 #[command(after_help = MAN_EXAMPLES)]
 pub struct ManArgs {
     /// A command, such as train
-    #[arg(value_name = "COMMAND")]
-    page: Option<String>,
+    #[arg(value_name = "COMMAND", value_parser = subcommand)]
+    page: Option<Command>,
 }
 
 const MAN_EXAMPLES: &str = "\
@@ -35,30 +35,27 @@ pub fn completions(args: &CompletionsArgs) -> Result<bool> {
     // through memory: the generator panics where it cannot write, as into a closed pipe
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vocoe", &mut script);
-    write(&script)
+    write(&script)?;
+    Ok(true)
 }
 
 pub fn man(args: &ManArgs) -> Result<bool> {
-    let mut root = Cli::command();
-    root.build();
-    let page = match &args.page {
-        Some(name) => subcommand(&root, name)?,
-        None => root,
-    };
+    let page = args.page.clone().unwrap_or_else(root);
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text).map_err(Error::Output)?;
-    write(&text)
-}
-
-fn subcommand(root: &Command, name: &str) -> Result<Command> {
-    let found = root.find_subcommand(name).cloned();
-    found.ok_or_else(|| {
-        let known: Vec<&str> = root.get_subcommands().map(Command::get_name).collect();
-        Error::Message(format!("no command {name}; there are {}", known.join(", ")))
-    })
-}
-
-fn write(bytes: &[u8]) -> Result<bool> {
-    std::io::stdout().lock().write_all(bytes).map_err(Error::Output)?;
+    write(&text)?;
     Ok(true)
+}
+
+/// With its subcommands' full names.
+fn root() -> Command {
+    let mut root = Cli::command();
+    root.build();
+    root
+}
+
+fn subcommand(name: &str) -> Result<Command, String> {
+    let root = root();
+    let known = || root.get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", ");
+    root.find_subcommand(name).cloned().ok_or_else(|| format!("no command of this name; there are {}", known()))
 }

@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            verbosity::tell(format!("error: {error}"));
             ExitCode::FAILURE
         }
     }

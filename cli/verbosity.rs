@@ -1,7 +1,7 @@
 //! How much is said: `-q` errors only, `-v` more than usual. Set once, before a command runs.
 
 use crate::{Error, Result};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,19 +40,33 @@ pub fn say(line: impl AsRef<str>) -> Result<()> {
 
 /// What was asked for itself, `-q` or not: on standard output.
 pub fn print(line: impl AsRef<str>) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{}", line.as_ref()).map_err(Error::Output)
+    write(format!("{}\n", line.as_ref()).as_bytes())
+}
+
+/// Bytes on standard output. A reader that has seen enough, such as `head`, is no error: the rest goes unsaid, and a command
+/// that does more than print goes on.
+pub fn write(bytes: &[u8]) -> Result<()> {
+    match std::io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::Output(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Something worth knowing on the way: on standard error, unless `-q`.
 pub fn note(line: impl AsRef<str>) {
     if Verbosity::chosen() > Verbosity::Quiet {
-        eprintln!("{}", line.as_ref());
+        tell(line);
     }
 }
 
 /// More than most want to know: on standard error, with `-v` only.
 pub fn detail(line: impl AsRef<str>) {
     if Verbosity::chosen() == Verbosity::Verbose {
-        eprintln!("{}", line.as_ref());
+        tell(line);
     }
+}
+
+/// On standard error, `-q` or not. A line that cannot be written there has nobody to read it.
+pub fn tell(line: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr(), "{}", line.as_ref());
 }

@@ -176,7 +176,7 @@ impl<'c> Keeper<'c> {
             Err(error) => {
                 self.failed = Some(Instant::now());
                 note(format!(
-                    "{error}; the run goes on, earlier checkpoints are whole, and the next is tried in {} s",
+                    "{error}; make room: the run goes on, earlier checkpoints are whole, and the next is tried in {} s",
                     RETRY.as_secs()
                 ));
             }

@@ -47,7 +47,7 @@ impl Chart<'_> {
         let axes = Axes { x: (first.0, last.0), y: self.range(points, &places) };
         let newest = places.last().map_or(String::new(), |p| short(p.mean));
         format!(
-            "<article><h3>{title}<span class=\"reading\">{newest}</span></h3>\n\
+            "<article><h3>{title}{name}<span class=\"reading\">{newest}</span></h3>\n\
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\" data-points=\"{data}\">\n\
              {grid}<svg x=\"{LEFT}\" y=\"{TOP}\" width=\"{w}\" height=\"{h}\" viewBox=\"{LEFT} {TOP} {w} {h}\">\
              <path class=\"raw\" d=\"{raw}\"/><path class=\"mean\" d=\"{mean}\"/>{level}</svg>\n\
@@ -58,7 +58,8 @@ impl Chart<'_> {
             w = WIDTH - LEFT - RIGHT,
             h = HEIGHT - TOP - BOTTOM,
             floor = HEIGHT - BOTTOM,
-            level = self.level.map_or(String::new(), |level| axes.level(level)),
+            name = self.level.map_or(String::new(), level_name),
+            level = self.level.map_or(String::new(), |(level, _)| axes.level(level)),
             raw = path(places.iter().flat_map(|p| [(p.step, p.low), (p.step, p.high)]).map(|p| axes.at(p))),
             mean = path(places.iter().map(|p| axes.at((p.step, p.mean)))),
         )
@@ -102,16 +103,15 @@ impl Axes {
         grid
     }
 
-    fn level(&self, (level, label): (f64, &str)) -> String {
-        let y = self.at((self.x.0, level)).1;
-        let (end, above) = (WIDTH - RIGHT, y - 4.0);
-        format!(
-            "<line class=\"level\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-             <text class=\"level\" x=\"{:.1}\" y=\"{above:.1}\">{label}: {}</text>",
-            end - 4.0,
-            short(level)
-        )
+    fn level(&self, level: f64) -> String {
+        let (y, end) = (self.at((self.x.0, level)).1, WIDTH - RIGHT);
+        format!("<line class=\"level\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>")
     }
+}
+
+/// Beside the title, where no curve can run through it.
+fn level_name((level, name): (f64, &str)) -> String {
+    format!("<span class=\"level\">{name}: {}</span>", short(level))
 }
 
 /// Means over the newest `window` values.

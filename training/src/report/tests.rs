@@ -34,6 +34,14 @@ fn a_page_holds_curves_settings_and_pictures_and_asks_for_nothing() {
 }
 
 #[test]
+fn a_level_is_named_outside_of_its_chart() {
+    let page = report(&folder(&(1..=4).map(line).collect::<String>()));
+    let drawings = page.split("<svg viewBox").skip(1).filter_map(|s| s.split("</article>").next());
+    assert!(page.contains("<span class=\"level\">always") && page.contains("<line class=\"level\""));
+    assert!(drawings.into_iter().all(|drawing| !drawing.contains("always")));
+}
+
+#[test]
 fn unreadable_lines_are_counted_and_absent_values_said() {
     let old = line(2).replace(",\"base_cosine\":0.125", "");
     let page = report(&folder(&format!("{old}junk\n{{\"step\":3,\"loss\":")));
