@@ -1,6 +1,6 @@
 //! Norms and the mean over space.
 
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Tensor};
 use kernels::instance_norm::Params;
 use kernels::{batch_norm, global_avg_pool, instance_norm, layer_norm};
@@ -87,7 +87,7 @@ fn layer_norm_agrees_with_f64() {
                 let run = || layer_norm::forward(&x, affine.then_some((&w, &b)), EPS);
                 let got = run().expect("forward");
                 let far = distance(&want.mean, &want.rstd);
-                assert_close(&same_bits(|| run().map(|o| o.y)), &want.y, forward_bound(dtype, far));
+                assert_close(&twice(|| run().map(|o| o.y)), &want.y, forward_bound(dtype, far));
                 assert_statistics((&got.mean, &want.mean), (&got.rstd, &want.rstd));
 
                 let (weight, weight64) = (affine.then_some(&w), affine.then_some(&w64));
@@ -96,7 +96,7 @@ fn layer_norm_agrees_with_f64() {
                 let run = || layer_norm::backward(&dy, &x, weight, &got.mean, &got.rstd);
                 let rstds = values(&rstd64);
                 let of = |i: usize| rstds[i / c];
-                assert_gradient(&same_bits(|| run().map(|g| g.dx)), &want.dx, &dy64, of, 0.0);
+                assert_gradient(&twice(|| run().map(|g| g.dx)), &want.dx, &dy64, of, 0.0);
                 let grads = run().expect("backward");
                 for (got, want) in [(grads.dweight, want.dweight), (grads.dbias, want.dbias)] {
                     assert_eq!((got.is_some(), want.is_some()), (affine, affine));
@@ -137,7 +137,7 @@ fn instance_norm_agrees_with_f64() {
                 let got = run().expect("forward");
                 let far = distance(&want.mean, &want.rstd);
                 // beside the activation and the sum with the residual, which may leave as little as half
-                assert_close(&same_bits(|| run().map(|o| o.y)), &want.y, 2.0 * forward_bound(dtype, far));
+                assert_close(&twice(|| run().map(|o| o.y)), &want.y, 2.0 * forward_bound(dtype, far));
                 assert_statistics((&got.mean, &want.mean), (&got.rstd, &want.rstd));
 
                 let [y64, mean64, rstd64] = [&got.y, &got.mean, &got.rstd].map(exact);
@@ -147,7 +147,7 @@ fn instance_norm_agrees_with_f64() {
                 let of = |i: usize| rstds[i / sample * c + i % c];
                 // dz, which is written before dx is computed from it, is rounded too
                 let stored = slope.unwrap_or(0.0);
-                assert_gradient(&same_bits(|| run().map(|g| g.dx)), &want.dx, &dy64, of, stored);
+                assert_gradient(&twice(|| run().map(|g| g.dx)), &want.dx, &dy64, of, stored);
                 let dresidual = run().expect("backward").dresidual;
                 assert_eq!(dresidual.is_some(), has_residual);
                 if let (Some(got), Some(want)) = (dresidual, want.dresidual) {
@@ -196,14 +196,14 @@ fn batch_norm_agrees_with_f64() {
             let want = batch_norm::forward(&x64, EPS).expect("f64");
             let got = batch_norm::forward(&x, EPS).expect("forward");
             let far = distance(&want.mean, &want.rstd);
-            assert_close(&same_bits(|| batch_norm::forward(&x, EPS).map(|o| o.y)), &want.y, forward_bound(dtype, far));
+            assert_close(&twice(|| batch_norm::forward(&x, EPS).map(|o| o.y)), &want.y, forward_bound(dtype, far));
             assert_eq!((got.mean.dims(), got.rstd.dims()), (&dims[1..], &dims[1..]));
             assert_close(&got.rstd, &want.rstd, STATISTICS * unit(DType::F32));
             let [mean64, rstd64] = [&got.mean, &got.rstd].map(exact);
             let want = batch_norm::backward(&dy64, &x64, &mean64, &rstd64).expect("f64");
             let rstds = values(&rstd64);
             let of = |i: usize| rstds[i % dims[1]];
-            let dx = same_bits(|| batch_norm::backward(&dy, &x, &got.mean, &got.rstd));
+            let dx = twice(|| batch_norm::backward(&dy, &x, &got.mean, &got.rstd));
             assert_gradient(&dx, &want, &dy64, of, 0.0);
         }
     }
@@ -219,11 +219,11 @@ fn the_mean_over_space_agrees_with_f64() {
             let want = global_avg_pool::forward(&exact(&x)).expect("f64");
             let voxels = dims[1] * dims[2] * dims[3];
             let there_x = there(&x, device);
-            let y = same_bits(|| global_avg_pool::forward(&there_x));
+            let y = twice(|| global_avg_pool::forward(&there_x));
             assert_close(&y, &want, unit(dtype) + sum_bound(voxels));
             let want = global_avg_pool::backward(&exact(&dy), &dims).expect("f64");
             let there_dy = there(&dy, device);
-            let dx = same_bits(|| global_avg_pool::backward(&there_dy, &dims));
+            let dx = twice(|| global_avg_pool::backward(&there_dy, &dims));
             assert_close(&dx, &want, unit(dtype) + 2.0 * unit(DType::F32));
         }
     }
