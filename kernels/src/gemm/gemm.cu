@@ -168,19 +168,19 @@ DEVICE u32 bits(const Window& w, const Cursor& tap) {
 }
 
 // A position's source along each axis, for kernels of any size.
-struct Site3 {
+struct Anchor {
     Position p;
     bool exists;
 };
-template <bool TRANSPOSED> DEVICE Site3 site(const GemmArgs& args, const Window& w, int index) {
-    Site3 s = {position(args, index), index < args.positions};
+template <bool TRANSPOSED> DEVICE Anchor anchor(const GemmArgs& args, const Window& w, int index) {
+    Anchor s = {position(args, index), index < args.positions};
 #pragma unroll
     for (int a = 0; a < 3; a++) s.p.at[a] = s.p.at[a] * (TRANSPOSED ? 1 : args.axes[a].stride) + w.first[a];
     return s;
 }
-// The element that a site meets under a tap, or null.
+// The element that an anchored position meets under a tap, or null.
 template <bool TRANSPOSED, class E>
-DEVICE const E* met(const GemmArgs& args, const Window& w, const Site3& s, const Cursor& tap) {
+DEVICE const E* met(const GemmArgs& args, const Window& w, const Anchor& s, const Cursor& tap) {
     u32 place = s.p.sample;
     bool inside = s.exists && !tap.ended(w);
 #pragma unroll
@@ -233,11 +233,11 @@ template <class E, int THREADS, int ROWS, bool TRANSPOSED> struct GatheredRows<E
     const GemmArgs& args;
     const Window& w;
     Cursor tap;
-    Site3 row;
+    Anchor row;
 
     __device__ __forceinline__ void start(int first, int k) {
         tap.start(w, args.channels, k);
-        row = site<TRANSPOSED>(args, w, first + threadIdx.x);
+        row = anchor<TRANSPOSED>(args, w, first + threadIdx.x);
     }
     __device__ __forceinline__ void load(unsigned char* tile) {
 #pragma unroll 1
@@ -381,7 +381,7 @@ template <class E, int THREADS, int ROWS> struct GatheredColumns<E, THREADS, ROW
         k = from + threadIdx.x % BK<E>;
     }
     __device__ __forceinline__ void load(unsigned char* tile) {
-        Site3 at = site<false>(args, w, k);
+        Anchor at = anchor<false>(args, w, k);
 #pragma unroll 1
         for (int c = threadIdx.x / BK<E>; c < L::LINE; c += L::LANES) {
             Cursor tap;
