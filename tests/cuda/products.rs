@@ -89,6 +89,25 @@ fn convolutions_agree_with_f64() {
     }
 }
 
+/// Enough of 3 x 3 x 3 for the kernels that keep a brick of the source in shared memory: sizes that bricks hang over, one and two
+/// slabs of 48 channels, columns that fill no tile.
+#[test]
+fn convolutions_of_large_volumes_agree_with_f64() {
+    let Some(device) = device() else { return };
+    let (p, size) = (params([1; 3], [1; 3]), [31, 15, 29]);
+    let dims = |n: usize, channels: usize| [n, size[0], size[1], size[2], channels];
+    let dtype = DType::BF16;
+    let (x, w, bias) =
+        (random(1, &dims(2, 96), dtype), random(2, &[14, 3, 3, 3, 96], dtype), random(3, &[14], DType::F32));
+    let want = conv::fprop(&exact(&x), &exact(&w), Some(&exact(&bias)), p);
+    let [x, w, bias] = [x, w, bias].map(|t| there(&t, device));
+    check(|| conv::fprop(&x, &w, Some(&bias), p), want, bound(27 * 96, dtype));
+    let (dy, w) = (random(4, &dims(1, 48), dtype), random(5, &[48, 3, 3, 3, 56], dtype));
+    let want = conv::dgrad(&exact(&dy), &exact(&w), &dims(1, 56), p);
+    let [dy, w] = [dy, w].map(|t| there(&t, device));
+    check(|| conv::dgrad(&dy, &w, &dims(1, 56), p), want, bound(27 * 48, dtype));
+}
+
 #[test]
 fn transposed_convolutions_agree_with_f64() {
     let Some(device) = device() else { return };

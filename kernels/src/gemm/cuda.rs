@@ -14,6 +14,11 @@ static IMAGE: Image = Image::new("gemm", include_bytes!("../../images/gemm.fatbi
 const BLOCKS: usize = 512;
 /// Steps along k below which a split is not worth its partial sums.
 const SPLIT_STEPS: usize = 8;
+/// Positions along D, H and W, and channels, that a block with a brick of the source takes at once.
+const BRICK: [usize; 3] = [4, 8, 8];
+const SLAB: usize = 48;
+/// Blocks from which on bricks are better than splits.
+const BRICK_BLOCKS: usize = 128;
 /// Taps along D, H and W together for which the kernels that copy 16 bytes at a time have a bit.
 const TAP_BITS: usize = 31;
 
@@ -55,18 +60,23 @@ struct Tile {
     m: usize,
     n: usize,
     threads: u32,
-    stages: usize,
+    /// Bytes of shared memory.
+    shared: usize,
+    /// Whether the rows are bricks of positions, in place of positions that follow each other.
+    bricks: bool,
 }
 
 impl Tile {
-    const fn new(suffix: &'static str, m: usize, n: usize, threads: u32, stages: usize) -> Tile {
-        Tile { suffix, m, n, threads, stages }
+    /// A ring of so many steps, 64 bytes for each row and column, in which later the finished tile lies in f32, with rows 8 longer.
+    fn new(suffix: &'static str, m: usize, n: usize, threads: u32, stages: usize) -> Tile {
+        Tile { suffix, m, n, threads, shared: (stages * 64 * (m + n)).max(4 * m * (n + 8)), bricks: false }
     }
 
-    /// Bytes of shared memory: the ring of steps, 64 bytes for each row and column, in which later the finished tile lies in f32,
-    /// with rows 8 longer.
-    fn shared(&self) -> usize {
-        (self.stages * 64 * (self.m + self.n)).max(4 * self.m * (self.n + 8))
+    /// A brick with what the taps of a 3³ kernel meet, and three steps of the weight.
+    fn brick() -> Tile {
+        let m = BRICK.iter().product();
+        let (brick, weight) = (BRICK.iter().map(|b| b + 2).product::<usize>(), 48);
+        Tile { suffix: "_brick", m, n: 48, threads: 128, shared: 2 * SLAB * (brick + 3 * weight), bricks: true }
     }
 
     /// Elements that tiles cover, which is more than m x n when they hang over.
@@ -83,6 +93,7 @@ struct Product<'a> {
     other: &'a Tensor,
     axes: [Sizes; 3],
     classes: usize,
+    batch: usize,
     /// Of one class.
     positions: usize,
     outputs: usize,
@@ -129,16 +140,16 @@ impl<'a> Product<'a> {
             Phase::Wgrad => (outputs, taps * channels, positions),
             Phase::Fprop | Phase::Dgrad => (positions, outputs, taps * channels),
         };
-        let product = Product { op, phase, image, other, axes, classes, positions, outputs, m, n, k };
-        product.check(g.batch)?;
+        let product = Product { op, phase, image, other, axes, classes, batch: g.batch, positions, outputs, m, n, k };
+        product.check()?;
         Ok(product)
     }
 
     /// Errors where the kernels' 32-bit indices end.
-    fn check(&self, batch: usize) -> Result<()> {
+    fn check(&self) -> Result<()> {
         const MOST: usize = i32::MAX as usize;
         let reaches = |a: &Sizes| a.source.max(a.target).saturating_add(2 * a.padding) <= MOST && a.stride <= MOST;
-        let sources = batch.saturating_mul(self.axes.iter().map(|a| a.source).product());
+        let sources = self.batch.saturating_mul(self.axes.iter().map(|a| a.source).product());
         // The last tile of rows, and the last step, reach over the end.
         let most = [self.m, self.n, self.k, sources].into_iter().max().unwrap_or(0).saturating_add(1024);
         if most <= MOST && self.axes.iter().all(reaches) {
@@ -159,8 +170,8 @@ impl<'a> Product<'a> {
         let others: Vec<_> = others.into_iter().filter_map(|(name, t)| Some((name, t?))).collect();
         expect_device(self.op, self.image, &others)?;
         let (tile, device) = (self.tile()?, self.image.device());
-        let tiles = self.m.div_ceil(tile.m) * self.n.div_ceil(tile.n) * self.classes;
-        let (splits, steps) = self.splits(tiles);
+        let tiles = self.tiles(&tile);
+        let (splits, steps) = if tile.bricks { (1, 0) } else { self.splits(tiles) };
         let partial = if splits > 1 { Some(Tensor::empty(&[splits, c.numel()], DType::F32, device)?) } else { None };
         let address = |t: Option<&Tensor>| t.map_or(Ok(0), Tensor::device_ptr);
         let args = Args {
@@ -182,7 +193,7 @@ impl<'a> Product<'a> {
         let blocks = u32::try_from(tiles).ok().filter(|&blocks| blocks <= i32::MAX as u32).ok_or_else(|| {
             Error::invalid(self.op, format!("{tiles} tiles are more blocks than a GPU takes; use fewer samples"))
         })?;
-        let grid = Grid { grid: [blocks, splits as u32, 1], block: [tile.threads, 1, 1], shared: tile.shared() as u32 };
+        let grid = Grid { grid: [blocks, splits as u32, 1], block: [tile.threads, 1, 1], shared: tile.shared as u32 };
         // SAFETY: the operands' shapes were checked against the geometry, c is as large as the product, and partial is `splits` of c.
         unsafe { launch(device, &IMAGE, &self.kernel(&tile)?, grid, &args)? };
         match &partial {
@@ -210,9 +221,27 @@ impl<'a> Product<'a> {
             (DType::F32, true) => Tile::new(any, 48, 192, 256, 3),
             (_, true) if !whole_chunks => Tile::new(any, 48, 192, 128, 3),
             (_, false) if !whole_chunks => Tile::new(any, 128, 48, 128, 4),
+            (_, false) if self.takes_bricks(&Tile::brick()) => Tile::brick(),
             (_, true) => self.smaller(Tile::new("", 48, 192, 128, 3), Tile::new("_square", 96, 96, 128, 4)),
             (_, false) => self.smaller(Tile::new("", 256, 48, 128, 3), Tile::new("_square", 128, 96, 128, 4)),
         })
+    }
+
+    /// Blocks for one split.
+    fn tiles(&self, tile: &Tile) -> usize {
+        let rows = if tile.bricks { self.bricks() } else { self.m.div_ceil(tile.m) * self.classes };
+        rows * self.n.div_ceil(tile.n)
+    }
+
+    fn bricks(&self) -> usize {
+        self.batch * self.axes.iter().zip(BRICK).map(|(a, b)| a.positions.div_ceil(b)).product::<usize>()
+    }
+
+    /// Whether the kernels with bricks can, and bricks hang over by no more than a quarter and are many.
+    fn takes_bricks(&self, brick: &Tile) -> bool {
+        let cubic = self.axes.iter().all(|a| a.taps == 3 && a.stride == 1);
+        let near = self.bricks() * brick.m * 4 <= self.positions * 5;
+        cubic && self.image.channels().is_multiple_of(SLAB) && near && self.tiles(brick) >= BRICK_BLOCKS
     }
 
     fn smaller(&self, a: Tile, b: Tile) -> Tile {

@@ -23,6 +23,7 @@
 //   suffix     cores              tile     threads   shared memory           when
 //   bf16       mma m16n8k16       256 × 48    128    3 steps, 58 368 bytes   channels in multiples of 8
 //   square_bf16                   128 × 96    128    4 steps, 57 344
+//   brick_bf16                    256 × 48    128    brick and 3 steps, 71 424   3³ of stride 1, channels in multiples of 48
 //   any_bf16                      128 × 48    128    4 steps, 45 056         any channels, kernels, alignment
 //   f32        CUDA cores         256 × 48    256    3 steps, 58 368         channels in multiples of 4
 //   any_f32                       256 × 48    256    3 steps, 58 368         any
@@ -32,8 +33,8 @@
 // instantiated as long as no tensor has that dtype.
 //
 // Arithmetic: 2 · positions · taps · ci · co operations each. Bytes from beyond the block: a tile reads 64 · (BM + BN) a step;
-// neighbouring taps read nearly the same positions again, out of L1 and L2. To memory: C once; with splits > 1 each split
-// writes its own f32 partial of C, and gemm_sum reads them all.
+// neighbouring taps read nearly the same positions again, out of L1 and L2. A brick reads 600 positions for 256 once for all 27
+// taps, and w anew. To memory: C once; with splits > 1 each split writes its own f32 partial of C, and gemm_sum reads them all.
 //
 // Everything is overwritten, nothing is added to. Sums are f32 in an order that only the shapes decide.
 #include "../../cuda/gemm.cuh"
@@ -167,19 +168,19 @@ DEVICE u32 bits(const Window& w, const Cursor& tap) {
 }
 
 // A position's source along each axis, for kernels of any size.
-struct Site3 {
+struct Anchor {
     Position p;
     bool exists;
 };
-template <bool TRANSPOSED> DEVICE Site3 site(const GemmArgs& args, const Window& w, int index) {
-    Site3 s = {position(args, index), index < args.positions};
+template <bool TRANSPOSED> DEVICE Anchor anchor(const GemmArgs& args, const Window& w, int index) {
+    Anchor s = {position(args, index), index < args.positions};
 #pragma unroll
     for (int a = 0; a < 3; a++) s.p.at[a] = s.p.at[a] * (TRANSPOSED ? 1 : args.axes[a].stride) + w.first[a];
     return s;
 }
-// The element that a site meets under a tap, or null.
+// The element that an anchored position meets under a tap, or null.
 template <bool TRANSPOSED, class E>
-DEVICE const E* met(const GemmArgs& args, const Window& w, const Site3& s, const Cursor& tap) {
+DEVICE const E* met(const GemmArgs& args, const Window& w, const Anchor& s, const Cursor& tap) {
     u32 place = s.p.sample;
     bool inside = s.exists && !tap.ended(w);
 #pragma unroll
@@ -232,11 +233,11 @@ template <class E, int THREADS, int ROWS, bool TRANSPOSED> struct GatheredRows<E
     const GemmArgs& args;
     const Window& w;
     Cursor tap;
-    Site3 row;
+    Anchor row;
 
     __device__ __forceinline__ void start(int first, int k) {
         tap.start(w, args.channels, k);
-        row = site<TRANSPOSED>(args, w, first + threadIdx.x);
+        row = anchor<TRANSPOSED>(args, w, first + threadIdx.x);
     }
     __device__ __forceinline__ void load(unsigned char* tile) {
 #pragma unroll 1
@@ -380,7 +381,7 @@ template <class E, int THREADS, int ROWS> struct GatheredColumns<E, THREADS, ROW
         k = from + threadIdx.x % BK<E>;
     }
     __device__ __forceinline__ void load(unsigned char* tile) {
-        Site3 at = site<false>(args, w, k);
+        Anchor at = anchor<false>(args, w, k);
 #pragma unroll 1
         for (int c = threadIdx.x / BK<E>; c < L::LINE; c += L::LANES) {
             Cursor tap;
@@ -499,6 +500,134 @@ template <class Core, int STAGES, bool WIDE> DEVICE void wgrad(const GemmArgs& a
     finish<Core, float>(args, core, tile, args.outputs, w.all() * args.channels, row, shared);
 }
 
+// ---- 3 × 3 × 3 convolutions of stride 1 over volumes, from a brick of the source that stays in shared memory
+
+// A block takes 4 × 8 × 8 positions and 48 columns. The brick holds what the 27 taps meet of them, for SLAB channels, and is read
+// from beyond the block once instead of once a tap; only w goes through a ring of steps, one tap and SLAB channels each. A warp
+// has one index along D, and each 8 rows of its fragments are a line along W, which any tap moves as one: no two lanes of an
+// ldmatrix meet in a bank.
+constexpr int SLAB = 48, SLAB_LINE = SLAB / 8, BRICK = 6 * 10 * 10;
+constexpr int BRICK_BYTES = BRICK * SLAB * 2, WEIGHT_BYTES = 48 * SLAB * 2, WEIGHT_STAGES = 3;
+
+// Where a block is: its first position along each axis, and its first column.
+struct Brick {
+    int sample, at[3], column;
+};
+DEVICE Brick brick_of(const GemmArgs& args) {
+    constexpr int SIZES[3] = {4, 8, 8};
+    Brick brick;
+    int rest = blockIdx.x / args.n_tiles;
+    brick.column = blockIdx.x % args.n_tiles * 48;
+#pragma unroll
+    for (int a = 2; a >= 0; a--) {
+        int count = ((int)args.sizes[a].divisor + SIZES[a] - 1) / SIZES[a];
+        brick.at[a] = rest % count * SIZES[a];
+        rest /= count;
+    }
+    brick.sample = rest;
+    return brick;
+}
+
+template <class E, bool TRANSPOSED> struct BrickCore : TensorCore<E, 4, 4, 1, false, TRANSPOSED> {
+    static constexpr int ALL = TensorCore<E, 4, 4, 1, false, TRANSPOSED>::THREADS;
+
+    // The brick starts at the source of the first position under the tap that meets the earliest.
+    __device__ __forceinline__ void load_brick(const GemmArgs& args, const Brick& brick, int channel, unsigned char* to) const {
+        for (int item = threadIdx.x; item < BRICK * SLAB_LINE; item += ALL) {
+            int place = item / SLAB_LINE, chunk = item % SLAB_LINE;
+            int moves[3] = {place / 100, place / 10 % 10, place % 10};
+            u32 source = brick.sample;
+            bool inside = true;
+#pragma unroll
+            for (int a = 0; a < 3; a++) {
+                const Axis& axis = args.axes[a];
+                int at = brick.at[a] + moves[a] + (TRANSPOSED ? axis.padding - 2 : -axis.padding);
+                inside = inside && (u32)at < (u32)axis.source;
+                source = source * axis.source + at;
+            }
+            const E* from = (const E*)args.image + (i64)source * args.channels + channel + chunk * 8;
+            cp_async<16>(to + along_rows<SLAB_LINE>(place, chunk), from, inside);
+        }
+    }
+
+    // w for 48 columns under one tap of the brick: [48 columns][SLAB], in dgrad, where the taps run backwards, [SLAB][48 columns].
+    __device__ __forceinline__ void load_weights(const GemmArgs& args, int column, int channel, int tap, unsigned char* to) const {
+        for (int item = threadIdx.x; item < 48 * SLAB_LINE; item += ALL) {
+            int row = item / SLAB_LINE, chunk = item % SLAB_LINE, n = column + (TRANSPOSED ? chunk * 8 : row);
+            i64 at = TRANSPOSED ? ((i64)(channel + row) * 27 + 26 - tap) * args.outputs + n
+                                : ((i64)n * 27 + tap) * args.channels + channel + chunk * 8;
+            cp_async<16>(to + along_rows<SLAB_LINE>(row, chunk), (const E*)args.other + at, n < args.outputs);
+        }
+    }
+
+    __device__ __forceinline__ void multiply_tap(const unsigned char* brick, const unsigned char* weights, int tap) {
+        const int lane = lane_index();
+        const int place = ((warp_index() + tap / 9) * 10 + (lane >> 3 & 1) + tap / 3 % 3) * 10 + (lane & 7) + tap % 3;
+#pragma unroll
+        for (int k = 0; k < SLAB / 16; k++) {
+            u32 columns[3][4];
+#pragma unroll
+            for (int j = 0; j < 3; j++) {
+                if (TRANSPOSED)
+                    ldmatrix_x4_trans(columns[j], weights + along_rows<SLAB_LINE>(k * 16 + (lane & 15), j * 2 + (lane >> 4)));
+                else
+                    ldmatrix_x4(columns[j], weights + along_rows<SLAB_LINE>(j * 16 + (lane & 7) + (lane >> 4) * 8,
+                                                                             k * 2 + (lane >> 3 & 1)));
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                u32 rows[4];
+                ldmatrix_x4(rows, brick + along_rows<SLAB_LINE>(place + i * 20, k * 2 + (lane >> 4)));
+#pragma unroll
+                for (int j = 0; j < 6; j++)
+                    mma<E>(this->sums[i][j], rows, columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]);
+            }
+        }
+    }
+};
+
+template <class E, bool TRANSPOSED> DEVICE void brick_product(const GemmArgs& args) {
+    DYNAMIC_SHARED(shared);
+    const Brick brick = brick_of(args);
+    unsigned char* ring = shared + BRICK_BYTES;
+    const int steps = args.channels / SLAB * 27;
+    BrickCore<E, TRANSPOSED> core;
+    auto load = [&](int step) {
+        if (step < steps)
+            core.load_weights(args, brick.column, step / 27 * SLAB, step % 27, ring + step % WEIGHT_STAGES * WEIGHT_BYTES);
+        cp_async_commit();
+    };
+    for (int step = 0; step < WEIGHT_STAGES - 1; step++) load(step);
+    for (int step = 0; step < steps; step++) {
+        const int tap = step % 27;
+        if (tap == 0) {
+            __syncthreads();
+            core.load_brick(args, brick, step / 27 * SLAB, shared);
+            cp_async_commit();
+            cp_async_wait<0>();
+        } else {
+            cp_async_wait<WEIGHT_STAGES - 2>();
+        }
+        __syncthreads();
+        load(step + WEIGHT_STAGES - 1);
+        core.multiply_tap(shared, ring + step % WEIGHT_STAGES * WEIGHT_BYTES, tap);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    auto row = [&](int m) {
+        int moves[3] = {m / 64, m / 8 % 8, m % 8};
+        i64 row = brick.sample;
+#pragma unroll
+        for (int a = 0; a < 3; a++) {
+            int at = brick.at[a] + moves[a], size = args.sizes[a].divisor;
+            if (at >= size) return (i64)-1;
+            row = row * size + at;
+        }
+        return row;
+    };
+    finish<BrickCore<E, TRANSPOSED>, E>(args, core, Tile{0, brick.column, 0}, 256, args.outputs, row, shared);
+}
+
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_bf16(const GemmArgs args) {
     fprop<TensorCore<bf16, 4, 4, 1, false, false>, 3, true>(args);
 }
@@ -516,6 +645,12 @@ extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_square_bf16(const G
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_any_bf16(const GemmArgs args) {
     dgrad<TensorCore<bf16, 2, 4, 1, false, true>, 4, false>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_fprop_brick_bf16(const GemmArgs args) {
+    brick_product<bf16, false>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_brick_bf16(const GemmArgs args) {
+    brick_product<bf16, true>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_bf16(const GemmArgs args) {
     wgrad<TensorCore<bf16, 3, 1, 4, true, true>, 3, true>(args);
