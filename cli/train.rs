@@ -445,8 +445,9 @@ fn free_folder(name: &str) -> PathBuf {
     numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| "runs".into())
 }
 
+/// A run that ended before its first step, such as one without a usable volume, leaves nothing that is worth keeping.
 fn refuse_to_overwrite(out: &Path) -> Result<()> {
-    if out.join("metrics.jsonl").exists() {
+    if std::fs::metadata(out.join("metrics.jsonl")).is_ok_and(|file| file.len() > 0) {
         return Err(Error::file(out, "holds a run already; choose another --out, or remove it"));
     }
     Ok(())
