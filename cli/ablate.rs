@@ -118,8 +118,9 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     }
     note(format!("run {name}"));
     let saved = train::saved(&config.out)?;
+    let sources = training::source::find(config, &mut note)?;
     let room = plan::room(config, saved.is_some())?;
-    let outcome = train::go(config, saved, room)?;
+    let outcome = train::go(config, saved, sources, room)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }
 

@@ -69,7 +69,7 @@ pub enum Command {
     Inspect(inspect::Args),
     Config(config::Args),
     Completions(generate::CompletionsArgs),
-    Man(generate::ManArgs),
+    Man(Box<generate::ManArgs>),
 }
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.

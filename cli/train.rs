@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use crate::verbosity::{Verbosity, note, say};
 use crate::{DeviceChoice, Error, Result, config, plan, size};
 use clap::ValueEnum;
-use data::{Bits, Geometry, Region};
+use data::{Bits, Geometry, Region, Source};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -191,9 +191,10 @@ pub fn command(args: Args) -> Result<bool> {
         None => (fresh(args.config.as_deref(), args.options)?, None),
     };
     config.check()?;
+    let sources = training::source::find(&config, &mut note)?;
     let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
-    let outcome = go(&config, saved, room)?;
+    let outcome = go(&config, saved, sources, room)?;
     say(summary(&outcome.metrics))?;
     say(format!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss))?;
     let Some(model) = &outcome.model else {
@@ -205,12 +206,12 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(true)
 }
 
-/// Trains beside `room` bytes of memory for the loader, and shows how it goes.
-pub(crate) fn go(config: &Config, saved: Option<Saved>, room: u64) -> Result<Outcome> {
-    let mut notice = |line: String| note(line);
+/// Trains on `sources`, with `room` bytes of memory for the loader, and shows how it goes.
+pub(crate) fn go(config: &Config, saved: Option<Saved>, sources: Vec<Source>, room: u64) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     // half of it for volumes to keep, the other half for those being read
-    let mut batches = training::source::batches(config, first, room / 2, &mut notice)?;
+    let mut left_out = note;
+    let mut batches = training::source::batches(config, sources, first, room / 2, &mut left_out)?;
     let stop = stop_on_signals()?;
     let progress = RefCell::new(Progress::new(config.steps, "step"));
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
@@ -461,8 +462,9 @@ fn free_folder(name: &str) -> PathBuf {
     numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| "runs".into())
 }
 
+/// A run that ended before its first step, such as one without a usable volume, leaves nothing that is worth keeping.
 fn refuse_to_overwrite(out: &Path) -> Result<()> {
-    if out.join("metrics.jsonl").exists() {
+    if std::fs::metadata(out.join("metrics.jsonl")).is_ok_and(|file| file.len() > 0) {
         return Err(Error::file(out, "holds a run already; choose another --out, or remove it"));
     }
     Ok(())

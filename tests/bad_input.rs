@@ -199,7 +199,9 @@ fn what_is_missing_is_named_with_what_to_do() {
     refused(&["train", "--config", &lost], &[&lost, "vocoe config --print-default"]);
     refused(&["train", "--size", "tiny", "--data", &lost, "--out", &out], &[&lost, "name a folder"]);
     // before what is wrong with the machine
+    let empty = text(folder.path());
     refused(&["train", "--size", "H", "--roi", "1024", "--data", &lost, "--out", &out], &[&lost, "name a folder"]);
+    refused(&["train", "--size", "H", "--roi", "1024", "--data", &empty, "--out", &out], &["holds no image"]);
     refused(&["train", "--resume", "--out", &lost], &[&checkpoints, "the folder of a run"]);
     refused(&["ablate", &lost, "--out", &out], &[&lost, "vocoe help ablate"]);
     refused(&["verify", "--reference", &lost], &[&lost, "name a folder of cases"]);

@@ -157,10 +157,6 @@ impl Config {
                 "the demo trains on phantoms of its own: leave out --demo, or --data and [[sources]]".into(),
             );
         }
-        if let Some(SourceConfig { path, .. }) = self.sources.iter().find(|s| !s.path.exists()) {
-            let remedy = "name a folder, list or dataset.json with .nii or .nii.gz files (--data)";
-            return refuse(format!("{}: no such file or folder; {remedy}", path.display()));
-        }
         self.check_recipe()
     }
 

@@ -8,16 +8,20 @@ use std::sync::Arc;
 /// Phantom patients of the demo.
 const PATIENTS: u64 = 8;
 
-/// Starts the loader on everything that `config` names. `notice` gets one line for each thing worth saying: what was found and
-/// left out, and later each volume that could not be used. Batch `first` comes first: the step that the run is at.
-/// Processed volumes are kept in `spare` bytes at most.
+/// Everything that `config` names. `notice` gets one line for each thing worth saying: what was found and left out.
+pub fn find(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source>> {
+    if config.demo { phantoms(config) } else { volumes(config, notice) }
+}
+
+/// Starts the loader on `sources`. `notice` gets a line for each volume that could not be used. Batch `first` comes first: the
+/// step that the run is at. Processed volumes are kept in `spare` bytes at most.
 pub fn batches<'n>(
     config: &Config,
+    sources: Vec<Source>,
     first: u64,
     spare: u64,
     notice: &'n mut dyn FnMut(String),
 ) -> Result<impl Iterator<Item = data::Result<Batch>> + use<'n>> {
-    let sources = if config.demo { phantoms(config)? } else { volumes(config, notice)? };
     let default = LoaderConfig::default();
     let settings = LoaderConfig {
         volumes: config.volumes,
