@@ -45,9 +45,10 @@ template <int V> DEVICE Walk walk(const Columns& m) {
 DEVICE i64 element(const Columns& m, const Walk& w, i64 row) { return (w.group * m.rows + row) * m.channels + w.channel; }
 DEVICE i64 vector(const Columns& m, const Walk& w) { return w.group * m.channels + w.channel; }
 
-// Calls f(offset of the thread's V elements) for each of its rows.
-template <class F> DEVICE void for_rows(const Columns& m, const Walk& w, F f) {
-#pragma unroll 4
+// Calls f(offset of the thread's V elements) for each of its rows. Two at a time keep memory busy where 16 bytes are moved.
+template <int V, class F> DEVICE void for_rows(const Columns& m, const Walk& w, F f) {
+    constexpr int AT_ONCE = V == 1 ? 1 : 2;
+#pragma unroll AT_ONCE
     for (i64 row = w.start; row < w.end; row += w.lines) f(element(m, w, row));
 }
 
@@ -62,7 +63,7 @@ template <int V, int VALUES, class F> DEVICE void column_sums(const Columns& m, 
     SHARED(float, sums, [VALUES][COLUMN_THREADS * V]);
     const Walk w = walk<V>(m);
     float sum[VALUES][V] = {};
-    for_rows(m, w, [&](i64 at) {
+    for_rows<V>(m, w, [&](i64 at) {
         float v[VALUES][V];
         f(w, at, v);
 #pragma unroll
@@ -76,10 +77,12 @@ template <int V, int VALUES, class F> DEVICE void column_sums(const Columns& m, 
         for (int i = 0; i < V; i++) sums[k][threadIdx.x * V + i] = sum[k][i];
     __syncthreads();
     float* out = results(m, w, partial, VALUES);
+#pragma unroll 1
     for (int c = threadIdx.x; c < w.width; c += COLUMN_THREADS) {
 #pragma unroll
         for (int k = 0; k < VALUES; k++) {
             float total = 0;
+#pragma unroll 1
             for (int line = 0; line < w.lines; line++) total += sums[k][line * w.width + c];
             out[k * m.channels + c] = total;
         }
@@ -137,6 +140,7 @@ template <class T, int V> DEVICE void column_moments(const Columns& m, const T* 
         shifted_rows(rows, m, w, x, row, shift);
         absorb(own, rows);
     }
+#pragma unroll 1
     for (; row < w.end; row += w.lines) {
         float rows[1][V];
         shifted_rows(rows, m, w, x, row, shift);
@@ -151,10 +155,13 @@ template <class T, int V> DEVICE void column_moments(const Columns& m, const T* 
     const float count = w.end - w.first;
     auto rows_of = [&](int line) { return (float)max((w.end - w.first - line + w.lines - 1) / w.lines, 0ll); };
     float* out = results(m, w, partial, 2);
+#pragma unroll 1
     for (int c = threadIdx.x; c < w.width; c += COLUMN_THREADS) {
         float mean = 0, total = 0;
+#pragma unroll 1
         for (int line = 0; line < w.lines; line++) mean += rows_of(line) * means[line * w.width + c];
         mean /= count;
+#pragma unroll 1
         for (int line = 0; line < w.lines; line++) {
             const float apart = means[line * w.width + c] - mean;
             total += squares[line * w.width + c] + rows_of(line) * apart * apart;

@@ -43,11 +43,12 @@ template <class T, int V> DEVICE void spread(const SpreadArgs& args) {
     auto dx = static_cast<T*>(args.dx);
     const Columns m = args.matrix;
     const Walk w = walk<V>(m);
+    const float rows = m.rows;
     float share[V];
     load(share, dy + vector(m, w));
 #pragma unroll
-    for (int i = 0; i < V; i++) share[i] /= m.rows;
-    for_rows(m, w, [&](i64 at) { store(dx + at, share); });
+    for (int i = 0; i < V; i++) share[i] /= rows;
+    for_rows<V>(m, w, [&](i64 at) { store(dx + at, share); });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_f32(const SumsArgs args) {

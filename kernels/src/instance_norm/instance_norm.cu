@@ -89,7 +89,7 @@ template <class T, int V> DEVICE void forward(const ForwardArgs& args) {
     float mean[V], rstd[V];
     load(mean, args.mean + vector(m, w));
     load(rstd, args.rstd + vector(m, w));
-    for_rows(m, w, [&](i64 at) {
+    for_rows<V>(m, w, [&](i64 at) {
         float v[V], r[V] = {};
         load(v, x + at);
         if (residual) load(r, residual + at);
@@ -141,7 +141,7 @@ template <class T, int V> DEVICE void backward(const BackwardArgs& args) {
     load(rstd, args.rstd + vector(m, w));
     load(offset, args.offset + vector(m, w));
     load(factor, args.factor + vector(m, w));
-    for_rows(m, w, [&](i64 at) {
+    for_rows<V>(m, w, [&](i64 at) {
         float v[V], u[V];
         load(v, g + at);
         load(u, h + at);

@@ -82,6 +82,7 @@ template <class T, int V> DEVICE void forward(const ForwardArgs& args) {
         auto x = static_cast<const T*>(args.x) + row * channels;
         auto y = static_cast<T*>(args.y) + row * channels;
         float sum = 0;
+#pragma unroll 1
         for (int c = first; c < channels; c += step) {
             float v[V];
             load(v, x + c);
@@ -91,6 +92,7 @@ template <class T, int V> DEVICE void forward(const ForwardArgs& args) {
         // The sums of the second pass repair the rounding of the first one's mean.
         const float near = lanes_sum(sum, lanes) / channels;
         float off = 0, squares = 0;
+#pragma unroll 1
         for (int c = first; c < channels; c += step) {
             float v[V];
             load(v, x + c);
@@ -104,6 +106,7 @@ template <class T, int V> DEVICE void forward(const ForwardArgs& args) {
         const float mean = near + off / channels, variance = fmaxf((squares - off * off / channels) / channels, 0.0f);
         const float rstd = 1.0f / sqrtf(variance + args.eps);
         if (!present) return;
+#pragma unroll 1
         for (int c = first; c < channels; c += step) {
             float v[V], w[V], b[V] = {};
             load(v, x + c);
@@ -134,6 +137,7 @@ template <class T, int V> DEVICE void backward(const BackwardArgs& args) {
             for (int i = 0; i < V; i++) g[i] *= w[i], xhat[i] = (xhat[i] - mean) * rstd;
         };
         float sum = 0, product = 0;
+#pragma unroll 1
         for (int c = first; c < channels; c += step) {
             float g[V], xhat[V];
             load_both(g, xhat, c);
@@ -142,6 +146,7 @@ template <class T, int V> DEVICE void backward(const BackwardArgs& args) {
         }
         sum = lanes_sum(sum, lanes) / channels, product = lanes_sum(product, lanes) / channels;
         if (!present) return;
+#pragma unroll 1
         for (int c = first; c < channels; c += step) {
             float g[V], xhat[V];
             load_both(g, xhat, c);

@@ -25,6 +25,7 @@ DEVICE int parity_of(const PatchMergingArgs& args, int slot) { return args.parit
 template <class Unit> DEVICE void gather(const PatchMergingArgs& args) {
     auto x = static_cast<const Unit*>(args.from);
     auto y = static_cast<Unit*>(args.to);
+#pragma unroll 1
     for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
         i64 rest = i / args.chunks;
         const i64 chunk = i % args.chunks;
@@ -45,6 +46,7 @@ template <class Unit> DEVICE void gather(const PatchMergingArgs& args) {
 template <class T, int V> DEVICE void scatter(const PatchMergingArgs& args) {
     auto dy = static_cast<const T*>(args.from);
     auto dx = static_cast<T*>(args.to);
+#pragma unroll 1
     for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
         i64 rest = i / args.chunks;
         const i64 chunk = i % args.chunks;

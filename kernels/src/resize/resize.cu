@@ -71,6 +71,7 @@ template <class T, int V> DEVICE void forward(const ResizeArgs& args) {
     const bool align = args.align;
     const Axis along_d = {args.depth, args.depths, align}, along_h = {args.height, args.heights, align};
     const Axis along_w = {args.width, args.widths, align};
+#pragma unroll 1
     for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
         const i64 chunk = i % args.chunks;
         i64 rest = i / args.chunks;
@@ -99,6 +100,7 @@ template <class T, int V> DEVICE void backward(const ResizeArgs& args) {
     const bool align = args.align;
     const Axis along_d = {args.depth, args.depths, align}, along_h = {args.height, args.heights, align};
     const Axis along_w = {args.width, args.widths, align};
+#pragma unroll 1
     for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
         const i64 chunk = i % args.chunks;
         i64 rest = i / args.chunks;
@@ -115,6 +117,7 @@ template <class T, int V> DEVICE void backward(const ResizeArgs& args) {
             for (int oh = reaching(along_h, h - 1); oh < end_h; oh++) {
                 const float plane = weight_d * weight(along_h, h, oh);
                 const i64 row = ((n * args.depths + od) * args.heights + oh) * args.widths;
+#pragma unroll 1
                 for (int ow = reaching(along_w, w - 1); ow < end_w; ow++)
                     add_scaled(sum, dy + ((row + ow) * args.chunks + chunk) * V, plane * weight(along_w, w, ow));
             }
