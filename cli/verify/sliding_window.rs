@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::ops::Layout;
 use super::{Computed, Context};
-use crate::Result;
+use crate::{Error, Result};
 use engine::DType;
 use kernels::conv3d::{self, Params};
 use models::sliding_window::{Blend, SlidingWindow};
@@ -23,15 +23,16 @@ enum Mode {
     Gaussian,
 }
 
-pub fn run(case: &Case, _: &Context) -> Result<Computed> {
+pub fn run(case: &Case, context: &Context) -> Result<Computed> {
     let Attrs { roi, overlap, mode } = case.attrs()?;
     let blend = match mode {
         Mode::Constant => Blend::Constant,
         Mode::Gaussian => Blend::Gaussian,
     };
     let layout = Layout::ChannelsFirst;
-    let x = layout.inward(&case.tensor("in.x")?.to_dtype(DType::F32)?)?;
-    let weight = layout.inward(&case.tensor("in.weight")?.to_dtype(DType::F32)?)?;
+    let input =
+        |name| Ok::<_, Error>(layout.inward(&case.tensor(name)?.to_dtype(DType::F32)?)?.to_device(context.device)?);
+    let (x, weight) = (input("in.x")?, input("in.weight")?);
     let p = Params { stride: [1; 3], padding: [1; 3] };
     let y = SlidingWindow { roi, overlap, blend }.run(&x, |window| conv3d::fprop(window, &weight, None, p))?;
     Ok(Computed::from([("out.y".into(), layout.outward(&y)?)]))

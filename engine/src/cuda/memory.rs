@@ -184,9 +184,14 @@ mod tests {
         const LOST: DriverError = DriverError(sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
         let (flushed, tried) = (Cell::new(0), Cell::new(0));
         let run = |answers: [Result<u64, DriverError>; 2]| {
-            (flushed.set(0), tried.set(0));
+            flushed.set(0);
+            tried.set(0);
             let fresh = || answers[tried.replace(tried.get() + 1)];
-            let taken = retry(fresh, || Ok(flushed.set(flushed.get() + 1)));
+            let flush = || {
+                flushed.set(flushed.get() + 1);
+                Ok(())
+            };
+            let taken = retry(fresh, flush);
             (taken.map_err(|e| e.0), flushed.get(), tried.get())
         };
         assert_eq!(run([Ok(7), Ok(8)]), (Ok(Some(7)), 0, 1));
