@@ -240,8 +240,7 @@ impl<'a> Call<'a> {
     /// # Safety
     /// As [`launch`].
     unsafe fn attention(&self, name: &str, plan: &Plan) -> Result<()> {
-        let args =
-            Args { slots: int(plan.slots)?, groups: int(plan.groups)?, chunks: int(plan.chunks)?, ..self.args };
+        let args = Args { slots: int(plan.slots)?, groups: int(plan.groups)?, chunks: int(plan.chunks)?, ..self.args };
         let blocks = int(plan.parts() * self.problem.heads)?.unsigned_abs();
         let kernel = format!("window_attention_{name}_{}_{}", self.wide_head(), suffix(OP, self.qkv)?);
         let grid = Grid { grid: [blocks, 1, 1], block: [32 * plan.warps as u32, 1, 1], shared: plan.shared as u32 };
