@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{assert_close, device, exact, random, equal_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::adamw::{Params, State, update};
 
@@ -34,7 +34,7 @@ fn updates_agree_with_f64() {
                 // a step rounds each of its factors once from f64, and its four operations
                 assert_close(ours, want, 3.0 * 8.0 * unit(DType::F32));
             }
-            same_bits(&ours.each_ref(), &run(device, DType::F32, &start, &grads).each_ref());
+            equal_bits(&ours.each_ref(), &run(device, DType::F32, &start, &grads).each_ref());
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{assert_close, device, exact, random, equal_bits, unit};
 use engine::{DType, Device, Tensor, random::uniform};
 use kernels::info_nce::{self, Params};
 
@@ -46,7 +46,7 @@ fn loss_and_gradients_agree_with_f64() {
             for (ours, want) in ours.iter().zip(&want) {
                 assert_close(ours, want, bound(dim, rows.max(columns), temperature));
             }
-            same_bits(&ours.each_ref(), &run(device, DType::F32, &inputs, p).each_ref());
+            equal_bits(&ours.each_ref(), &run(device, DType::F32, &inputs, p).each_ref());
         }
     }
 }

@@ -71,7 +71,7 @@ fn unit(dtype: DType) -> f64 {
 
 /// Fails unless two runs gave the same bits.
 #[track_caller]
-fn same_bits(once: &[&Tensor], again: &[&Tensor]) {
+fn equal_bits(once: &[&Tensor], again: &[&Tensor]) {
     let bits = |t: &&Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let (once, again): (Vec<_>, Vec<_>) = (once.iter().map(bits).collect(), again.iter().map(bits).collect());
     assert!(once == again, "two runs differ");
