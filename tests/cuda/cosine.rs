@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, equal_bits, unit};
+use super::{assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::cosine;
 
@@ -25,7 +25,7 @@ fn both_directions_agree_with_f64() {
             assert_close(&grads().0, &want.0, BOUND * unit(DType::F32));
             assert_close(&grads().1, &want.1, BOUND * unit(DType::F32));
         }
-        equal_bits(&[&y(), &grads().0, &grads().1], &[&y(), &grads().0, &grads().1]);
+        same_bits(&[&y(), &grads().0, &grads().1], &[&y(), &grads().0, &grads().1]);
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, equal_bits, unit};
+use super::{assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor, random::uniform};
 use kernels::dice_ce;
 
@@ -33,7 +33,7 @@ fn loss_sums_and_gradient_agree_with_f64() {
         assert_close(&sums, &want.sums, BOUND * unit(DType::F32));
         let want = dice_ce::backward(&exact(&dloss), &exact(&logits), &labels, &want.sums).expect("f64");
         assert_close(&dx, &want, 2.0 * BOUND * unit(DType::F32));
-        equal_bits(&[&loss, &sums, &dx], &run().each_ref());
+        same_bits(&[&loss, &sums, &dx], &run().each_ref());
     }
 }
 

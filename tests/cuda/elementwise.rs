@@ -1,6 +1,6 @@
 //! Operations that treat every element by itself, or every row, and the norm of all elements.
 
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Tensor};
 use kernels::{add, ema, l2_norm, leaky_relu, relu, row_dropout};
 
@@ -31,13 +31,13 @@ fn activations_agree_with_f64() {
             let (x64, dy64) = (exact(&x), exact(&dy));
             for (x, dy) in xs.iter().zip(&dys) {
                 let run = || relu::forward(x);
-                assert_close(&same_bits(run), &relu::forward(&x64).expect("f64"), 0.0);
+                assert_close(&twice(run), &relu::forward(&x64).expect("f64"), 0.0);
                 let run = || relu::backward(dy, x);
-                assert_close(&same_bits(run), &relu::backward(&dy64, &x64).expect("f64"), 0.0);
+                assert_close(&twice(run), &relu::backward(&dy64, &x64).expect("f64"), 0.0);
                 let run = || leaky_relu::forward(x, 0.01);
-                assert_close(&same_bits(run), &leaky_relu::forward(&x64, 0.01).expect("f64"), bound(dtype));
+                assert_close(&twice(run), &leaky_relu::forward(&x64, 0.01).expect("f64"), bound(dtype));
                 let run = || leaky_relu::backward(dy, x, 0.01);
-                assert_close(&same_bits(run), &leaky_relu::backward(&dy64, &x64, 0.01).expect("f64"), bound(dtype));
+                assert_close(&twice(run), &leaky_relu::backward(&dy64, &x64, 0.01).expect("f64"), bound(dtype));
             }
         }
     }
@@ -63,11 +63,11 @@ fn sums_and_scaled_copies_agree_with_f64() {
             let want = add::forward(&exact(&a), &exact(&b)).expect("f64");
             // all aligned, all shifted, and one of them
             for (a, b) in there.iter().zip(&others).chain([(&there[0], &others[1])]) {
-                assert_close(&same_bits(|| add::forward(a, b)), &want, bound(dtype));
+                assert_close(&twice(|| add::forward(a, b)), &want, bound(dtype));
             }
             for x in &there {
                 let scaled = add::scale(&exact(&a), -0.3).expect("f64");
-                assert_close(&same_bits(|| add::scale(x, -0.3)), &scaled, bound(dtype));
+                assert_close(&twice(|| add::scale(x, -0.3)), &scaled, bound(dtype));
             }
         }
     }
@@ -116,7 +116,7 @@ fn the_same_rows_are_dropped_as_on_the_host() {
                 let x = random(1, dims, dtype);
                 let there = x.to_device(device).expect("copy");
                 let want = row_dropout::forward(&exact(&x), p, 9).expect("f64");
-                let y = same_bits(|| row_dropout::forward(&there, p, 9));
+                let y = twice(|| row_dropout::forward(&there, p, 9));
                 assert_close(&y, &want, bound(dtype));
                 let zeros = |t: &Tensor| t.to_f64_vec().expect("y").iter().map(|&v| v == 0.0).collect::<Vec<_>>();
                 assert_eq!(zeros(&y), zeros(&want));

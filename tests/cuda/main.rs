@@ -14,6 +14,7 @@ mod norms;
 mod products;
 mod training;
 mod voco_loss;
+mod window_attention;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
@@ -57,10 +58,9 @@ fn assert_close(ours: &Tensor, want: &Tensor, bound: f64) {
 
 /// What f gives, which must be the same bits when it is asked again.
 #[track_caller]
-fn same_bits(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
-    let bits = |t: &Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+fn twice(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
     let (first, second) = (f().expect("first run"), f().expect("second run"));
-    assert!(bits(&first) == bits(&second), "two runs differ");
+    same_bits(&[&first], &[&second]);
     first
 }
 
@@ -71,7 +71,7 @@ fn unit(dtype: DType) -> f64 {
 
 /// Fails unless two runs gave the same bits.
 #[track_caller]
-fn equal_bits(once: &[&Tensor], again: &[&Tensor]) {
+fn same_bits(once: &[&Tensor], again: &[&Tensor]) {
     let bits = |t: &&Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let (once, again): (Vec<_>, Vec<_>) = (once.iter().map(bits).collect(), again.iter().map(bits).collect());
     assert!(once == again, "two runs differ");

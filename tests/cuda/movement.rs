@@ -1,6 +1,6 @@
 //! Operations that move voxels: concatenation, patch merging, resize.
 
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{assert_close, device, exact, random, twice, unit};
 use engine::{DType, Tensor};
 use kernels::patch_merging::{Order, gather, scatter};
 use kernels::{concat, resize};
@@ -24,7 +24,7 @@ fn joined_tensors_hold_the_same_bits_and_are_cut_again() {
                 let wide: Vec<Tensor> = pieces.iter().map(exact).collect();
                 let want = concat::forward(&wide.iter().collect::<Vec<_>>(), axis).expect("f64");
                 let there: Vec<Tensor> = pieces.iter().map(|p| p.to_device(device).expect("copy")).collect();
-                let joined = same_bits(|| concat::forward(&there.iter().collect::<Vec<_>>(), axis));
+                let joined = twice(|| concat::forward(&there.iter().collect::<Vec<_>>(), axis));
                 assert_close(&joined, &want, 0.0);
                 let lengths: Vec<usize> = pieces.iter().map(|p| p.dims()[axis]).collect();
                 for (piece, want) in concat::split(&joined, axis, &lengths).expect("split").iter().zip(&wide) {
@@ -48,13 +48,13 @@ fn neighbours_are_gathered_and_scattered_in_every_order() {
                 let x = random(1, &dims, dtype);
                 let there = x.to_device(device).expect("copy");
                 let want = gather(&exact(&x), order).expect("f64");
-                let y = same_bits(|| gather(&there, order));
+                let y = twice(|| gather(&there, order));
                 assert_close(&y, &want, 0.0);
                 let dy = random(2, want.dims(), dtype);
                 let there = dy.to_device(device).expect("copy");
                 // a sum of at most two
                 let want = scatter(&exact(&dy), &dims, order).expect("f64");
-                assert_close(&same_bits(|| scatter(&there, &dims, order)), &want, unit(dtype) + unit(DType::F32));
+                assert_close(&twice(|| scatter(&there, &dims, order)), &want, unit(dtype) + unit(DType::F32));
             }
         }
     }
@@ -83,12 +83,12 @@ fn resizing_agrees_with_f64_up_down_and_to_one() {
                 let x = random(1, &dims, dtype);
                 let there = x.to_device(device).expect("copy");
                 let want = resize::forward(&exact(&x), size, align).expect("f64");
-                let y = same_bits(|| resize::forward(&there, size, align));
+                let y = twice(|| resize::forward(&there, size, align));
                 assert_close(&y, &want, resize_bound(dtype));
                 let dy = random(2, want.dims(), dtype);
                 let there = dy.to_device(device).expect("copy");
                 let want = resize::backward(&exact(&dy), &dims, align).expect("f64");
-                assert_close(&same_bits(|| resize::backward(&there, &dims, align)), &want, resize_bound(dtype));
+                assert_close(&twice(|| resize::backward(&there, &dims, align)), &want, resize_bound(dtype));
             }
         }
     }

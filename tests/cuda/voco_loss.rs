@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, equal_bits, unit};
+use super::{assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor, random::uniform};
 use kernels::voco_loss::{self, Form, Params};
 
@@ -32,7 +32,7 @@ fn check(device: Device, [s, t, y]: &[Tensor; 3], p: Params) {
     assert_close(&logits, &want.logits, BOUND * unit(DType::F32));
     let want = voco_loss::backward(&exact(&dterms), &s, &t, &y, p).expect("f64");
     assert_close(&ds, &want, BOUND * unit(DType::F32));
-    equal_bits(&[&terms, &logits, &ds], &run().each_ref());
+    same_bits(&[&terms, &logits, &ds], &run().each_ref());
 }
 
 #[test]

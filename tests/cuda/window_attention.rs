@@ -1,0 +1,113 @@
+//! Window attention against the CPU's f64.
+
+use super::{assert_close, device, exact, random, unit};
+use engine::{DType, Device, Tensor};
+use kernels::window_attention::{Grads, Output, Params, backward, forward};
+
+/// Sizes of a case: batch, grid, heads, head_dim, window, shift.
+type Case = (usize, [usize; 3], usize, usize, [usize; 3], [usize; 3]);
+
+/// Grids of 1, of primes, smaller than the window on all, some and no axes; with and without padding, shift and a batch; heads
+/// narrower than a tile, as wide, and between; one block and several for the rows of a window.
+const CASES: [Case; 15] = [
+    (1, [1, 1, 1], 1, 1, [7; 3], [3; 3]),
+    (2, [1, 1, 1], 3, 5, [1; 3], [0; 3]),
+    (1, [5, 8, 13], 2, 4, [7; 3], [3; 3]),
+    (2, [5, 8, 13], 1, 5, [2, 3, 4], [1, 1, 2]),
+    (1, [4, 9, 7], 3, 16, [7; 3], [3; 3]),
+    (1, [7, 7, 7], 1, 32, [7; 3], [0; 3]),
+    (2, [4, 4, 4], 2, 64, [7; 3], [3; 3]),
+    (1, [3, 5, 2], 1, 64, [2, 3, 4], [1, 1, 2]),
+    (1, [2, 3, 19], 2, 7, [2, 2, 17], [0, 1, 5]),
+    (1, [3, 4, 5], 1, 20, [2, 3, 4], [0, 0, 0]),
+    (1, [9, 8, 10], 2, 16, [7; 3], [0, 3, 0]),
+    (1, [6, 5, 3], 2, 33, [4, 4, 2], [2, 0, 1]),
+    (3, [5, 11, 3], 3, 8, [3, 4, 3], [1, 2, 1]),
+    (1, [8, 7, 7], 1, 48, [7; 3], [3; 3]),
+    (1, [1, 2, 600], 1, 12, [1, 2, 400], [0, 0, 100]),
+];
+
+struct Inputs {
+    p: Params,
+    qkv: Tensor,
+    pad: Tensor,
+    table: Tensor,
+    dy: Tensor,
+}
+
+impl Inputs {
+    /// qkv and dy in `dtype`; pad holds what `dtype` can hold.
+    fn new((b, [d, h, w], heads, head_dim, window, shift): Case, dtype: DType) -> Inputs {
+        let channels = heads * head_dim;
+        let offsets: usize = window.iter().map(|w| 2 * w - 1).product();
+        Inputs {
+            p: Params { heads, window, shift },
+            qkv: random(1, &[b, d, h, w, 3 * channels], dtype),
+            pad: random(2, &[3 * channels], dtype).to_dtype(DType::F32).expect("pad"),
+            table: random(3, &[offsets, heads], DType::F32),
+            dy: random(4, &[b, d, h, w, channels], dtype),
+        }
+    }
+
+    fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Inputs {
+        Inputs { p: self.p, qkv: f(&self.qkv), pad: f(&self.pad), table: f(&self.table), dy: f(&self.dy) }
+    }
+
+    fn to(&self, device: Device) -> Inputs {
+        self.map(|t| t.to_device(device).expect("copy"))
+    }
+
+    fn run(&self) -> (Output, Grads) {
+        let out = forward(&self.qkv, &self.pad, &self.table, self.p).expect("forward");
+        let g = backward(&self.dy, &out.y, &out.lse, &self.qkv, &self.pad, &self.table, self.p).expect("backward");
+        (out, g)
+    }
+}
+
+fn bits((out, g): &(Output, Grads)) -> Vec<u64> {
+    let values = [&out.y, &out.lse, &g.dqkv, &g.dpad, &g.dtable].map(|t| t.to_f64_vec().expect("values"));
+    values.concat().iter().map(|v| v.to_bits()).collect()
+}
+
+/// In f32: sums of up to some hundred roundings of 2^-24, most of which cancel, and weights within 2^-21 (scores of up to 8 in base
+/// 2, rounded, and 2 units of the exponential).
+///
+/// In bf16 a weight, or its derivative ds, is rounded by up to 2^-9 before it multiplies, each on its own, and so is the result:
+/// twice 2^-9 for y and the gradients of v and pad. ds also has an error from D, made from a y that was rounded by as much, and
+/// D is not larger than dy · v, its mean: three times 2^-9 for the gradients of q and k. dtable adds ds before it is rounded.
+/// lse comes from products that are exact.
+#[test]
+fn outputs_and_gradients_agree_with_f64() {
+    let Some(device) = device() else { return };
+    for dtype in [DType::F32, DType::BF16] {
+        for case in CASES {
+            let inputs = Inputs::new(case, dtype);
+            let (want, want_g) = inputs.map(exact).run();
+            let inputs = inputs.to(device);
+            let got = inputs.run();
+            assert_eq!(bits(&got), bits(&inputs.run()), "two runs of {case:?} differ");
+            let (out, g) = got;
+            let sums = 32.0 * unit(DType::F32);
+            let rounded = |times: f64| sums + if dtype == DType::BF16 { times * unit(dtype) } else { 0.0 };
+            assert_close(&out.y, &want.y, rounded(2.0));
+            assert_close(&out.lse, &want.lse, sums);
+            assert_close(&g.dqkv, &want_g.dqkv, rounded(3.0));
+            assert_eq!([out.lse.dtype(), g.dpad.dtype(), g.dtable.dtype()], [DType::F32; 3]);
+            // The derivatives of a window's scores add up to zero, and with one token they are zero: they are held against the
+            // size of the gradients that they are part of.
+            let (dtable, dpad) = (&g.dtable, &g.dpad);
+            for (part, want) in [(dtable, &want_g.dtable), (dpad, &want_g.dpad)] {
+                let (off, norm) = distance(part, want);
+                let bound = rounded(3.0) * norm.max(distance(&want_g.dqkv, &want_g.dqkv).1 * 1e-2);
+                assert!(off <= bound, "{case:?} {dtype}: off by {off:e}, at most {bound:e} allowed");
+            }
+        }
+    }
+}
+
+/// ‖a − b‖ and ‖b‖.
+fn distance(a: &Tensor, b: &Tensor) -> (f64, f64) {
+    let (a, b) = (a.to_f64_vec().expect("a"), b.to_f64_vec().expect("b"));
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    (norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)), norm(&mut b.iter().copied()))
+}
