@@ -5,8 +5,8 @@ use kernels::adamw::{Params, State, update};
 /// Parameter, m, v and vmax after three updates.
 fn run(device: Device, dtype: DType, start: &Tensor, grads: &[Tensor]) -> [Tensor; 4] {
     let there = |t: &Tensor| t.to_device(device).expect("copy");
-    let own = Tensor::from_slice(&start.to_f64_vec().expect("start"), start.dims()).expect("copy");
-    let mut param = there(&own.to_dtype(dtype).expect("dtype"));
+    let own = start.to_f64_vec().and_then(|values| Tensor::from_slice(&values, start.dims())?.to_dtype(dtype));
+    let mut param = own.and_then(|t| t.to_device(device)).expect("a copy of its own");
     let [mut m, mut v, mut vmax] = [0; 3].map(|_| Tensor::zeros(start.dims(), dtype, device).expect("zeros"));
     for (grad, step) in grads.iter().zip(1..) {
         let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };

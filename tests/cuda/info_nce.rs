@@ -10,6 +10,16 @@ fn bound(dim: usize, others: usize, temperature: f64) -> f64 {
     (2.0 * exponent + (others as f64).sqrt() + 8.0) * unit(DType::F32)
 }
 
+/// How much larger the gradient of x would be if nothing cancelled: its rows' parts add up to `mass`, the derivative by the cosine
+/// being dloss / (G S τ), here 1.5 / (n τ), and the way through the norm divides by that.
+fn cancelled(x: &Tensor, dx: &Tensor, mass: f64, n: usize, p: Params) -> f64 {
+    let values = |t: &Tensor| t.to_f64_vec().expect("values");
+    let square = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>();
+    let gross: f64 =
+        values(x).chunks(x.channels()).map(|row| (mass * 1.5 / (n as f64 * p.temperature)).powi(2) / square(row)).sum();
+    (gross / square(&values(dx))).sqrt().max(1.0)
+}
+
 /// q, k and targets of which each row sums to 1.
 fn inputs(p: Params, rows: usize, columns: usize, dim: usize) -> [Tensor; 3] {
     let n = p.groups * rows;
@@ -43,8 +53,13 @@ fn loss_and_gradients_agree_with_f64() {
             let inputs = inputs(p, rows, columns, dim);
             let ours = run(device, DType::F32, &inputs, p);
             let want = run(Device::Cpu, DType::F64, &inputs.each_ref().map(exact), p);
-            for (ours, want) in ours.iter().zip(&want) {
-                assert_close(ours, want, bound(dim, rows.max(columns), temperature));
+            let bound = bound(dim, rows.max(columns), temperature);
+            let n = groups * rows;
+            // softmax and targets add up to 1 each over a row of q, and to as much as there are rows over all of k
+            let q = cancelled(&inputs[0], &want[1], 2.0, n, p);
+            let k = cancelled(&inputs[1], &want[2], 2.0 * rows as f64 / columns as f64, n, p);
+            for ((ours, want), cancelled) in ours.iter().zip(&want).zip([1.0, q, k]) {
+                assert_close(ours, want, bound * cancelled);
             }
             same_bits(&ours.each_ref(), &run(device, DType::F32, &inputs, p).each_ref());
         }

@@ -17,9 +17,9 @@ constexpr double EPS = 1e-6;
 // `Form` of mod.rs.
 constexpr i64 VOCO = 0, CVPR1 = 1, CVPR3 = 2;
 
-// The sums of the labels and of the absent ones, with EPS, for the two position losses, and the three losses of a volume.
+// Of a volume: the weights of intra and inter and their absent pairs, with EPS, and the losses intra, inter, reg.
 struct Volume {
-    double intra_weight, intra_absent, inter_weight, inter_absent, intra, inter, reg;
+    double weight[2], absent[2], loss[3];
 };
 
 struct VocoLossArgs {
@@ -74,50 +74,48 @@ DEVICE const float* base(const VocoLossArgs& args, const float* rows, i64 volume
 }
 DEVICE i64 partner(const VocoLossArgs& args, i64 volume) { return (volume + 1) % args.volumes_count; }
 
-// What `intra` predicts for a pair, of which `near` is the cosine of the student's crop with the teacher's base.
-DEVICE double logit(const VocoLossArgs& args, double near, double far) {
-    return args.form == CVPR3 ? 0.5 * (relu(near) + relu(far)) : relu(near);
+// A pair that a term scores by its cosine, and the pair whose cosine the term takes beside it, or null: what INTER compares
+// with, or the other half of a symmetric INTRA.
+constexpr int INTRA = 0, INTER = 1, REG = 2;
+struct Pair {
+    int term;
+    i64 volume;
+    i64 label;  // of INTRA: which one
+    const float* x;
+    const float* other;
+    const float* left;
+    const float* right;
+};
+
+// The student's crop s with base k.
+DEVICE Pair pair_of(const VocoLossArgs& args, int term, i64 volume, i64 s, i64 k) {
+    const i64 label = (volume * args.crops + s) * args.bases + k, there = partner(args, volume);
+    const float *own = crop(args, args.student, volume, s), *taught = crop(args, args.teacher, volume, s);
+    if (term == INTER)
+        return {term, volume, label, own, base(args, args.student, there, k), taught, base(args, args.teacher, there, k)};
+    const bool symmetric = args.form == CVPR3;
+    return {term, volume, label, own, base(args, args.teacher, volume, k), symmetric ? taught : nullptr,
+            symmetric ? base(args, args.student, volume, k) : nullptr};
 }
-DEVICE double near(const VocoLossArgs& args, i64 volume, i64 s, i64 k) {
-    return meet(crop(args, args.student, volume, s), base(args, args.teacher, volume, k), args.dim).cosine;
+
+DEVICE double beside(const VocoLossArgs& args, const Pair& pair) {
+    return pair.left ? meet(pair.left, pair.right, args.dim).cosine : 0;
 }
-DEVICE double far(const VocoLossArgs& args, i64 volume, i64 s, i64 k) {
-    return meet(crop(args, args.teacher, volume, s), base(args, args.student, volume, k), args.dim).cosine;
-}
-// What `inter` compares with: the teacher's view of a crop and a base of the partner.
-DEVICE double target(const VocoLossArgs& args, i64 volume, i64 s, i64 k) {
-    const float* across = base(args, args.teacher, partner(args, volume), k);
-    return relu(meet(crop(args, args.teacher, volume, s), across, args.dim).cosine);
+
+// What a term other than REG predicts, and compares it with.
+struct Scored {
+    i64 form;
+    double y, l;
+};
+
+DEVICE Scored score(const VocoLossArgs& args, const Pair& pair, double cosine, double beside) {
+    if (pair.term == INTER) return {VOCO, relu(beside), relu(cosine)};
+    const double l = args.form == CVPR3 ? 0.5 * (relu(cosine) + relu(beside)) : relu(cosine);
+    return {args.form, args.labels[pair.label], l};
 }
 
 // One copy per warp, summed over the block.
 DEVICE double over_warps(double value) { return block_sum<THREADS>(lane_index() == 0 ? value : 0.0); }
-DEVICE Position over_warps(const Position& sum) {
-    return {over_warps(sum.weight) + EPS, over_warps(sum.absent) + EPS, over_warps(sum.positive), over_warps(sum.negative)};
-}
-DEVICE double loss_of(const Position& sum) { return sum.positive / sum.weight + sum.negative / sum.absent; }
-
-DEVICE Position intra(const VocoLossArgs& args, i64 volume) {
-    Position sum = {};
-    for (i64 p = warp_index(); p < args.crops * args.bases; p += WARPS) {
-        const i64 s = p / args.bases, k = p % args.bases, at = volume * args.crops * args.bases + p;
-        const double l = logit(args, near(args, volume, s, k), args.form == CVPR3 ? far(args, volume, s, k) : 0);
-        if (args.logits && lane_index() == 0) args.logits[at] = (float)l;
-        add(sum, args.form, args.labels[at], l);
-    }
-    return over_warps(sum);
-}
-
-DEVICE Position inter(const VocoLossArgs& args, i64 volume) {
-    Position sum = {};
-    for (i64 p = warp_index(); p < args.crops * args.bases; p += WARPS) {
-        const i64 s = p / args.bases, k = p % args.bases;
-        const float* across = base(args, args.student, partner(args, volume), k);
-        const double l = relu(meet(crop(args, args.student, volume, s), across, args.dim).cosine);
-        add(sum, VOCO, target(args, volume, s, k), l);
-    }
-    return over_warps(sum);
-}
 
 DEVICE double base_pairs(const VocoLossArgs& args) { return (double)(args.bases * (args.bases - 1) / 2); }
 
@@ -135,77 +133,65 @@ DEVICE double regularise(const VocoLossArgs& args, i64 volume) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) voco_loss_volumes_f32(const VocoLossArgs args) {
     for (i64 volume = blockIdx.x; volume < args.volumes_count; volume += gridDim.x) {
-        const Position within = intra(args, volume);
-        const Position across = args.form == VOCO ? inter(args, volume) : Position{1, 1, 0, 0};
+        Volume& out = args.volumes[volume];
+#pragma unroll 1
+        for (int term = INTRA; term <= INTER; term++) {
+            Position sum = {};
+            for (i64 p = warp_index(); p < args.crops * args.bases && (term == INTRA || args.form == VOCO); p += WARPS) {
+                const Pair pair = pair_of(args, term, volume, p / args.bases, p % args.bases);
+                const double cosine = meet(pair.x, pair.other, args.dim).cosine;
+                const Scored scored = score(args, pair, cosine, beside(args, pair));
+                if (term == INTRA && args.logits && lane_index() == 0) args.logits[pair.label] = (float)scored.l;
+                add(sum, scored.form, scored.y, scored.l);
+            }
+            const double weight = over_warps(sum.weight) + EPS, absent = over_warps(sum.absent) + EPS;
+            const double positive = over_warps(sum.positive), negative = over_warps(sum.negative);
+            if (threadIdx.x == 0) {
+                out.weight[term] = weight;
+                out.absent[term] = absent;
+                out.loss[term] = positive / weight + negative / absent;
+            }
+        }
         const double reg = regularise(args, volume);
-        if (threadIdx.x == 0)
-            args.volumes[volume] = {within.weight, within.absent, across.weight, across.absent, loss_of(within), loss_of(across), reg};
+        if (threadIdx.x == 0) out.loss[REG] = reg;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(32) voco_loss_terms_f32(const VocoLossArgs args) {
-    double intra = 0, inter = 0, reg = 0;
-    for (i64 volume = threadIdx.x; volume < args.volumes_count; volume += 32) {
-        intra += args.volumes[volume].intra;
-        inter += args.volumes[volume].inter;
-        reg += args.volumes[volume].reg;
+    for (int term = INTRA; term <= REG; term++) {
+        double sum = 0;
+        for (i64 volume = threadIdx.x; volume < args.volumes_count; volume += 32) sum += args.volumes[volume].loss[term];
+        sum = warp_sum(sum);
+        if (threadIdx.x == 0) args.terms[term] = (float)(sum / (double)args.volumes_count);
     }
-    const double count = (double)args.volumes_count;
-    const double means[3] = {warp_sum(intra) / count, warp_sum(inter) / count, warp_sum(reg) / count};
-    if (threadIdx.x == 0)
-        for (int term = 0; term < 3; term++) args.terms[term] = (float)means[term];
 }
 
-// A term's derivative by a cosine, given that by the logit of which the cosine, where it is above 0, is a share.
-DEVICE double through_relu(double cosine, double by_logit) { return cosine <= 0 ? 0 : by_logit; }
-
-DEVICE double scale(const VocoLossArgs& args, int term) { return args.dterms[term] / (double)args.volumes_count; }
-
-// Of intra, by one of the two cosines of crop s and base k.
-DEVICE double intra_weight(const VocoLossArgs& args, i64 volume, i64 s, i64 k, double cosine, double other) {
-    const Volume& sums = args.volumes[volume];
-    const double y = args.labels[(volume * args.crops + s) * args.bases + k];
-    const double by_logit = slope(args.form, y, logit(args, cosine, other), sums.intra_weight, sums.intra_absent);
-    return scale(args, 0) * through_relu(cosine, (args.form == CVPR3 ? 0.5 : 1) * by_logit);
+// The loss's derivative by the pair's cosine, to which the terms come through a ReLU.
+DEVICE double weight(const VocoLossArgs& args, const Pair& pair, double cosine, double beside) {
+    const double scale = args.dterms[pair.term] / (double)args.volumes_count;
+    if (pair.term == REG) return scale * 2 * relu(cosine) / base_pairs(args);
+    if (cosine <= 0) return 0;
+    const Volume& sums = args.volumes[pair.volume];
+    const Scored scored = score(args, pair, cosine, beside);
+    const double by_logit = slope(scored.form, scored.y, scored.l, sums.weight[pair.term], sums.absent[pair.term]);
+    return scale * (scored.form == CVPR3 ? 0.5 : 1) * by_logit;
 }
 
-// Of inter, by the student's cosine of crop s of the volume and base k of its partner.
-DEVICE double inter_weight(const VocoLossArgs& args, i64 volume, i64 s, i64 k, double cosine) {
-    const Volume& sums = args.volumes[volume];
-    const double y = target(args, volume, s, k);
-    return scale(args, 1) * through_relu(cosine, slope(VOCO, y, relu(cosine), sums.inter_weight, sums.inter_absent));
+// Pull p on crop s: from the teacher's bases of its volume, then from the student's of the partner.
+DEVICE Pair on_crop(const VocoLossArgs& args, i64 volume, i64 s, i64 p) {
+    return pair_of(args, p < args.bases ? INTRA : INTER, volume, s, p % args.bases);
 }
 
-// Crop s meets the teacher's bases of its volume, and the student's of the partner.
-DEVICE void crop_gradient(const VocoLossArgs& args, i64 volume, i64 s, i64 slab, float* dx) {
-    const float* x = crop(args, args.student, volume, s);
-    const i64 count = args.form == VOCO ? 2 * args.bases : args.bases;
-    gradient<THREADS>(x, dx, args.dim, slab, count, [&](i64 p) {
-        const bool across = p >= args.bases;
-        const i64 k = across ? p - args.bases : p;
-        const float* other = across ? base(args, args.student, partner(args, volume), k) : base(args, args.teacher, volume, k);
-        const Meeting met = meet(x, other, args.dim);
-        if (across) return Pull{other, met, inter_weight(args, volume, s, k, met.cosine)};
-        const double mirror = args.form == CVPR3 ? far(args, volume, s, k) : 0;
-        return Pull{other, met, intra_weight(args, volume, s, k, met.cosine, mirror)};
-    });
-}
-
-// Base k meets the teacher's crops of its volume where the prediction is symmetric, the student's of the volume before where
-// there is inter, and the later bases of its own.
-DEVICE void base_gradient(const VocoLossArgs& args, i64 volume, i64 k, i64 slab, float* dx) {
+// Pull p on base k: from the teacher's crops of its volume where the prediction is symmetric, or the student's of the volume
+// before where there is inter; then from the later bases of its own.
+DEVICE Pair on_base(const VocoLossArgs& args, i64 volume, i64 k, i64 p, i64 crops) {
     const float* x = base(args, args.student, volume, k);
-    const i64 before = (volume + args.volumes_count - 1) % args.volumes_count;
-    const i64 crops = args.form == CVPR1 ? 0 : args.crops;
-    gradient<THREADS>(x, dx, args.dim, slab, crops + args.bases - 1 - k, [&](i64 p) {
-        const float* other = p >= crops              ? base(args, args.student, volume, k + 1 + p - crops)
-                             : args.form == CVPR3 ? crop(args, args.teacher, volume, p)
-                                                  : crop(args, args.student, before, p);
-        const Meeting met = meet(x, other, args.dim);
-        if (p >= crops) return Pull{other, met, scale(args, 2) * 2 * relu(met.cosine) / base_pairs(args)};
-        if (args.form == VOCO) return Pull{other, met, inter_weight(args, before, p, k, met.cosine)};
-        return Pull{other, met, intra_weight(args, volume, p, k, met.cosine, near(args, volume, p, k))};
-    });
+    if (p >= crops) return {REG, volume, 0, x, base(args, args.student, volume, k + 1 + p - crops), nullptr, nullptr};
+    const bool mirror = args.form == CVPR3;
+    const i64 there = mirror ? volume : (volume + args.volumes_count - 1) % args.volumes_count;
+    const Pair pair = pair_of(args, mirror ? INTRA : INTER, there, p, k);
+    if (mirror) return {INTRA, volume, pair.label, x, pair.left, pair.x, pair.other};
+    return {INTER, there, pair.label, x, pair.x, pair.left, pair.right};
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) voco_loss_backward_f32(const VocoLossArgs args) {
@@ -213,10 +199,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) voco_loss_backward_f32(
     const i64 slabs_each = slabs<THREADS>(args.dim);
     for (i64 block = blockIdx.x; block < rows * slabs_each; block += gridDim.x) {
         const i64 row = block / slabs_each, slab = block % slabs_each;
-        float* dx = args.dstudent + row * args.dim;
-        if (row < all_crops)
-            crop_gradient(args, row / args.crops, row % args.crops, slab, dx);
-        else
-            base_gradient(args, (row - all_crops) / args.bases, (row - all_crops) % args.bases, slab, dx);
+        const bool of_crop = row < all_crops;
+        const i64 among = of_crop ? row : row - all_crops, each = of_crop ? args.crops : args.bases;
+        const i64 volume = among / each, index = among % each, crops = args.form == CVPR1 ? 0 : args.crops;
+        const i64 count = !of_crop            ? crops + args.bases - 1 - index
+                          : args.form == VOCO ? 2 * args.bases
+                                              : args.bases;
+        const float* x = args.student + row * args.dim;
+        gradient<THREADS>(x, args.dstudent + row * args.dim, args.dim, slab, count, [&](i64 p) {
+            const Pair pair = of_crop ? on_crop(args, volume, index, p) : on_base(args, volume, index, p, crops);
+            const Meeting met = meet(x, pair.other, args.dim);
+            return Pull{pair.other, met, weight(args, pair, met.cosine, beside(args, pair))};
+        });
     }
 }
