@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod bench;
 pub mod config;
+pub mod conformance;
 pub mod convert;
 pub mod device;
 pub mod devices;
@@ -56,6 +57,7 @@ pub enum Command {
     Train(Box<train::Args>),
     Plan(Box<plan::Args>),
     Devices(devices::Args),
+    Conformance(conformance::Args),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -92,6 +94,7 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Train(args) => train::command(*args),
         Command::Plan(args) => plan::command(*args),
         Command::Devices(args) => devices::command(&args),
+        Command::Conformance(args) => conformance::command(&args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),
