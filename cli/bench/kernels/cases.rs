@@ -355,7 +355,8 @@ impl List {
     }
 
     fn projector(&mut self, f: usize) {
-        let (n, width) = (self.n, 1024);
+        // a batch norm needs two
+        let (n, width) = (self.n.max(2), 1024);
         self.linear(n, 24 * f, width);
         self.linear(n, width, width);
         let x = [n, width];

@@ -163,7 +163,7 @@ fn find_ceilings(device: Device, dtype: DType) -> Result<Ceilings> {
     x.fill_with(0..x.numel(), |i| (i % 4099) as f64)?;
     let copy = measure(device, || ceilings::copy(&x).map(drop))?;
     let bytes = (2 * 4 * x.numel()) as f64;
-    Ok(Ceilings { gflops: flops / multiply_add.seconds / 1e9, gb_per_s: bytes / copy.seconds / 1e9 })
+    Ok(Ceilings { gflops: flops / multiply_add.fastest / 1e9, gb_per_s: bytes / copy.fastest / 1e9 })
 }
 
 fn row(
@@ -194,7 +194,7 @@ fn row(
 
 impl Figures {
     fn new(timing: Timing, work: Work, ceilings: Ceilings, peer_seconds: Option<f64>) -> Figures {
-        let Timing { seconds, spread, batches } = timing;
+        let Timing { seconds, spread, batches, .. } = timing;
         let floor = (work.flops / ceilings.gflops).max(work.bytes / ceilings.gb_per_s) / 1e9;
         Figures {
             seconds,

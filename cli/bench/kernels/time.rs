@@ -17,6 +17,8 @@ const MOST: usize = 50;
 pub struct Timing {
     /// The median of the batches.
     pub seconds: f64,
+    /// The fastest of them.
+    pub fastest: f64,
     /// The distance between their quartiles, as a share of the median.
     pub spread: f64,
     pub batches: usize,
@@ -52,7 +54,7 @@ fn summary(mut times: Vec<f64>) -> Timing {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[(share * (times.len() - 1) as f64).round() as usize];
     let seconds = at(0.5);
-    Timing { seconds, spread: (at(0.75) - at(0.25)) / seconds, batches: times.len() }
+    Timing { seconds, fastest: at(0.0), spread: (at(0.75) - at(0.25)) / seconds, batches: times.len() }
 }
 
 #[cfg(test)]
@@ -62,7 +64,7 @@ mod tests {
     #[test]
     fn the_median_and_the_quartiles_are_taken() {
         let timing = summary(vec![5.0, 1.0, 2.0, 4.0, 100.0]);
-        assert_eq!(timing, Timing { seconds: 4.0, spread: 0.75, batches: 5 });
+        assert_eq!(timing, Timing { seconds: 4.0, fastest: 1.0, spread: 0.75, batches: 5 });
         assert_eq!(summary(vec![2.0, 1.0, 3.0]).seconds, 2.0);
     }
 
