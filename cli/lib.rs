@@ -3,6 +3,7 @@
 pub mod ablate;
 pub mod bench;
 pub mod config;
+pub mod conformance;
 pub mod convert;
 pub mod device;
 pub mod devices;
@@ -59,6 +60,7 @@ pub enum Command {
     Plan(Box<plan::Args>),
     Devices(devices::Args),
     Prepare(Box<prepare::Args>),
+    Conformance(conformance::Args),
     Convert(convert::Args),
     Verify(verify::Args),
     Gradcheck(gradcheck::Args),
@@ -96,6 +98,7 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Plan(args) => plan::command(*args),
         Command::Devices(args) => devices::command(&args),
         Command::Prepare(args) => prepare::command(*args),
+        Command::Conformance(args) => conformance::command(&args),
         Command::Convert(args) => convert::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Gradcheck(args) => gradcheck::command(&args),

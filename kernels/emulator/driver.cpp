@@ -381,6 +381,7 @@ API cuModuleLoadData(void** out, const void*) {
     *out = &module_;
     return SUCCESS;
 }
+API cuModuleLoadDataEx(void** out, const void* image, unsigned, int*, void**) { return cuModuleLoadData(out, image); }
 API cuModuleUnload(void*) { return SUCCESS; }
 API cuModuleGetFunction(void** out, void*, const char* name) {
     *out = function_of(name);

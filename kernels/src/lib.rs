@@ -3,8 +3,10 @@
 pub mod adamw;
 pub mod add;
 pub mod batch_norm;
+pub mod ceilings;
 mod check;
 pub mod concat;
+pub mod conformance;
 pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod cosine;

@@ -6,12 +6,14 @@
 //! device is done; reading a tensor's values waits for it.
 
 mod driver;
+mod event;
 mod image;
 mod launch;
 mod memory;
 mod staging;
 
 pub use driver::{Driver, Properties, properties, survey};
+pub use event::elapsed;
 pub use image::Image;
 pub use launch::{Grid, launch};
 pub use memory::usage;

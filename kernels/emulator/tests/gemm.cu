@@ -71,3 +71,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) bug_wait_too_short(const T
 extern "C" __global__ void __launch_bounds__(THREADS) bug_early_reuse(const TestArgs args) {
     product<bf16, EARLY_REUSE>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) test_start(const TestArgs) {}

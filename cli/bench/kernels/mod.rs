@@ -1,0 +1,227 @@
+//! Every operation alone, at the shapes that it has in the networks, beside what the device can do at most.
+
+mod cases;
+mod peer;
+mod time;
+
+use crate::train::Size;
+use crate::verbosity::{print, say};
+use crate::{DeviceChoice, Error, Result};
+use ::kernels::ceilings::{self, Unit};
+use cases::{Case, Work};
+use clap::ValueEnum;
+use engine::{DType, Device, Tensor, cuda};
+use serde::Serialize;
+use time::{Timing, measure};
+
+/// Time every operation, forward and each gradient, at the shapes of the networks.
+///
+/// Prints the median time of a call, GFLOP/s, GB/s (each input and output counted once), and the share of the device's best: the
+/// longer of the times that its fastest multiply-adds and its fastest copy, measured first, would take. Repeated calls find in
+/// the caches what fits there.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Networks whose shapes are taken
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "tiny,B,L")]
+    size: Vec<Size>,
+    /// Crops of 64³ in a call
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    crops: usize,
+    /// Only calls whose names contain this text, as in "conv3d wgrad"
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "D", default_value_t)]
+    device: DeviceChoice,
+    /// What values are stored in; operations that lack it say so
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Stored,
+    /// A Python with PyTorch, to time the same there
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<String>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Stored {
+    #[default]
+    F32,
+    Bf16,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    device: String,
+    /// The GPU's name, or the CPU's vectors.
+    hardware: String,
+    /// Of the CPU.
+    threads: usize,
+    dtype: String,
+    crops: usize,
+    ceilings: Ceilings,
+    /// PyTorch's version.
+    peer: Option<String>,
+    calls: Vec<Row>,
+}
+
+/// The device's best.
+#[derive(Clone, Copy, Serialize)]
+struct Ceilings {
+    gflops: f64,
+    gb_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    size: String,
+    op: &'static str,
+    direction: &'static str,
+    shape: String,
+    #[serde(flatten)]
+    figures: Option<Figures>,
+    /// Why there are none.
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Figures {
+    seconds: f64,
+    /// Between the quartiles, as a share of the median.
+    spread: f64,
+    batches: usize,
+    /// None where a call only moves values.
+    gflops: Option<f64>,
+    gb_per_s: f64,
+    /// Of the device's best.
+    share: f64,
+    peer_seconds: Option<f64>,
+    /// How many times as fast as the peer.
+    ratio: Option<f64>,
+}
+
+pub fn command(args: &Args) -> Result<bool> {
+    if args.crops == 0 {
+        return Err(Error::Message("bench kernels: --crops must be at least 1".into()));
+    }
+    let device = args.device.resolve()?;
+    let dtype = if args.dtype == Stored::Bf16 { DType::BF16 } else { DType::F32 };
+    let mut peer = args.peer.as_ref().map(|python| peer::Process::start(python, device, dtype)).transpose()?;
+    let mut measured = Measured {
+        device: device.to_string(),
+        hardware: hardware(device)?,
+        threads: rayon::current_num_threads(),
+        dtype: dtype.to_string(),
+        crops: args.crops,
+        ceilings: find_ceilings(device, dtype)?,
+        peer: peer.as_ref().map(|peer| peer.version.clone()),
+        calls: Vec::new(),
+    };
+    if !args.json {
+        say(head(&measured))?;
+    }
+    for size in &args.size {
+        let all = cases::cases(size.feature_size(), args.crops);
+        for case in all.iter().filter(|case| case.name().contains(&args.filter)) {
+            let row = row(case, *size, device, dtype, measured.ceilings, peer.as_mut())?;
+            if !args.json {
+                say(line(&row))?;
+            }
+            measured.calls.push(row);
+        }
+    }
+    if measured.calls.is_empty() {
+        return Err(Error::Message(format!("bench kernels: no call has {:?} in its name", args.filter)));
+    }
+    if args.json {
+        print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
+    }
+    Ok(true)
+}
+
+fn hardware(device: Device) -> Result<String> {
+    match device {
+        Device::Cuda(_) => Ok(cuda::properties(device)?.name.clone()),
+        _ => Ok(format!("{:?}", ::kernels::simd::level())),
+    }
+}
+
+/// The arithmetic unit is the fastest that works with the stored values.
+fn find_ceilings(device: Device, dtype: DType) -> Result<Ceilings> {
+    let unit = match (device, dtype) {
+        (Device::Cuda(_), DType::BF16) => Unit::Bf16,
+        _ => Unit::F32,
+    };
+    let mut flops = 0.0;
+    let multiply_add = measure(device, || {
+        flops = ceilings::multiply_add(device, unit, 200)?;
+        Ok(())
+    })?;
+    // far larger than any cache
+    let mut x = Tensor::empty(&[1 << 26], DType::F32, device)?;
+    x.fill_with(0..x.numel(), |i| (i % 4099) as f64)?;
+    let copy = measure(device, || ceilings::copy(&x).map(drop))?;
+    let bytes = (2 * 4 * x.numel()) as f64;
+    Ok(Ceilings { gflops: flops / multiply_add.fastest / 1e9, gb_per_s: bytes / copy.fastest / 1e9 })
+}
+
+fn row(
+    case: &Case,
+    size: Size,
+    device: Device,
+    dtype: DType,
+    ceilings: Ceilings,
+    peer: Option<&mut peer::Process>,
+) -> Result<Row> {
+    let timed = case.prepare(dtype, device).and_then(|mut tensors| measure(device, || case.run(&mut tensors)));
+    let (figures, problem) = match timed {
+        Ok(timing) => {
+            let peer_seconds = match (peer, &case.peer) {
+                (Some(process), Some(same)) => process.time(same)?,
+                _ => None,
+            };
+            (Some(Figures::new(timing, case.work(dtype)?, ceilings, peer_seconds)), None)
+        }
+        Err(problem @ (engine::Error::Unsupported { .. } | engine::Error::DType { .. })) => {
+            (None, Some(problem.to_string()))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let size = size.to_possible_value().map_or(String::new(), |v| v.get_name().to_string());
+    Ok(Row { size, op: case.op, direction: case.direction, shape: case.shape.clone(), figures, problem })
+}
+
+impl Figures {
+    fn new(timing: Timing, work: Work, ceilings: Ceilings, peer_seconds: Option<f64>) -> Figures {
+        let Timing { seconds, spread, batches, .. } = timing;
+        let floor = (work.flops / ceilings.gflops).max(work.bytes / ceilings.gb_per_s) / 1e9;
+        Figures {
+            seconds,
+            spread,
+            batches,
+            gflops: (work.flops > 0.0).then_some(work.flops / seconds / 1e9),
+            gb_per_s: work.bytes / seconds / 1e9,
+            share: floor / seconds,
+            peer_seconds,
+            ratio: peer_seconds.map(|peer| peer / seconds),
+        }
+    }
+}
+
+fn head(m: &Measured) -> String {
+    let Ceilings { gflops, gb_per_s } = m.ceilings;
+    let peer = m.peer.as_ref().map_or(String::new(), |version| format!("; × as fast as PyTorch {version}"));
+    let (device, hardware, dtype) = (&m.device, &m.hardware, &m.dtype);
+    format!("{device} ({hardware}), {dtype}: at most {gflops:.0} GFLOP/s, copies {gb_per_s:.1} GB/s{peer}")
+}
+
+fn line(row: &Row) -> String {
+    let Row { size, op, direction, shape, figures, problem } = row;
+    let name = format!("{size:4} {op} {direction} {shape}");
+    let Some(f) = figures else { return format!("{name:70} {}", problem.as_deref().unwrap_or_default()) };
+    let rate = f.gflops.map_or(String::new(), |gflops| format!("{gflops:.0} GFLOP/s"));
+    let ratio = f.ratio.map_or(String::new(), |ratio| format!("  {ratio:.2} ×"));
+    let (time, spread, share) = (1e6 * f.seconds, 100.0 * f.spread, 100.0 * f.share);
+    format!("{name:70} {time:11.1} µs ±{spread:2.0} %  {rate:>13}  {:7.1} GB/s  {share:3.0} %{ratio}", f.gb_per_s)
+}

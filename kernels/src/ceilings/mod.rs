@@ -1,0 +1,57 @@
+//! What a device can do at most, for benches to compare with: moving memory, and multiply-adds without memory.
+
+mod cpu;
+mod cuda;
+
+use engine::{DType, Device, Error, Result, Tensor};
+
+const OP: &str = "ceilings";
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// The CPU's vectors, or a GPU's CUDA cores.
+    F32,
+    /// Tensor cores, which only GPUs have: mma.sync, which from Hopper on is not their fastest instruction.
+    Tf32,
+    Bf16,
+    F16,
+}
+
+/// A new tensor with x's f32 values. Errors when x is not f32, or its size no multiple of 4.
+pub fn copy(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() != DType::F32 || !x.numel().is_multiple_of(4) {
+        return Err(Error::shape(OP, format!("{:?} is not f32 in fours", x.dims())));
+    }
+    match x.device() {
+        Device::Cpu => cpu::copy(x),
+        Device::Cuda(_) => cuda::copy(x),
+        device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
+    }
+}
+
+/// Keeps every core of the device busy for `rounds` rounds, and returns how many floating-point operations that were, a
+/// multiplication and the addition that follows being two.
+pub fn multiply_add(device: Device, unit: Unit, rounds: usize) -> Result<f64> {
+    match (device, unit) {
+        (Device::Cpu, Unit::F32) => Ok(cpu::multiply_add(rounds)),
+        (Device::Cuda(_), _) => cuda::multiply_add(device, unit, rounds),
+        _ => Err(Error::Unsupported { op: OP, dtype: DType::F32, device }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::random;
+
+    #[test]
+    fn copies_are_equal_and_operations_are_counted() {
+        let x = random(1, &[3, 300_004], DType::F32);
+        assert_eq!(copy(&x).and_then(|y| y.to_vec::<f32>()), x.to_vec::<f32>());
+        assert!(copy(&random(1, &[3], DType::F32)).is_err() && copy(&random(1, &[4], DType::F64)).is_err());
+        let (once, thrice) = (multiply_add(Device::Cpu, Unit::F32, 10), multiply_add(Device::Cpu, Unit::F32, 30));
+        assert_eq!(thrice, once.map(|flops| 3.0 * flops));
+        assert!(multiply_add(Device::Cpu, Unit::Bf16, 10).is_err());
+    }
+}
