@@ -1,4 +1,5 @@
-//! Whole steps of pre-training: the device's against the CPU's.
+//! A whole step of pre-training: the device's against the CPU's. Later steps are the reference cases' matter: Adam turns rounding
+//! into whole steps where a gradient is near zero, so that two correct runs drift apart.
 
 use super::device;
 use engine::{DType, Device, Tensor, random};
@@ -6,6 +7,8 @@ use kernels::patch_merging::Order;
 use models::voco::{Loss, Teacher, VocoConfig};
 use models::{Batch, SwinUnetrConfig, Voco};
 use training::optimizer::{AdamW, AdamWConfig};
+
+const RATE: f64 = 1e-4;
 
 /// The smallest network, with every part of a step in use.
 fn model(loss: Loss, device: Device) -> Voco {
@@ -36,34 +39,31 @@ fn batch(device: Device) -> Batch {
     Batch { crops: cubes(1, 1), bases: cubes(2, 2), labels }
 }
 
-/// The terms and the embedding of a volume's bases, and all parameters after the update, of two steps.
-fn train(loss: Loss, device: Device) -> (Vec<[f64; 4]>, Vec<f64>, Vec<f64>) {
+/// The terms and the embedding of a volume's bases, and all parameters after the update.
+fn train(loss: Loss, device: Device) -> ([f64; 4], Vec<f64>, Vec<f64>) {
     let mut model = model(loss, device);
     let mut optimizer = AdamW::new(&model.params, AdamWConfig::default()).expect("optimiser");
-    let batch = batch(device);
-    let mut seen = Vec::new();
-    for seed in 0..2 {
-        let done = model.step(&batch, seed).expect("step");
-        optimizer.step(&mut model.params, &done.grads, 1e-4).expect("update");
-        seen.push([done.intra, done.inter, done.reg, done.base_cosine]);
-    }
+    let done = model.step(&batch(device), 0).expect("step");
+    optimizer.step(&mut model.params, &done.grads, RATE).expect("update");
     let values = |t: &Tensor| t.to_f64_vec().expect("values");
-    (seen, values(model.params.slab()), values(model.teacher_params.slab()))
+    let terms = [done.intra, done.inter, done.reg, done.base_cosine];
+    (terms, values(model.params.slab()), values(model.teacher_params.slab()))
 }
 
 #[test]
-fn two_steps_give_what_the_cpu_gives() {
+fn a_step_gives_what_the_cpu_gives() {
     let Some(device) = device() else { return };
     let loss = Loss::InfoNce { temperature: 0.1 };
     let (ours, params, teacher) = train(loss, device);
     let (want, there, teacher_there) = train(loss, Device::Cpu);
-    for (ours, want) in ours.iter().flatten().zip(want.iter().flatten()) {
-        // the bound of the reference cases for a float32 network's outputs
+    for (ours, want) in ours.iter().zip(&want) {
+        // ten times the bound of the reference cases for a float32 network's outputs, for both are float32 and stand behind a
+        // temperature of 0.1
         assert!((ours - want).abs() <= 1e-4 * want.abs().max(1e-2), "{ours} {want}");
     }
     // The first update of Adam moves a parameter by the rate in the direction of its gradient, however small: where rounding
-    // decides the sign, two steps of 1e-4 apart are all that can differ.
+    // decides the sign, two steps are all that can differ.
     for (ours, want) in params.iter().zip(&there).chain(teacher.iter().zip(&teacher_there)) {
-        assert!((ours - want).abs() <= 4e-4, "{ours} {want}");
+        assert!((ours - want).abs() <= 2.1 * RATE, "{ours} {want}");
     }
 }
