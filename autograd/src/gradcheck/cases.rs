@@ -17,6 +17,11 @@ fn on(shapes: &[&[usize]], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<f
     check(&inputs, f)
 }
 
+/// What goes into an operation without a gradient, on the device of what has one.
+fn beside(x: &Var, other: &Tensor) -> Result<Tensor> {
+    Ok(other.to_device(x.value().device())?)
+}
+
 /// All cases, by operation.
 pub fn cases() -> Vec<Case> {
     fn case(name: &'static str, run: fn() -> Result<f64>) -> Case {
@@ -37,7 +42,7 @@ pub fn cases() -> Vec<Case> {
         case("cosine", || on(&[&[3, 5], &[4, 5]], |t, v| ops::cosine(t, &v[0], &v[1]))),
         case("dice_ce", || {
             let labels = labels(2 * 2 * 3, 4, &[2, 1, 2, 3])?;
-            on(&[&[2, 1, 2, 3, 4]], |t, v| ops::dice_ce(t, &v[0], &labels))
+            on(&[&[2, 1, 2, 3, 4]], |t, v| ops::dice_ce(t, &v[0], &beside(&v[0], &labels)?))
         }),
         case("gelu", || on(&[&[31]], |t, v| ops::gelu(t, &v[0]))),
         case("gelu_linear", || on(&[&[2, 3, 5], &[4, 5], &[4]], |t, v| ops::gelu_linear(t, &v[0], &v[1], Some(&v[2])))),
@@ -45,7 +50,7 @@ pub fn cases() -> Vec<Case> {
         case("info_nce", || {
             let targets = soft_targets(6, 4)?;
             let p = info_nce::Params { temperature: 0.2, groups: 2 };
-            on(&[&[6, 5], &[8, 5]], |t, v| ops::info_nce(t, &v[0], &v[1], &targets, p))
+            on(&[&[6, 5], &[8, 5]], |t, v| ops::info_nce(t, &v[0], &v[1], &beside(&v[0], &targets)?, p))
         }),
         case("instance_norm", || {
             on(&[&[2, 3, 2, 2, 3]], |t, v| {
@@ -116,7 +121,10 @@ fn voco_loss(form: voco_loss::Form) -> Result<f64> {
     let p = voco_loss::Params { volumes: 2, crops: 2, bases: 4, form };
     let (teacher, labels) = (normal(&[12, 6], 8)?, voco_labels(16)?.reshape(&[2, 2, 4])?);
     // Without the third term: its gradient stops at one of the two bases of each pair, which differences cannot.
-    on(&[&[12, 6]], |t, v| ops::rows_at(t, &ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0, 0, 2))
+    on(&[&[12, 6]], |t, v| {
+        let (teacher, labels) = (beside(&v[0], &teacher)?, beside(&v[0], &labels)?);
+        ops::rows_at(t, &ops::voco_loss(t, &v[0], &teacher, &labels, p)?.0, 0, 2)
+    })
 }
 
 fn labels(n: usize, classes: i32, dims: &[usize]) -> Result<Tensor> {
