@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// Whether kernels for GPUs cover all that training and networks use. Until they do, `auto` leaves GPUs alone.
+/// Whether training has been seen to work on a GPU, not on an emulator alone. Until then `auto` leaves GPUs alone.
 const GPUS_TRAIN: bool = false;
 
 /// `auto`, or a device by its name: `cpu`, `cuda` (the first GPU), `cuda:1`.
