@@ -14,12 +14,17 @@ use std::path::{Path, PathBuf};
 pub struct Case {
     pub path: PathBuf,
     pub kind: String,
-    /// What it is computed in, F32 or F64.
+    /// What it is computed in: F32, F64 or BF16.
     pub dtype: DType,
     /// Those of the file, and those that `attrs.made` describes.
     pub tensors: BTreeMap<String, Tensor>,
     attrs: serde_json::Value,
+    /// The errors of PyTorch's own bf16 run, by tensor; read where the case is computed in bf16.
+    pub bf16_errors: BTreeMap<String, f64>,
 }
+
+/// Of all cases of a folder, in it or in its parent.
+const BF16_ERRORS: &str = "bf16_errors.json";
 
 /// A file's name without its ending.
 pub fn name(path: &Path) -> String {
@@ -46,7 +51,8 @@ impl Case {
         };
         let kind = entry("kind")?;
         let attrs = serde_json::from_str(&entry("attrs")?).map_err(|e| bad(format!("attrs: {e}")))?;
-        let mut case = Case { path: path.to_path_buf(), kind, dtype, tensors: BTreeMap::new(), attrs };
+        let bf16_errors = if dtype == DType::BF16 { bf16_errors(path)? } else { BTreeMap::new() };
+        let mut case = Case { path: path.to_path_buf(), kind, dtype, tensors: BTreeMap::new(), attrs, bf16_errors };
         for (name, view) in SafeTensors::deserialize(&bytes).map_err(broken)?.tensors() {
             let tensor = tensor(&view).map_err(|e| bad(format!("{name}: {e}")))?;
             case.tensors.insert(name, tensor);
@@ -82,6 +88,16 @@ impl Case {
     }
 }
 
+/// What the nearest file of errors says about a case; nothing where there is none.
+fn bf16_errors(case: &Path) -> Result<BTreeMap<String, f64>> {
+    let files = case.ancestors().skip(1).take(2).map(|folder| folder.join(BF16_ERRORS));
+    let Some(file) = files.into_iter().find(|file| file.is_file()) else { return Ok(BTreeMap::new()) };
+    let bytes = std::fs::read(&file).map_err(|e| Error::file(&file, e))?;
+    let mut all: BTreeMap<String, BTreeMap<String, f64>> =
+        serde_json::from_slice(&bytes).map_err(|e| Error::file(&file, e))?;
+    Ok(all.remove(&name(case)).unwrap_or_default())
+}
+
 fn tensor(view: &TensorView) -> Result<Tensor> {
     fn words<const N: usize, T: Element>(view: &TensorView, f: fn([u8; N]) -> T) -> Result<Tensor> {
         let values: Vec<T> = view.data().as_chunks::<N>().0.iter().map(|&word| f(word)).collect();
@@ -93,5 +109,24 @@ fn tensor(view: &TensorView) -> Result<Tensor> {
         Dtype::I32 => words(view, i32::from_le_bytes),
         Dtype::U8 => words(view, u8::from_le_bytes),
         other => Err(Error::Message(format!("dtype {other:?}: cases hold F32, F64, I32 and U8"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_errors_are_those_of_the_folder_or_its_parent() {
+        let folder = tempfile::tempdir().expect("folder");
+        let case = folder.path().join("cases/gelu.safetensors");
+        std::fs::create_dir(folder.path().join("cases")).expect("cases");
+        assert!(bf16_errors(&case).expect("no file").is_empty());
+        let file = folder.path().join(BF16_ERRORS);
+        std::fs::write(&file, r#"{"gelu": {"out.y": 0.002}, "relu": {"out.y": 0.1}}"#).expect("errors");
+        assert_eq!(bf16_errors(&case).expect("errors"), BTreeMap::from([("out.y".to_string(), 0.002)]));
+        assert!(bf16_errors(&folder.path().join("cases/other.safetensors")).expect("errors").is_empty());
+        std::fs::write(&file, "{").expect("errors");
+        assert!(bf16_errors(&case).expect_err("broken").to_string().contains(BF16_ERRORS));
     }
 }

@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "D", default_value_t)]
     pub device: DeviceChoice,
     /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
-    /// so bounds are tighter (1e-6) and the same for all
+    /// so bounds are tighter (1e-6) and the same for all. bf16, on GPUs, is for single operations; whole networks are left out
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Precision,
     /// Folder with the CT volumes of `preprocess` cases [default: DIR/../../ct]
@@ -64,6 +64,7 @@ pub enum Precision {
     #[default]
     F32,
     F64,
+    Bf16,
 }
 
 impl From<Precision> for DType {
@@ -71,6 +72,7 @@ impl From<Precision> for DType {
         match precision {
             Precision::F32 => DType::F32,
             Precision::F64 => DType::F64,
+            Precision::Bf16 => DType::BF16,
         }
     }
 }
@@ -79,7 +81,7 @@ impl From<Precision> for DType {
 #[derive(Clone, Debug)]
 pub struct Context {
     pub device: Device,
-    /// F32 or F64.
+    /// F32, F64 or BF16.
     pub dtype: DType,
     /// The folder of the cases: `attrs.weights` names a file in it, or in its parent.
     pub folder: PathBuf,
@@ -93,6 +95,8 @@ pub type Computed = BTreeMap<String, Tensor>;
 enum Run {
     Plain(fn(&Case, &Context) -> Result<Computed>),
     Network(Network),
+    /// Several steps of a network.
+    Steps(fn(&Case, &Context) -> Result<Computed>),
 }
 
 use Run::Plain;
@@ -118,7 +122,7 @@ const KINDS: &[(&str, Run)] = &[
     ("swin_unetr", Run::Network(models::SWIN_UNETR)),
     ("voco_head", Run::Network(models::VOCO_HEAD)),
     ("voco_loss", Plain(ops::voco_loss)),
-    ("voco_trajectory", Plain(models::voco_trajectory)),
+    ("voco_trajectory", Run::Steps(models::voco_trajectory)),
     ("window_attention", Plain(ops::window_attention)),
 ];
 
@@ -126,6 +130,9 @@ const KINDS: &[(&str, Run)] = &[
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(kind, _)| *kind)
 }
+
+/// Kinds that are computed in float32 where others are in bf16: losses, the update, and what no network computes.
+const FLOAT32: &[&str] = &["adamw", "dice_ce", "info_nce", "preprocess", "sliding_window", "voco_loss"];
 
 /// The kind of files that only hold parameters for other cases.
 const WEIGHTS: &str = "weights";
@@ -147,6 +154,8 @@ pub enum Verdict {
     Failed(String),
     /// A readable file of parameters.
     Weights,
+    /// A whole network in bf16: at random weights its gradients are mostly noise, in PyTorch too.
+    NotJudged,
 }
 
 impl Outcome {
@@ -154,7 +163,7 @@ impl Outcome {
         match &self.verdict {
             Verdict::Compared(all) => !all.iter().all(Comparison::passed),
             Verdict::Failed(_) => true,
-            Verdict::Weights => false,
+            Verdict::Weights | Verdict::NotJudged => false,
         }
     }
 }
@@ -214,7 +223,7 @@ pub fn check(file: &Path, context: &Context) -> Outcome {
 }
 
 fn judge(file: &Path, context: &Context) -> Result<(Verdict, Option<AsComputed>)> {
-    let case = Case::read(file, context.dtype)?;
+    let mut case = Case::read(file, context.dtype)?;
     if case.kind == WEIGHTS {
         return Ok((Verdict::Weights, None));
     }
@@ -222,8 +231,14 @@ fn judge(file: &Path, context: &Context) -> Result<(Verdict, Option<AsComputed>)
         let known: Vec<&str> = kinds().collect();
         return Err(Error::Message(format!("unknown kind \"{}\"; known are {}", case.kind, known.join(", "))));
     };
+    if case.dtype == DType::BF16 && FLOAT32.contains(&case.kind.as_str()) {
+        case = case.computed_in(DType::F32);
+    }
     Ok(match run {
-        Plain(compute) => (Verdict::Compared(compare::compare(&case, &compute(&case, context)?)?), None),
+        Run::Network(_) | Run::Steps(_) if case.dtype == DType::BF16 => (Verdict::NotJudged, None),
+        Plain(compute) | Run::Steps(compute) => {
+            (Verdict::Compared(compare::compare(&case, &compute(&case, context)?)?), None)
+        }
         Run::Network(network) => {
             let (judged, as_computed) = network.judge(&case, context)?;
             (Verdict::Compared(judged), as_computed)

@@ -37,7 +37,7 @@ impl<'c> Inputs<'c> {
         let floats = case.under("in.").filter(|(_, t)| t.dtype().is_float());
         let device = tape.store().device();
         let leaf = |(name, t): (&'c str, &Tensor)| {
-            Ok((name, tape.leaf(layout.inward(&t.to_dtype(case.dtype)?)?.to_device(device)?)))
+            Ok((name, tape.leaf(layout.inward(&t.to_dtype(dtype(case, name))?)?.to_device(device)?)))
         };
         Ok(Inputs(floats.map(leaf).collect::<Result<_>>()?))
     }
@@ -49,6 +49,12 @@ impl<'c> Inputs<'c> {
     fn get(&self, name: &str) -> Result<&Var> {
         self.optional(name).ok_or_else(|| Error::Message(format!("the case has no tensor in.{name}")))
     }
+}
+
+/// What an input is computed in. Beside bf16 only products take weights in it: biases, tables and the weights of norms stay float32.
+fn dtype(case: &Case, name: &str) -> DType {
+    let product = name.ends_with("weight") && case.kind != "layer_norm";
+    if case.dtype == DType::BF16 && name != "x" && !product { DType::F32 } else { case.dtype }
 }
 
 /// y = f(inputs) and the gradient of every input.

@@ -12,17 +12,19 @@ pub struct Report {
     ok: usize,
     failed: usize,
     weights: usize,
+    not_judged: usize,
 }
 
 impl Report {
     pub fn new(json: bool) -> Self {
-        Report { json, ok: 0, failed: 0, weights: 0 }
+        Report { json, ok: 0, failed: 0, weights: 0, not_judged: 0 }
     }
 
     pub fn add(&mut self, outcome: &Outcome) -> Result<()> {
         let counter = match (outcome.failed(), &outcome.verdict) {
             (true, _) => &mut self.failed,
             (false, Verdict::Weights) => &mut self.weights,
+            (false, Verdict::NotJudged) => &mut self.not_judged,
             (false, _) => &mut self.ok,
         };
         *counter += 1;
@@ -37,15 +39,21 @@ impl Report {
 
     /// The summary; whether all cases passed. Errors when there was none.
     pub fn finish(self, folder: &Path) -> Result<bool> {
-        let Report { json, ok, failed, weights } = self;
+        let Report { json, ok, failed, weights, not_judged } = self;
         if ok + failed == 0 {
-            return Err(Error::file(folder, "only weights, no reference case to compute"));
+            return Err(Error::file(folder, "only weights or whole networks in bf16, no reference case to compute"));
         }
         if json {
-            let summary = json!({"cases": ok + failed, "ok": ok, "failed": failed, "weights": weights});
+            let cases = ok + failed;
+            let summary =
+                json!({"cases": cases, "ok": ok, "failed": failed, "weights": weights, "not_judged": not_judged});
             verbosity::print(summary.to_string())?;
         } else {
-            verbosity::say(format!("verify: {} cases, {ok} ok, {failed} failed, {weights} weight files", ok + failed))?;
+            let left_out = if not_judged > 0 { format!(", {not_judged} not judged") } else { String::new() };
+            let cases = ok + failed;
+            verbosity::say(format!(
+                "verify: {cases} cases, {ok} ok, {failed} failed, {weights} weight files{left_out}"
+            ))?;
         }
         Ok(failed == 0)
     }
@@ -79,6 +87,7 @@ fn text_line(outcome: &Outcome) -> String {
         }
         Verdict::Failed(detail) => format!("{name:32} {detail}  FAILED"),
         Verdict::Weights => format!("{name:32} weights, readable"),
+        Verdict::NotJudged => format!("{name:32} a whole network, not judged in bf16"),
     }
 }
 
@@ -103,6 +112,7 @@ fn json_line(outcome: &Outcome) -> String {
         Verdict::Compared(all) => (if outcome.failed() { "failed" } else { "ok" }, worst(all), Some(all.len()), None),
         Verdict::Failed(detail) => ("failed", None, None, Some(detail)),
         Verdict::Weights => ("weights", None, None, None),
+        Verdict::NotJudged => ("not judged", None, None, None),
     };
     let before = outcome.as_computed.as_ref().map(|AsComputed { compared, moved }| {
         json!({
