@@ -12,7 +12,8 @@
 #include "../emulator/emulator.h"
 #endif
 
-#define DEVICE static __device__ __forceinline__
+// Not static: shared memory inside a static function is named after the folder in which it is compiled, and the image with it.
+#define DEVICE __device__ __forceinline__
 
 typedef unsigned short u16;
 typedef unsigned int u32;
