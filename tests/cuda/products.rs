@@ -1,6 +1,6 @@
 //! Convolutions, transposed convolutions, linear layers and bias gradients against the CPU's f64.
 
-use super::{assert_close, device, exact, random, unit};
+use super::{assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Error, Tensor};
 use kernels::{conv_transpose3d as transposed, conv3d as conv, linear, sum_rows};
 
@@ -27,10 +27,7 @@ fn there(t: &Tensor, device: Device) -> Tensor {
 /// f returns the same bits twice, and no more than `bound` from `want`.
 #[track_caller]
 fn check(f: impl Fn() -> engine::Result<Tensor>, want: engine::Result<Tensor>, bound: f64) {
-    let ours = f().expect("product");
-    assert_close(&ours, &want.expect("f64"), bound);
-    let bits = |t: &Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&ours), bits(&f().expect("again")), "two runs differ");
+    assert_close(&twice(f), &want.expect("f64"), bound);
 }
 
 fn params(stride: [usize; 3], padding: [usize; 3]) -> conv::Params {

@@ -1,6 +1,6 @@
 //! Window attention against the CPU's f64.
 
-use super::{assert_close, device, exact, random, unit};
+use super::{assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::window_attention::{Grads, Output, Params, backward, forward};
 
@@ -64,9 +64,8 @@ impl Inputs {
     }
 }
 
-fn bits((out, g): &(Output, Grads)) -> Vec<u64> {
-    let values = [&out.y, &out.lse, &g.dqkv, &g.dpad, &g.dtable].map(|t| t.to_f64_vec().expect("values"));
-    values.concat().iter().map(|v| v.to_bits()).collect()
+fn all((out, g): &(Output, Grads)) -> [&Tensor; 5] {
+    [&out.y, &out.lse, &g.dqkv, &g.dpad, &g.dtable]
 }
 
 /// In f32: sums of up to some hundred roundings, most of which cancel, and weights within a few units (scores of up to 8 in base 2,
@@ -85,7 +84,7 @@ fn outputs_and_gradients_agree_with_f64() {
             let (want, want_g) = inputs.map(exact).run();
             let inputs = inputs.to(device);
             let got = inputs.run();
-            assert_eq!(bits(&got), bits(&inputs.run()), "two runs of {case:?} differ");
+            same_bits(&all(&got), &all(&inputs.run()));
             let (out, g) = got;
             let sums = 32.0 * unit(DType::F32);
             let rounded = |times: f64| sums + if dtype == DType::BF16 { times * unit(dtype) } else { 0.0 };

@@ -16,7 +16,8 @@
 
 pub(crate) mod cpu;
 
-use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only, sum_dtype};
+use crate::check::sum_dtype;
+use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The products on a CUDA device: arguments, tiles and splits for the kernels of `gemm.cu`.
 
-use super::{Geometry, sum_dtype};
-use crate::check::expect_device;
+use super::Geometry;
+use crate::check::{expect_device, sum_dtype};
 use crate::cuda::{strided, suffix};
 use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};

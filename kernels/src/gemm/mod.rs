@@ -13,6 +13,7 @@ mod tile;
 
 pub use map::{Geometry, MAX_STEP, Map};
 
+use crate::check::sum_dtype;
 use engine::{DType, Device, Element, Error, Result, Tensor};
 use pack::Weight;
 
@@ -76,11 +77,6 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
 pub fn shape_only(products: usize, dtype: DType, dims: &[usize]) -> Result<Tensor> {
     engine::meta::count(2 * products);
     Tensor::empty(dims, dtype, Device::Meta)
-}
-
-/// What sums of many values are kept in, which is the dtype of biases and of weight gradients: f32 for bf16, else the same.
-pub fn sum_dtype(dtype: DType) -> DType {
-    if dtype == DType::BF16 { DType::F32 } else { dtype }
 }
 
 /// Errors unless a bias is `[channels]`, of the dtype that goes with operands of `dtype`.

@@ -12,7 +12,8 @@
 mod cpu;
 mod cuda;
 
-use crate::gemm::{check_bias, same_dtype, shape_only, sum_dtype};
+use crate::check::sum_dtype;
+use crate::gemm::{check_bias, same_dtype, shape_only};
 use engine::{Device, Error, Result, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.

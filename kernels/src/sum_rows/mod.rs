@@ -7,7 +7,7 @@
 mod cpu;
 mod cuda;
 
-use crate::gemm::sum_dtype;
+use crate::check::sum_dtype;
 use engine::{Device, Error, Result, Tensor};
 
 /// `[.., C]` -> `[C]`.

@@ -35,6 +35,7 @@ mod meta;
 #[cfg(test)]
 mod tests;
 
+use crate::check::sum_dtype;
 use engine::{DType, Device, Error, Result, Tensor};
 use grid::Grid;
 
@@ -163,7 +164,7 @@ impl Problem {
 
 /// The dtype of what belongs to no single token, or decides about many: pad, table, lse, and the gradients of pad and table.
 fn sums(qkv: &Tensor) -> DType {
-    if qkv.dtype() == DType::BF16 { DType::F32 } else { qkv.dtype() }
+    sum_dtype(qkv.dtype())
 }
 
 fn expect(name: &str, t: &Tensor, dims: &[usize], dtype: DType, qkv: &Tensor) -> Result<()> {
