@@ -115,8 +115,12 @@ impl<'a> Tape<'a> {
     }
 
     /// Runs `f` without saving anything inside it; backward runs it again. Trades one more forward of the block for the
-    /// memory of its activations. `f` must give the same result both times.
+    /// memory of its activations. `f` must give the same result both times. Where sides are recorded or followed, everything is
+    /// saved: they are of one forward.
     pub fn checkpoint(&self, inputs: &[&Var], f: impl Fn(&Tape<'_>, &[Var]) -> Result<Var> + 'a) -> Result<Var> {
+        if self.sides.is_some() {
+            return f(self, &inputs.iter().map(|&v| v.clone()).collect::<Vec<_>>());
+        }
         let values: Vec<Tensor> = inputs.iter().map(|v| v.value.clone()).collect();
         let inner = Tape::inference(self.store);
         let constants: Vec<Var> = values.iter().map(|v| inner.constant(v.clone())).collect();

@@ -3,6 +3,7 @@ use autograd::{ParamId, Result, Tape, Var, ops};
 use kernels::{conv_transpose3d, conv3d};
 
 /// A cubic convolution.
+#[derive(Clone, Copy)]
 pub struct Conv3d {
     weight: ParamId,
     bias: Option<ParamId>,

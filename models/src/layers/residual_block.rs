@@ -24,12 +24,13 @@ impl ResidualBlock {
     pub fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let y = ops::instance_norm(tape, &self.conv1.forward(tape, x)?, None, NORM_ACT)?;
         let y = self.conv2.forward(tape, &y)?;
-        match &self.conv3 {
+        match self.conv3 {
             None => ops::instance_norm(tape, &y, Some(x), NORM_ACT),
-            Some(conv3) => {
-                let r = ops::instance_norm(tape, &conv3.forward(tape, x)?, None, NORM)?;
-                ops::instance_norm(tape, &y, Some(&r), NORM_ACT)
-            }
+            // Two tensors of the output's size less to keep, at full resolution the largest of all, for a few passes over them.
+            Some(conv3) => tape.checkpoint(&[&y, x], move |tape, inputs| {
+                let r = ops::instance_norm(tape, &conv3.forward(tape, &inputs[1])?, None, NORM)?;
+                ops::instance_norm(tape, &inputs[0], Some(&r), NORM_ACT)
+            }),
         }
     }
 }
