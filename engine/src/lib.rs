@@ -1,9 +1,10 @@
 //! Tensors, dtypes, shapes, errors, devices, memory and random numbers. Knows no operation.
 //!
 //! Everything above works on [`Tensor`]: contiguous, row-major storage (activations are `[N, D, H, W, C]`) with a runtime
-//! [`DType`]. Memory comes from one [`memory`] pool that recycles buffers by size and keeps a high-water mark;
-//! that of a GPU from a pool of the same kind in [`cuda`].
+//! [`DType`]. Memory comes from one arena in [`memory`], which recycles it and keeps a high-water mark; that of a GPU from a pool
+//! in [`cuda`].
 
+mod arena;
 pub mod cuda;
 pub mod device;
 pub mod dtype;

@@ -1,47 +1,45 @@
-//! One pool of recycled host buffers.
+//! The host's memory for tensors: buffers in an [`Arena`], so that the steady-state training step takes nothing from the system.
 //!
-//! Sizes are rounded up to one of eight steps per power of two, so that a buffer serves the next tensor of about its size and
-//! the steady-state training step allocates nothing. Buffers are 64-byte aligned and always initialised.
+//! Segments are anonymous mappings, in large pages where the system has them: only what was touched takes room, all of it is
+//! initialised, and [`flush`] gives back what is free. Buffers are 64-byte aligned.
 //!
-//! [`check`] mode is for tests: fresh buffers are filled with NaN bytes, so that a kernel that leaves an element unwritten
-//! shows, and a guard behind each buffer is compared when it is freed, so that a write past the end shows.
+//! [`check`] mode is for tests: buffers are filled with NaN bytes, so that a kernel that leaves an element unwritten shows, and a
+//! guard behind each buffer is compared when it is freed, so that a write past the end shows.
 
+pub use crate::arena::Usage;
+
+use crate::arena::{Arena, Place};
 use crate::{Error, Result};
-use bytemuck::{Pod, Zeroable};
+use memmap2::{Advice, MmapMut, MmapRaw, UncheckedAdvice};
 use std::collections::HashMap;
+use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
-/// The unit of allocation: a cache line, which also gives the alignment.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Line([u8; LINE]);
-
-pub(crate) const LINE: usize = 64;
+pub(crate) use crate::arena::LINE;
 pub(crate) const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
 pub(crate) const GUARD: u8 = 0xa5;
+/// Bytes that are a whole number of pages on every system.
+const PAGES: usize = 64 << 10;
 
-static POOL: LazyLock<Mutex<Pool<Vec<Line>>>> = LazyLock::new(Default::default);
+static HOST: LazyLock<Mutex<Host>> = LazyLock::new(Default::default);
 static CHECK: AtomicBool = AtomicBool::new(false);
 
-/// Bytes of memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// What tensors hold now, and the most they have held since [`reset_peak`].
-    pub live: usize,
-    pub peak: usize,
-    /// What was taken from the system and not given back: live, or waiting for the next tensor of its size.
-    pub held: usize,
+#[derive(Default)]
+struct Host {
+    arena: Arena,
+    segments: Vec<MmapRaw>,
 }
 
 /// Of the host.
 pub fn usage() -> Usage {
-    lock().usage
+    lock().arena.usage
 }
 
 /// Starts a new high-water mark from what is live now.
 pub fn reset_peak() {
-    let usage = &mut lock().usage;
+    let usage = &mut lock().arena.usage;
     usage.peak = usage.live;
 }
 
@@ -55,15 +53,56 @@ pub(crate) fn checking() -> bool {
     CHECK.load(Relaxed)
 }
 
-/// Gives all recycled buffers of the host back to the operating system.
+/// Gives all free memory of the host's arena back to the operating system.
 pub fn flush() {
-    let recycled = lock().drain();
-    drop(recycled);
+    lock().flush();
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Pool<Vec<Line>>> {
-    // A panic while the lock is held leaves a valid pool behind, so poisoning carries no information.
-    POOL.lock().unwrap_or_else(|e| e.into_inner())
+fn lock() -> MutexGuard<'static, Host> {
+    // A panic while the lock is held leaves a valid arena behind, so poisoning carries no information.
+    HOST.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Host {
+    fn take(&mut self, op: &'static str, lines: usize) -> Result<(Place, NonNull<u8>)> {
+        let place = self.arena.take(lines).or_else(|| {
+            self.grow(self.arena.growth(lines)).or_else(|| self.grow(lines))?;
+            self.arena.take(lines)
+        });
+        let found = place.and_then(|place| {
+            let base = NonNull::new(self.segments.get(place.segment)?.as_mut_ptr())?;
+            // SAFETY: the place lies inside its segment.
+            Some((place, unsafe { base.add(place.start * LINE) }))
+        });
+        found.ok_or(Error::OutOfMemory { op, bytes: lines * LINE, live: self.arena.usage.live })
+    }
+
+    /// A segment of so many lines; None when the system has no room for it.
+    fn grow(&mut self, lines: usize) -> Option<()> {
+        let map = MmapRaw::from(MmapMut::map_anon(lines.checked_mul(LINE)?).ok()?);
+        // Without large pages everything works as well, if a little slower.
+        map.advise(Advice::HugePage).ok();
+        self.segments.push(map);
+        self.arena.grow(lines);
+        Some(())
+    }
+
+    fn flush(&mut self) {
+        for (segment, lines) in self.arena.flush() {
+            let pages = whole_pages(lines);
+            // SAFETY: nobody holds these lines, and whoever takes them next finds zeros. Where the system refuses, they stay.
+            unsafe {
+                let advice = UncheckedAdvice::DontNeed;
+                self.segments[segment].unchecked_advise_range(advice, pages.start, pages.len()).ok();
+            }
+        }
+    }
+}
+
+/// The bytes of the pages that lie in these lines as a whole.
+fn whole_pages(lines: Range<usize>) -> Range<usize> {
+    let start = (lines.start * LINE).next_multiple_of(PAGES);
+    start..(lines.end * LINE / PAGES * PAGES).max(start)
 }
 
 /// Buffers that wait to be used again, by their lines, and the account of all buffers. `B` is the memory itself, or nothing
@@ -116,26 +155,28 @@ pub(crate) fn bucket(bytes: usize) -> usize {
     lines.next_multiple_of(step)
 }
 
-/// A buffer that returns to the pool when dropped.
+/// A piece of the host's memory, returned when dropped.
 pub(crate) struct Buffer {
-    lines: Vec<Line>,
+    place: Place,
+    start: NonNull<u8>,
     bytes: usize,
     guarded: bool,
 }
+
+// SAFETY: the buffer is the only one to hold its memory, as a Vec is.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// Takes `bytes` bytes whose contents are arbitrary but initialised.
     pub(crate) fn take(op: &'static str, bytes: usize) -> Result<Buffer> {
         let guarded = checking();
-        let lines = bucket(bytes + if guarded { LINE } else { 0 });
-        let recycled = lock().take(lines);
-        let data = match recycled {
-            Some(data) => data,
-            None => allocate(op, lines)?,
-        };
-        let mut buffer = Buffer { lines: data, bytes, guarded };
+        let lines = lines(bytes + if guarded { LINE } else { 0 });
+        let (place, start) = lock().take(op, lines)?;
+        let mut buffer = Buffer { place, start, bytes, guarded };
         if guarded {
-            let raw: &mut [u8] = bytemuck::cast_slice_mut(&mut buffer.lines);
+            let raw = buffer.all_mut();
             raw[..bytes].fill(POISON);
             raw[bytes..].fill(GUARD);
         }
@@ -143,42 +184,38 @@ impl Buffer {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.bytes]
+        &self.all()[..self.bytes]
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.bytes]
+        let bytes = self.bytes;
+        &mut self.all_mut()[..bytes]
     }
+
+    fn all(&self) -> &[u8] {
+        // SAFETY: the place's lines are mapped and initialised, segments stay mapped for good, and only this buffer holds them.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.place.lines * LINE) }
+    }
+
+    fn all_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.place.lines * LINE) }
+    }
+}
+
+/// Lines for a buffer: at least one, so that each has an address of its own.
+pub(crate) fn lines(bytes: usize) -> usize {
+    bytes.div_ceil(LINE).max(1)
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        let overrun = self.guarded && bytemuck::cast_slice(&lines)[self.bytes..].iter().any(|&b: &u8| b != GUARD);
-        lock().give(lines.len(), lines);
+        let overrun = self.guarded && self.all()[self.bytes..].iter().any(|&b| b != GUARD);
+        lock().arena.give(self.place);
         if overrun && !std::thread::panicking() {
             panic!("a kernel wrote past the end of a buffer of {} bytes", self.bytes);
         }
     }
-}
-
-/// Fresh zeroed memory; when there is none, gives recycled buffers back and tries once more.
-fn allocate(op: &'static str, lines: usize) -> Result<Vec<Line>> {
-    let fresh = || {
-        let mut v = Vec::new();
-        v.try_reserve_exact(lines).ok()?;
-        v.resize(lines, Line::zeroed());
-        Some(v)
-    };
-    if let Some(v) = fresh() {
-        return Ok(v);
-    }
-    flush();
-    fresh().ok_or_else(|| {
-        let mut pool = lock();
-        pool.cancel(lines);
-        Error::OutOfMemory { op, bytes: lines * LINE, live: pool.usage.live }
-    })
 }
 
 #[cfg(test)]
@@ -200,7 +237,7 @@ mod tests {
         let mut overrun = Buffer::take("test", 100).expect("100 bytes");
         check(false);
         assert!(buffer.bytes().iter().all(|&b| b == POISON));
-        overrun.lines[1].0[40] = 0; // byte 104
+        overrun.all_mut()[104] = 0;
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(overrun))).is_err());
     }
 }

@@ -1,10 +1,11 @@
 //! The account of the shape-only device: what a computation on [`crate::Device::Meta`] would take.
 //!
-//! Its tensors have shapes and no values. Each is entered in the account of the thread that made it as its buffer would be in
-//! the host's pool, rounded up and recycled alike, so that the account's marks are those of the same computation on the CPU.
+//! Its tensors have shapes and no values. Each has a place in the account of the thread that made it, as its buffer would have in
+//! the host's arena, so that the account's marks are those of the same computation on the CPU.
 //! Kernels add the floating-point operations that they would do.
 
-use crate::memory::{Pool, Usage, bucket};
+use crate::arena::{Arena, Place, Usage};
+use crate::memory::lines;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,7 +15,7 @@ pub struct Account(Arc<Mutex<Book>>);
 
 #[derive(Debug, Default)]
 struct Book {
-    pool: Pool<()>,
+    arena: Arena,
     flops: u64,
 }
 
@@ -36,7 +37,7 @@ pub fn count(flops: usize) {
 
 impl Account {
     pub fn usage(&self) -> Usage {
-        self.book().pool.usage
+        self.book().arena.usage
     }
 
     pub fn flops(&self) -> u64 {
@@ -53,20 +54,22 @@ impl Account {
 #[derive(Debug)]
 pub(crate) struct Entry {
     account: Account,
-    lines: usize,
+    place: Option<Place>,
 }
 
 impl Entry {
     pub(crate) fn new(bytes: usize) -> Entry {
-        let (account, lines) = (CURRENT.with_borrow(Account::clone), bucket(bytes));
-        account.book().pool.take(lines);
-        Entry { account, lines }
+        let account = CURRENT.with_borrow(Account::clone);
+        let place = account.book().arena.take_or_grow(lines(bytes));
+        Entry { account, place }
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.account.book().pool.give(self.lines, ());
+        if let Some(place) = self.place {
+            self.account.book().arena.give(place);
+        }
     }
 }
 
