@@ -123,7 +123,7 @@ pub struct Options {
     /// Threads that read and cut volumes; results do not depend on it [default: 2]
     #[arg(long, value_name = "N")]
     loader_threads: Option<usize>,
-    /// Folder of processed volumes, which is read where it has a volume and written where it has not
+    /// Folder (or s3://BUCKET/FOLDER) of processed volumes, which is read where it has a volume and written where it has not
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Bits that a voxel has there, 8 or 16: intensities come back within half of 1/255, or of 1/65535, of the window [default: 16]

@@ -20,8 +20,8 @@ const ZSTD_LEVEL: i32 = 9;
 /// In zstd's own frames: Zarr's checksum codec does not look when a part of a chunk is wanted.
 const CHECKSUM: bool = true;
 /// The two files of an array, relative to its folder.
-const DESCRIPTION: &str = "zarr.json";
-const SHARD: &str = "c/0/0/0";
+pub(super) const DESCRIPTION: &str = "zarr.json";
+pub(super) const SHARD: &str = "c/0/0/0";
 
 /// Why an entry cannot be written or read, in a few words.
 pub(super) type Problem = String;
@@ -34,8 +34,14 @@ pub struct Entry {
     affine: Affine,
 }
 
-/// Writes `volume` into the empty folder `at`. `about` goes into the array's attributes.
-pub(super) fn write(at: &Path, volume: &Volume, bits: Bits, about: &Map<String, Value>) -> Result<(), Problem> {
+/// What the two files of an entry hold.
+pub(super) struct Blobs {
+    pub description: Vec<u8>,
+    pub shard: Vec<u8>,
+}
+
+/// The entry of `volume`. `about` goes into the array's attributes.
+pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) -> Result<Blobs, Problem> {
     let store = Arc::new(MemoryStore::new());
     let shape = volume.dims.map(|n| n as u64);
     let shard = shape.map(|n| n.next_multiple_of(CHUNK));
@@ -66,25 +72,16 @@ pub(super) fn write(at: &Path, volume: &Volume, bits: Bits, about: &Map<String, 
         }
     }
     .map_err(text)?;
-    std::fs::create_dir_all(at.join(SHARD).parent().unwrap_or(at)).map_err(text)?;
-    for name in [DESCRIPTION, SHARD] {
+    let blob = |name| -> Result<Vec<u8>, Problem> {
         let bytes = store.get(&StoreKey::new(name).map_err(text)?).map_err(text)?;
         // a volume of nothing but zeros has no shard
-        std::fs::write(at.join(name), bytes.unwrap_or_default()).map_err(text)?;
-    }
-    Ok(())
+        Ok(bytes.unwrap_or_default().into())
+    };
+    Ok(Blobs { description: blob(DESCRIPTION)?, shard: blob(SHARD)? })
 }
 
 impl Entry {
-    /// Opens the array in folder `at`; `None` where there is none.
-    pub(super) fn open(at: &Path) -> Option<Result<Entry, Problem>> {
-        if !at.join(DESCRIPTION).exists() {
-            return None;
-        }
-        Some(Files::open(at).map_err(text).and_then(Entry::of))
-    }
-
-    fn of(files: Files) -> Result<Entry, Problem> {
+    pub(super) fn of(files: Files) -> Result<Entry, Problem> {
         let array = Array::open(Arc::new(files), "/").map_err(text)?;
         let attributes = array.attributes();
         let affine = attributes.get("affine").and_then(|a| serde_json::from_value(a.clone()).ok());
@@ -140,18 +137,31 @@ fn text(error: impl std::fmt::Display) -> Problem {
     error.to_string()
 }
 
-/// The files of one array, held open. Zarr takes a missing file for zeros; here it is an error.
-struct Files {
+/// The files of one array, open for reading. Zarr takes a missing file for zeros; here it is an error.
+pub(super) struct Files {
     description: Vec<u8>,
-    shard: Mutex<File>,
+    shard: Mutex<Box<dyn Shard>>,
     length: u64,
 }
 
+trait Shard: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Shard for T {}
+
 impl Files {
-    fn open(at: &Path) -> std::io::Result<Files> {
-        let shard = File::open(at.join(SHARD))?;
-        let length = shard.metadata()?.len();
-        Ok(Files { description: std::fs::read(at.join(DESCRIPTION))?, shard: Mutex::new(shard), length })
+    /// Those of the array in folder `at`; `None` where there is none.
+    pub(super) fn open(at: &Path) -> Option<Result<Files, Problem>> {
+        let open = || {
+            let shard = File::open(at.join(SHARD))?;
+            let length = shard.metadata()?.len();
+            Ok(Files { description: std::fs::read(at.join(DESCRIPTION))?, shard: Mutex::new(Box::new(shard)), length })
+        };
+        at.join(DESCRIPTION).exists().then(|| open().map_err(|e: std::io::Error| text(e)))
+    }
+
+    #[cfg(feature = "object-store")]
+    pub(super) fn of(entry: Blobs) -> Files {
+        let (length, shard) = (entry.shard.len() as u64, std::io::Cursor::new(entry.shard));
+        Files { description: entry.description, shard: Mutex::new(Box::new(shard)), length }
     }
 
     fn of_shard(&self, range: ByteRange) -> Result<Bytes, StorageError> {

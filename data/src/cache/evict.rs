@@ -86,7 +86,7 @@ pub(super) fn mark_used(entry: &Path) {
 
 /// Takes an entry away at once under its name, then its files. Who reads it goes on reading.
 pub(super) fn remove(entry: &Path) {
-    let aside = super::temporary(entry);
+    let aside = super::folder::temporary(entry);
     if std::fs::rename(entry, &aside).is_ok() {
         // best effort: the next to open the cache removes what stays
         let _ = std::fs::remove_dir_all(&aside);

@@ -1,6 +1,7 @@
 //! What names an entry: the content of the volume's files, and everything that was done to it.
 
 use super::Bits;
+use super::store::Store;
 use crate::dataset::Region;
 use crate::error::{Error, Result};
 use crate::nifti;
@@ -25,20 +26,18 @@ pub(super) fn of(content: u128, region: Region, sampling: &Sampling, bits: Bits)
     hex(xxh3_128(format!("{} {settings}", hex(content)).as_bytes()))
 }
 
-/// Hash of the files of a volume, remembered in the folder `names` under their paths, sizes and times, so that a file is read
-/// for it once.
-pub(super) fn content(path: &Path, names: &Path) -> Result<u128> {
+/// Hash of the files of a volume, remembered in `store` under their paths, sizes and times, so that a file is read for it once.
+pub(super) fn content(path: &Path, store: &dyn Store) -> Result<u128> {
     let files = nifti::files(path);
-    let place = names.join(hex(xxh3_128(&identity(&files)?)));
-    let known = std::fs::read_to_string(&place).ok().and_then(|text| u128::from_str_radix(&text, 16).ok());
+    let name = hex(xxh3_128(&identity(&files)?));
+    let known = store.recall(&name).and_then(|text| u128::from_str_radix(&text, 16).ok());
     if let Some(content) = known {
         return Ok(content);
     }
     let mut hasher = Xxh3::new();
     files.iter().try_for_each(|file| hash(file, &mut hasher))?;
     let content = hasher.digest128();
-    // without it the file is only hashed again
-    let _ = super::write_whole(&place, hex(content).as_bytes());
+    store.remember(&name, &hex(content));
     Ok(content)
 }
 

@@ -1,3 +1,4 @@
+use super::folder::temporary;
 use super::*;
 use crate::affine::IDENTITY;
 use crate::dataset::Region;
@@ -143,7 +144,7 @@ fn what_a_killed_writer_left_is_no_entry_and_goes_after_an_hour() {
     let at = folder.path().join("cache");
     let source = &sources(folder.path(), 1, Region::Abdomen)[0];
     let cache = open(&at, Bits::Sixteen);
-    let (old, new) = (temporary(&cache.place("old")), temporary(&cache.place("new")));
+    let (old, new) = (temporary(&at.join("old.zarr")), temporary(&at.join("new.zarr")));
     for left in [&old, &new] {
         std::fs::create_dir(left).unwrap();
         std::fs::write(left.join("zarr.json"), "{").unwrap();
@@ -161,7 +162,7 @@ fn the_least_recently_used_make_way_and_readers_go_on() {
     let sources = sources(folder.path(), 4, Region::Abdomen);
     let bytes = open(&at, Bits::Sixteen).prepare(&sources[0], &TINY).unwrap().1;
     let cache = Cache::open(&at, Bits::Sixteen, Some(bytes * 7 / 2)).unwrap();
-    let places: Vec<PathBuf> = sources.iter().map(|s| cache.place(&cache.key(s, &TINY).unwrap())).collect();
+    let places: Vec<PathBuf> = sources.iter().map(|s| at.join(cache.key(s, &TINY).unwrap() + ".zarr")).collect();
     for (i, source) in sources[..3].iter().enumerate() {
         cache.prepare(source, &TINY).unwrap();
         let then = SystemTime::now() - Duration::from_secs(1000 - i as u64);
@@ -255,4 +256,46 @@ fn shards_are_disjoint_and_complete() {
         assert_eq!(together, want);
     }
     assert!(["0/2", "3/2", "1", "a/b", "1/0", ""].iter().all(|text| text.parse::<Shard>().is_err()));
+}
+
+#[cfg(feature = "object-store")]
+#[test]
+fn a_bucket_is_a_cache_as_a_folder_is() {
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt, path::Path as Key};
+    let objects = Arc::new(InMemory::new());
+    let bucket = || {
+        let store: Box<dyn ObjectStore> = Box::new(objects.clone());
+        let store = Box::new(bucket::Bucket::new(store, Key::from("caches/first")).unwrap());
+        Cache { place: "s3://bucket/caches/first".into(), store, bits: Bits::Sixteen, problems: Mutex::default() }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources(folder.path(), 3, Region::Abdomen);
+    let want = batches(&sources, Some(open(&folder.path().join("cache"), Bits::Sixteen)), 1);
+    assert!(want == batches(&sources, Some(bucket()), 2)); // cold
+    assert!(want == batches(&sources, Some(bucket()), 1)); // warm
+    let cache = bucket();
+    let (found, bytes, _) = cache.prepare(&sources[0], &TINY).unwrap();
+    assert_eq!((found, bytes), (Prepared::Found, cache.store.size(&cache.key(&sources[0], &TINY).unwrap())));
+    let key = Key::from(format!("caches/first/{}.zarr", cache.key(&sources[0], &TINY).unwrap()));
+    // a writer that was killed before it came to the description
+    runtime.block_on(objects.delete(&key.clone().join("zarr.json"))).unwrap();
+    assert_eq!(cache.prepare(&sources[0], &TINY).unwrap().0, Prepared::Written);
+    runtime.block_on(objects.put(&key.join("c").join("0").join("0").join("0"), "of no use".into())).unwrap();
+    assert_eq!(cache.prepare(&sources[0], &TINY).unwrap().0, Prepared::Mended);
+    assert_eq!((cache.take_problems().len(), cache.prepare(&sources[0], &TINY).unwrap().0), (1, Prepared::Found));
+}
+
+#[test]
+fn places_that_are_no_cache_are_refused_with_a_remedy() {
+    let refusal = |place: &str, most| {
+        let opened = Cache::open(Path::new(place), Bits::Sixteen, most);
+        opened.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(refusal("s3://bucket/cache", Some(1)).contains("--cache-size"));
+    let built = cfg!(feature = "object-store");
+    let wrong = refusal(if built { "unknown://bucket" } else { "s3://bucket/cache" }, None);
+    assert!(wrong.contains(if built { "s3://BUCKET/FOLDER" } else { "--features object-store" }), "{wrong}");
+    assert!(!wrong.contains('\n'));
 }
