@@ -1,4 +1,4 @@
-//! One training step of the encoder (forward, backward, AdamW-amsgrad) on random crops of 64³: the work that
+//! One training step of the encoder (forward, backward, AdamW-amsgrad) on random crops: with crops of 64³ the work that
 //! `torch_step.py --volumes 1 --crops 0 --bases N` times in PyTorch, less its projector (0.01 % of the arithmetic).
 
 use crate::train::Size;
@@ -15,8 +15,8 @@ use training::plan::PROGRAM;
 
 /// Time training steps of the encoder on random crops.
 ///
-/// Prints the median and the fastest step, crops per second, GFLOP/s (of the convolutions and linear layers) and the largest
-/// memory.
+/// Prints the median and the fastest step, crops per second, GFLOP/s (of convolutions, linear layers and attention, as the kernels
+/// count them) and the largest memory.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long, value_enum, default_value = "B")]
@@ -24,9 +24,12 @@ pub struct Args {
     /// Any multiple of 12, in place of --size
     #[arg(long, value_name = "N")]
     feature_size: Option<usize>,
-    /// Crops of 64³ in a step
+    /// Crops in a step
     #[arg(long, value_name = "N", default_value_t = 2)]
     crops: usize,
+    /// Side of a crop in voxels, a multiple of 32 from 64 on
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    roi: usize,
     /// Timed steps, after one that is not
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
@@ -45,6 +48,7 @@ pub struct Args {
 struct Measured {
     feature_size: usize,
     crops: usize,
+    roi: usize,
     threads: usize,
     recompute: bool,
     /// Of a step: the median, and the fastest.
@@ -82,57 +86,57 @@ pub fn command(args: &Args) -> Result<bool> {
 fn measure(args: &Args) -> Result<Measured> {
     let device = args.device.resolve()?;
     let feature_size = args.feature_size.unwrap_or(args.size.feature_size());
-    let mut bench = Bench::new(feature_size, args.crops, args.recompute, device)?;
+    let planned = planned(feature_size, args)?;
+    let mut bench = Bench::new(feature_size, args, device)?;
     bench.step()?;
     let mut times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
     let usage = if device == Device::Cpu { memory::usage() } else { cuda::usage(device)? };
-    // Forward of B is 82.8 GFLOP a crop; convolutions and linears, nearly all of it, grow with the square of the width.
-    let gflop = 3.0 * 82.8 * (feature_size as f64 / 48.0).powi(2) * args.crops as f64;
     Ok(Measured {
         feature_size,
         crops: args.crops,
+        roi: args.roi,
         threads: rayon::current_num_threads(),
         recompute: args.recompute,
         seconds,
         fastest: times[0],
         crops_per_s: args.crops as f64 / seconds,
-        gflops: gflop / seconds,
+        gflops: planned.flops() as f64 / seconds / 1e9,
         peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
         peak_tensors_gb: usage.peak as f64 / 1e9,
-        planned_memory_gb: planned(feature_size, args)? as f64 / 1e9,
+        planned_memory_gb: (planned.usage().held as u64 + PROGRAM) as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
     })
 }
 
-/// Bytes of the same step's buffers on the meta device, and of the program.
-fn planned(feature_size: usize, args: &Args) -> Result<u64> {
+/// The same step on the meta device.
+fn planned(feature_size: usize, args: &Args) -> Result<meta::Account> {
     let account = meta::open();
-    Bench::new(feature_size, args.crops, args.recompute, Device::Meta)?.step()?;
-    Ok(account.usage().held as u64 + PROGRAM)
+    Bench::new(feature_size, args, Device::Meta)?.step()?;
+    Ok(account)
 }
 
 struct Bench {
     network: SwinUnetr,
     params: ParamStore,
     optimizer: AdamW,
-    /// `[crops, 64, 64, 64, 1]`
+    /// `[crops, roi, roi, roi, 1]`
     x: Tensor,
     recompute: bool,
 }
 
 impl Bench {
-    fn new(feature_size: usize, crops: usize, recompute: bool, device: Device) -> Result<Bench> {
+    fn new(feature_size: usize, args: &Args, device: Device) -> Result<Bench> {
         let mut builder = ParamStoreBuilder::default();
         let config =
             SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
         let network = SwinUnetr::new(&mut builder, "", config)?;
         let params = builder.build(DType::F32, device, 0)?;
         let optimizer = AdamW::new(&params, AdamWConfig::default())?;
-        let mut x = Tensor::empty(&[crops, 64, 64, 64, 1], DType::F32, device)?;
+        let mut x = Tensor::empty(&[args.crops, args.roi, args.roi, args.roi, 1], DType::F32, device)?;
         x.fill_with(0..x.numel(), |i| random::uniform(1, i as u64))?;
-        Ok(Bench { network, params, optimizer, x, recompute })
+        Ok(Bench { network, params, optimizer, x, recompute: args.recompute })
     }
 
     /// Seconds of one step.
