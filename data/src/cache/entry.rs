@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use xxhash_rust::xxh3::xxh3_128;
 use zarrs::array::codec::ZstdCodec;
 use zarrs::array::{Array, ArrayBuilder, ArraySubset, CodecOptions, FillValue, data_type};
 use zarrs::storage::byte_range::{ByteRange, ByteRangeIterator};
@@ -40,25 +41,41 @@ pub(super) struct Blobs {
     pub shard: Vec<u8>,
 }
 
-/// The entry of `volume`. `about` goes into the array's attributes.
-pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) -> Result<Blobs, Problem> {
-    let store = Arc::new(MemoryStore::new());
-    let shape = volume.dims.map(|n| n as u64);
+/// An array for volumes of these dims, and nothing in it yet.
+fn array<S: ?Sized>(
+    store: Arc<S>,
+    dims: [usize; 3],
+    bits: Bits,
+    attributes: Map<String, Value>,
+) -> Result<Array<S>, Problem> {
+    let shape = dims.map(|n| n as u64);
     let shard = shape.map(|n| n.next_multiple_of(CHUNK));
     let (kind, fill) = match bits {
         Bits::Eight => (data_type::uint8(), FillValue::from(0u8)),
         Bits::Sixteen => (data_type::uint16(), FillValue::from(0u16)),
     };
-    let mut attributes = about.clone();
-    attributes.insert("affine".into(), json!(volume.affine));
-    attributes.insert("intensity_of_one".into(), json!(bits.most()));
-    let array = ArrayBuilder::new(shape.to_vec(), shard.to_vec(), kind, fill)
+    ArrayBuilder::new(shape.to_vec(), shard.to_vec(), kind, fill)
         .subchunk_shape(vec![CHUNK; 3])
         .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, CHECKSUM))])
         .dimension_names(["x", "y", "z"].into())
         .attributes(attributes)
-        .build(store.clone(), "/")
-        .map_err(text)?;
+        .build(store, "/")
+        .map_err(text)
+}
+
+/// Of what the chunks' own checksums do not cover.
+fn checksum(dims: [usize; 3], affine: &Affine) -> String {
+    format!("{:032x}", xxh3_128(format!("{dims:?} {affine:?}").as_bytes()))
+}
+
+/// The entry of `volume`. `about` goes into the array's attributes.
+pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) -> Result<Blobs, Problem> {
+    let store = Arc::new(MemoryStore::new());
+    let mut attributes = about.clone();
+    attributes.insert("affine".into(), json!(volume.affine));
+    attributes.insert("intensity_of_one".into(), json!(bits.most()));
+    attributes.insert("checksum".into(), json!(checksum(volume.dims, &volume.affine)));
+    let array = array(store.clone(), volume.dims, bits, attributes)?;
     array.store_metadata().map_err(text)?;
     let (all, options) = (array.subset_all(), one_thread());
     match bits {
@@ -81,18 +98,25 @@ pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) ->
 }
 
 impl Entry {
+    /// Errors: a description that is not word for word what [`encode`] writes for a volume.
     pub(super) fn of(files: Files) -> Result<Entry, Problem> {
-        let array = Array::open(Arc::new(files), "/").map_err(text)?;
-        let attributes = array.attributes();
-        let affine = attributes.get("affine").and_then(|a| serde_json::from_value(a.clone()).ok());
+        let found = Array::open(Arc::new(files), "/").map_err(text)?;
+        let attributes = found.attributes();
         let bits = match attributes.get("intensity_of_one").and_then(Value::as_f64) {
             Some(255.0) => Bits::Eight,
             Some(65535.0) => Bits::Sixteen,
             _ => return Err("its levels are unknown".into()),
         };
-        let dims: Vec<usize> = array.shape().iter().map(|&n| n as usize).collect();
+        let dims: Vec<usize> = found.shape().iter().map(|&n| n as usize).collect();
         let dims = dims.try_into().map_err(|_| "it is no array of three axes")?;
-        Ok(Entry { bits, dims, affine: affine.ok_or("it has no affine")?, array })
+        let affine = attributes.get("affine").and_then(|a| serde_json::from_value(a.clone()).ok());
+        let affine = affine.ok_or("it has no affine")?;
+        let noted = attributes.get("checksum").and_then(Value::as_str);
+        let ours = array(Arc::new(MemoryStore::new()), dims, bits, attributes.clone())?;
+        if noted != Some(&checksum(dims, &affine)) || found.metadata() != ours.metadata() {
+            return Err("its description was changed".into());
+        }
+        Ok(Entry { bits, dims, affine, array: found })
     }
 
     /// The box of `size` voxels at `corner`, 0 outside the volume. Only the chunks that it touches are read.

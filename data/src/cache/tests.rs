@@ -117,6 +117,34 @@ fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
     assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
 }
 
+/// Names of files may change; anything else makes the entry a damaged one, or changes nothing.
+#[test]
+fn no_changed_byte_of_a_description_gives_another_volume() {
+    let volume = Volume { data: vec![0.5; 3 * 5 * 7], dims: [3, 5, 7], affine: IDENTITY };
+    let entry = entry::encode(&volume, Bits::Eight, &Map::new()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("c/0/0")).unwrap();
+    std::fs::write(folder.path().join(entry::SHARD), &entry.shard).unwrap();
+    let read = |description: &[u8]| {
+        std::fs::write(folder.path().join(entry::DESCRIPTION), description).unwrap();
+        let entry = Entry::of(entry::Files::open(folder.path()).unwrap()?)?;
+        entry.read([0; 3], entry.dims)
+    };
+    let want = read(&entry.description).unwrap();
+    assert_eq!(want.dims, volume.dims);
+    let mut refused = 0;
+    for (i, bit) in (0..entry.description.len()).zip([1u8, 2, 16].into_iter().cycle()) {
+        let mut changed = entry.description.clone();
+        changed[i] ^= bit;
+        match read(&changed) {
+            Ok(volume) => assert!(volume == want, "byte {i} ^ {bit}"),
+            Err(_) => refused += 1,
+        }
+    }
+    // The rest is blanks between words, most of the text.
+    assert!(refused > entry.description.len() / 4, "{refused} of {}", entry.description.len());
+}
+
 #[test]
 fn two_writers_leave_one_whole_entry() {
     let folder = tempfile::tempdir().unwrap();
