@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
 
     /// Rows of a warp, columns of a tile, and bytes of an element.
     fn tile(&self) -> (usize, usize, usize) {
-        if self.qkv.dtype() == DType::BF16 { (16, 64, 2) } else { (32 / (self.wide_head() / 16), 32, 4) }
+        if self.qkv.dtype().is_half() { (16, 64, 2) } else { (32 / (self.wide_head() / 16), 32, 4) }
     }
 
     /// With as many warps as fit. Errors when not even one does.
