@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Error, Result, Tensor};
 
-static IMAGE: Image = Image::new("window_attention", include_bytes!("../../images/window_attention.fatbin"));
+static IMAGE: Image = Image::new("window_attention", include_bytes!("../../images/window_attention.fatbin.zst"));
 
 /// Blocks that windows are dealt to, about: a few for each place on a large device.
 const BLOCKS: usize = 2048;
