@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
 pub(crate) use crate::arena::LINE;
-pub(crate) const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
+pub(crate) const POISON: u8 = 0xff; // as any float this is NaN
 pub(crate) const GUARD: u8 = 0xa5;
 /// Bytes that are a whole number of pages on every system.
 const PAGES: usize = 64 << 10;

@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{DTYPES, assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::adamw::{Params, State, update};
 
@@ -18,7 +18,7 @@ fn run(device: Device, dtype: DType, start: &Tensor, grads: &[Tensor]) -> [Tenso
 #[test]
 fn updates_agree_with_f64() {
     let Some(device) = device() else { return };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in DTYPES {
         for dims in [&[3, 5, 7][..], &[1], &[4099], &[0]] {
             let start = random(1, dims, DType::F32);
             // the second gradient is larger than the others, so that vmax and v part in the third step

@@ -1,8 +1,8 @@
 // One AdamW-amsgrad update of n elements, as mod.rs beside this file writes it down:
 //   m = β1 m + (1 - β1) g,  v = β2 v + (1 - β2) g²,  vmax = max(vmax, v),  x = keep x - step_size m / (√vmax / root + ε).
 //
-// x, m, v and vmax f32, updated in place; g f32 or bf16. The factors are the same for all elements and come rounded once from
-// f64. Threads walk in strides of the grid: any one-dimensional launch will do. Moves 36 bytes an element, 34 with bf16.
+// x, m, v and vmax f32, updated in place; g f32, bf16 or f16. The factors are the same for all elements and come rounded once
+// from f64. Threads walk in strides of the grid: any one-dimensional launch will do. Moves 36 bytes an element, 34 with 16 bits.
 #include "../../cuda/device.cuh"
 
 constexpr int THREADS = 256;
@@ -41,3 +41,4 @@ template <class T> DEVICE void update(const AdamwArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_update_f32(const AdamwArgs args) { update<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) adamw_update_bf16(const AdamwArgs args) { update<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) adamw_update_f16(const AdamwArgs args) { update<f16>(args); }
