@@ -53,6 +53,7 @@ impl Modules {
 }
 
 fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
+    gpu.outside_capture(&format!("loading the kernels of {}", image.name))?;
     let mut aligned = vec![0u64; image.fatbin.len().div_ceil(8)];
     bytemuck::cast_slice_mut(&mut aligned)[..image.fatbin.len()].copy_from_slice(image.fatbin);
     // SAFETY: the image is a fatbin, which carries its length, and is aligned as the driver's own.
