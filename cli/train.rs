@@ -142,6 +142,9 @@ pub struct Options {
     /// Recompute activations in backward: less memory, a third more arithmetic
     #[arg(long)]
     recompute: bool,
+    /// On a GPU, launch every step kernel by kernel, in place of repeating one that was captured; results do not depend on it
+    #[arg(long)]
+    no_graph: bool,
     /// Write a checkpoint every N steps, and at the end [default: 1000]
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
@@ -267,8 +270,8 @@ pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
 }
 
 /// Settings that may change on the way without changing a run's numbers.
-const FREE: [&str; 8] =
-    ["out", "loader_threads", "cache", "cache_size", "bad_share", "checkpoint_every", "keep", "device"];
+const FREE: [&str; 9] =
+    ["out", "loader_threads", "cache", "cache_size", "bad_share", "checkpoint_every", "keep", "device", "no_graph"];
 
 /// The settings and the state of the run in --out, or of the checkpoint `from`.
 fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
@@ -374,6 +377,7 @@ impl Options {
             bad_share: self.bad_share.or(file.bad_share),
             device: self.device.or(file.device),
             recompute: self.recompute || file.recompute,
+            no_graph: self.no_graph || file.no_graph,
             checkpoint_every: self.checkpoint_every.or(file.checkpoint_every),
             keep: self.keep.or(file.keep),
             out: self.out.or(file.out),
@@ -429,6 +433,7 @@ impl Options {
             bad_share: self.bad_share.unwrap_or(0.2),
             device: self.device.unwrap_or_default().resolve()?.to_string(),
             recompute: self.recompute,
+            no_graph: self.no_graph,
             checkpoint_every: self.checkpoint_every.unwrap_or(1000),
             keep: self.keep.unwrap_or(3),
             out: self.out.unwrap_or_else(|| free_folder(if demo { "demo" } else { "pretrain" })),

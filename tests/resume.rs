@@ -48,6 +48,7 @@ fn config(out: &Path) -> Config {
         bad_share: 0.2,
         device: "cpu".into(),
         recompute: false,
+        no_graph: false,
         checkpoint_every: 1,
         keep: 2,
         out: out.to_path_buf(),

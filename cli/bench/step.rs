@@ -4,7 +4,7 @@
 use crate::train::Size;
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result, machine};
-use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
+use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
 use engine::{DType, Device, Tensor, cuda, memory, meta, random};
 use kernels::patch_merging::Order;
 use models::{SwinUnetr, SwinUnetrConfig};
@@ -30,7 +30,7 @@ pub struct Args {
     /// Side of a crop in voxels, a multiple of 32 from 64 on
     #[arg(long, value_name = "N", default_value_t = 64)]
     roi: usize,
-    /// Timed steps, after one that is not
+    /// Timed steps, after one that is not, on a GPU two
     #[arg(long, value_name = "N", default_value_t = 5)]
     steps: usize,
     /// Where to compute: auto, cpu, cuda or cuda:N
@@ -39,6 +39,9 @@ pub struct Args {
     /// Recompute activations in backward, crop by crop
     #[arg(long)]
     recompute: bool,
+    /// On a GPU, launch every step kernel by kernel, in place of repeating one that was captured
+    #[arg(long)]
+    no_graph: bool,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -51,6 +54,8 @@ struct Measured {
     roi: usize,
     threads: usize,
     recompute: bool,
+    /// Whether the steps repeat a captured one.
+    graph: bool,
     /// Of a step: the median, and the fastest.
     seconds: f64,
     fastest: f64,
@@ -89,6 +94,9 @@ fn measure(args: &Args) -> Result<Measured> {
     let planned = planned(feature_size, args)?;
     let mut bench = Bench::new(feature_size, args, device)?;
     bench.step()?;
+    if let Device::Cuda(_) = device {
+        bench.step()?; // the first was launched kernel by kernel; this one is captured, and the others repeat it
+    }
     let mut times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
@@ -99,6 +107,7 @@ fn measure(args: &Args) -> Result<Measured> {
         roi: args.roi,
         threads: rayon::current_num_threads(),
         recompute: args.recompute,
+        graph: bench.repeats.is_captured(),
         seconds,
         fastest: times[0],
         crops_per_s: args.crops as f64 / seconds,
@@ -118,37 +127,54 @@ fn planned(feature_size: usize, args: &Args) -> Result<meta::Account> {
 }
 
 struct Bench {
-    network: SwinUnetr,
+    work: Work,
     params: ParamStore,
     optimizer: AdamW,
+    repeats: cuda::Repeats<(), Gradients>,
+}
+
+/// Forward and backward of the same crops.
+struct Work {
+    network: SwinUnetr,
     /// `[crops, roi, roi, roi, 1]`
     x: Tensor,
+    /// dL/d(embeddings), `[crops, 24f]`
+    cotangent: Tensor,
     recompute: bool,
 }
 
 impl Bench {
     fn new(feature_size: usize, args: &Args, device: Device) -> Result<Bench> {
+        let Args { crops, roi, recompute, no_graph, .. } = *args;
         let mut builder = ParamStoreBuilder::default();
         let config =
             SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
         let network = SwinUnetr::new(&mut builder, "", config)?;
         let params = builder.build(DType::F32, device, 0)?;
         let optimizer = AdamW::new(&params, AdamWConfig::default())?;
-        let mut x = Tensor::empty(&[args.crops, args.roi, args.roi, args.roi, 1], DType::F32, device)?;
+        let mut x = Tensor::empty(&[crops, roi, roi, roi, 1], DType::F32, device)?;
         x.fill_with(0..x.numel(), |i| random::uniform(1, i as u64))?;
-        Ok(Bench { network, params, optimizer, x, recompute: args.recompute })
+        let cotangent = Tensor::full(&[crops, 24 * feature_size], 1e-3, DType::F32, device)?;
+        let work = Work { network, x, cotangent, recompute };
+        Ok(Bench { work, params, optimizer, repeats: cuda::Repeats::new(device, !no_graph) })
     }
 
     /// Seconds of one step.
     fn step(&mut self) -> Result<f64> {
         let started = Instant::now();
-        let tape = Tape::new(&self.params);
-        let y = self.embed(&tape)?;
-        let cotangent = Tensor::full(y.dims(), 1e-3, DType::F32, self.params.device())?;
-        let grads = tape.backward(&y, cotangent)?;
-        self.optimizer.step(&mut self.params, &grads, 1e-4)?;
+        let Bench { work, params, optimizer, repeats } = self;
+        let grads = repeats.run(work.x.dims()[0], |_| Ok(()), |()| work.gradients(params))?;
+        optimizer.step(params, &grads, 1e-4)?;
         self.params.slab().rows_at(0, 1)?.item()?; // waits for the device
         Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+impl Work {
+    fn gradients(&self, params: &ParamStore) -> Result<Gradients> {
+        let tape = Tape::new(params);
+        let y = self.embed(&tape)?;
+        Ok(tape.backward(&y, self.cotangent.clone())?)
     }
 
     /// The embeddings of all crops, `[crops, 24f]`.

@@ -9,6 +9,7 @@ use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use models::state_dict::{self, LoadReport, StateDict};
 use models::swin_unetr::merging_order;
+use models::voco::Values;
 use models::weights::Format;
 use models::{Batch, Loss, SwinUnetr, SwinUnetrConfig, Teacher, Voco, VocoConfig};
 use serde::Deserialize;
@@ -181,7 +182,8 @@ fn voco_head(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) -> 
         Some(sides) => voco.step_on_sides(&batch, 0, sides)?,
         None => voco.step(&batch, 0)?,
     };
-    let mut computed = losses(&[step.intra, step.inter, step.reg])?;
+    let values = step.values()?;
+    let mut computed = losses(&[values.intra, values.inter, values.reg])?;
     gradients(&voco.params, &step.grads, &mut computed)?;
     for (name, t) in state_dict::export(&voco.teacher_params)? {
         computed.insert(format!("after.{name}"), t);
@@ -213,7 +215,8 @@ pub fn voco_trajectory(case: &Case, context: &Context) -> Result<Computed> {
     let mut curve = Vec::new();
     for step in 1..=steps {
         let done = voco.step(&batch, 0)?;
-        curve.extend([done.intra, done.inter, done.reg, done.intra + done.inter + done.reg]);
+        let Values { intra, inter, reg, .. } = done.values()?;
+        curve.extend([intra, inter, reg, intra + inter + reg]);
         let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
         let p = Params { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step };
         adamw::update(voco.params.slab_mut(), done.grads.slab(), state, p)?;

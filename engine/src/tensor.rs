@@ -95,6 +95,16 @@ impl Tensor {
         Ok(t)
     }
 
+    /// Overwrites all elements with host data. Errors when the dtype or the number of elements differs, and when another tensor
+    /// shares the storage.
+    pub fn overwrite<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        self.expect_dtype::<T>("overwrite")?;
+        if data.len() != self.numel() {
+            return Err(Error::shape("overwrite", format!("{} elements for shape {:?}", data.len(), self.shape)));
+        }
+        self.write(0, data)
+    }
+
     /// A scalar (rank 0).
     pub fn scalar<T: Element>(value: T) -> Result<Tensor> {
         Tensor::from_slice(&[value], &[])

@@ -1,13 +1,18 @@
 // The part of CUDA's driver API that vocoe and cudarc call, on top of the emulator. One device, sm_90. Everything is done
 // at once and in order; streams only matter to a capture. As on a GPU, nothing works any more after a failed launch.
+//
+// A capture has the driver's rules: what would wait for the device, take memory or read pageable memory while a stream records
+// fails and makes the capture worthless. Where the driver leaves open what it refuses, this one refuses.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "launch.h"
@@ -22,9 +27,16 @@ enum Result {
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
     INVALID_DEVICE = 101,
+    ILLEGAL_STATE = 401,
     NOT_FOUND = 500,
     LAUNCH_FAILED = 719,
+    NOT_SUPPORTED = 801,
+    CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
+    CAPTURE_ISOLATION = 905,
+    CAPTURE_IMPLICIT = 906,
+    CAPTURED_EVENT = 907,
+    CAPTURE_WRONG_THREAD = 908,
 };
 
 struct ErrorText {
@@ -36,9 +48,16 @@ const ErrorText ERRORS[] = {
     {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
     {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {ILLEGAL_STATE, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "the kernel failed on the emulator, which has written why to stderr"},
+    {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error in a capture"},
+    {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
+    {CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capture"},
+    {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
+    {CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to end a capture of another thread"},
 };
 
 using Pointer = unsigned long long;
@@ -58,23 +77,125 @@ using Operation = std::function<int()>;
 struct Graph {
     std::vector<Operation> operations;
 };
-struct Stream {
-    std::unique_ptr<Graph> capture;
+enum Mode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
+struct Capture {
+    Mode mode;
+    std::thread::id thread;
+    Graph graph;
+    bool valid = true;
 };
-Stream default_stream;
+struct Stream {
+    bool blocking;  // waits for the legacy stream, and that one for it
+    std::unique_ptr<Capture> capture;
+};
+struct Event {
+    timespec time;
+    bool captured;  // what was recorded last is part of a capture, and has no time
+};
+Stream legacy_stream = {false, nullptr};
 
-Stream& stream_of(void* stream) {
-    // 0, 1 and 2 name the default streams.
-    return reinterpret_cast<uintptr_t>(stream) <= 2 ? default_stream : *static_cast<Stream*>(stream);
+// All streams that record at the moment.
+std::mutex captures_access;
+std::vector<Stream*> capturing;
+
+bool is_legacy(void* stream) { return reinterpret_cast<uintptr_t>(stream) <= 2; }  // 0, 1 and 2 name the default streams
+Stream& stream_of(void* stream) { return is_legacy(stream) ? legacy_stream : *static_cast<Stream*>(stream); }
+
+int spoil(Capture& capture, int code, const char* what) {
+    capture.valid = false;
+    return complain(code, (std::string("during a capture: ") + what).c_str());
+}
+
+// A call that would wait for the device or change its memory at once: not from a thread that captures, nor from any while one
+// captures globally.
+int at_once(const char* what) {
+    if (sticky) return sticky;
+    std::lock_guard lock(captures_access);
+    for (Stream* stream : capturing) {
+        Capture& capture = *stream->capture;
+        bool own = capture.thread == std::this_thread::get_id();
+        if (capture.mode == GLOBAL || (capture.mode == THREAD_LOCAL && own)) return spoil(capture, CAPTURE_UNSUPPORTED, what);
+    }
+    return SUCCESS;
+}
+
+// Waiting for all of the device: not while any stream records.
+int wait_for_all() {
+    if (sticky) return sticky;
+    std::lock_guard lock(captures_access);
+    for (Stream* stream : capturing) return spoil(*stream->capture, CAPTURE_UNSUPPORTED, "waiting for the context");
+    return SUCCESS;
+}
+
+// Waiting for one stream.
+int wait_for(void* stream) {
+    if (Capture* capture = stream_of(stream).capture.get())
+        return spoil(*capture, CAPTURE_UNSUPPORTED, "waiting for the stream that records");
+    return at_once("waiting for a stream");
+}
+
+int wait_for_event(void* event) {
+    if (!static_cast<Event*>(event)->captured) return at_once("waiting for an event");
+    std::lock_guard lock(captures_access);
+    for (Stream* stream : capturing) stream->capture->valid = false;
+    return complain(CAPTURED_EVENT, "waiting for an event that was recorded in a capture");
 }
 
 int perform(void* stream, Operation operation) {
     if (sticky) return sticky;
-    if (Graph* capture = stream_of(stream).capture.get()) {
-        capture->operations.push_back(std::move(operation));
+    if (Capture* capture = stream_of(stream).capture.get()) {
+        if (!capture->valid) return CAPTURE_INVALIDATED;
+        capture->graph.operations.push_back(std::move(operation));
         return SUCCESS;
     }
+    if (is_legacy(stream)) {
+        std::lock_guard lock(captures_access);
+        for (Stream* other : capturing)
+            if (other->blocking) return spoil(*other->capture, CAPTURE_IMPLICIT, "use of the legacy stream");
+    }
     return operation();
+}
+
+// Memory that comes and goes with a graph is beyond this emulator, and beyond its users.
+int not_in_capture(void* stream, const char* what) {
+    Capture* capture = stream_of(stream).capture.get();
+    return capture ? spoil(*capture, NOT_SUPPORTED, what) : int(SUCCESS);
+}
+
+int replay(const Graph& graph) {
+    for (const Operation& operation : graph.operations) {
+        if (sticky) return sticky;
+        if (int code = operation()) return code;
+    }
+    return sticky;
+}
+
+void end_capture(Stream& stream) {
+    std::lock_guard lock(captures_access);
+    for (size_t i = 0; i < capturing.size(); i++)
+        if (capturing[i] == &stream) capturing.erase(capturing.begin() + ptrdiff_t(i--));
+    stream.capture.reset();
+}
+
+// ---- the host's pinned memory
+
+std::mutex pinned_access;
+std::map<const char*, size_t> pinned;
+
+bool is_pinned(const void* address, size_t bytes) {
+    std::lock_guard lock(pinned_access);
+    auto at = static_cast<const char*>(address);
+    auto after = pinned.upper_bound(at);
+    if (after == pinned.begin()) return false;
+    auto& [start, size] = *std::prev(after);
+    return at + bytes <= start + size;
+}
+
+// A graph would read pageable memory later, when something else is there.
+int with_host_memory(void* stream, const void* memory, size_t bytes, Operation copy) {
+    Capture* capture = stream_of(stream).capture.get();
+    if (capture && !is_pinned(memory, bytes)) return spoil(*capture, CAPTURE_UNSUPPORTED, "a copy of pageable memory");
+    return perform(stream, std::move(copy));
 }
 
 // ---- kernels
@@ -155,7 +276,26 @@ const Attribute ATTRIBUTES[] = {
     {97, 227 << 10}, {106, 32}, {111, 1 << 10}, {115, 1},        // shared with opt-in, blocks, reserved shared, memory pools
 };
 
+// ---- device memory
+
 std::atomic<unsigned long long> most_used;
+
+int allocate(Pointer* pointer, size_t bytes) {
+    if (sticky) return sticky;
+    if (!bytes) return INVALID_VALUE;
+    *pointer = reinterpret_cast<Pointer>(memory::allocate(bytes));
+    if (!*pointer) return OUT_OF_MEMORY;
+    if (memory::used() > most_used) most_used = memory::used();
+    return SUCCESS;
+}
+int release(Pointer pointer) {
+    if (!pointer) return SUCCESS;
+    bool beside = false;
+    if (!memory::release(host(pointer), &beside)) return complain(INVALID_VALUE, "a free of what is not allocated");
+    if (!beside) return SUCCESS;
+    sticky = LAUNCH_FAILED;
+    return complain(LAUNCH_FAILED, "a kernel wrote just before or after an allocation that is freed now");
+}
 
 int pool, context, module_;
 thread_local void* current_context;
@@ -229,70 +369,94 @@ API cuCtxGetDevice(int* device) {
     *device = 0;
     return SUCCESS;
 }
-API cuCtxSynchronize() { return sticky; }
+API cuCtxSynchronize() { return wait_for_all(); }
 
 // ---- streams, events, graphs
 
-API cuStreamCreate(void** stream, unsigned) {
-    *stream = new Stream;
+API cuStreamCreate(void** stream, unsigned flags) {
+    const unsigned non_blocking = 1;
+    *stream = new Stream{!(flags & non_blocking), nullptr};
     return SUCCESS;
 }
 API cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 API cuStreamDestroy_v2(void* stream) {
+    end_capture(*static_cast<Stream*>(stream));
     delete static_cast<Stream*>(stream);
     return SUCCESS;
 }
-API cuStreamSynchronize(void*) { return sticky; }
-API cuStreamQuery(void*) { return sticky; }
-API cuStreamWaitEvent(void*, void*, unsigned) { return sticky; }
+API cuStreamSynchronize(void* stream) { return wait_for(stream); }
+API cuStreamQuery(void* stream) { return wait_for(stream); }
+API cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    Capture* capture = stream_of(stream).capture.get();
+    bool captured = static_cast<Event*>(event)->captured;
+    if (capture && !captured) return spoil(*capture, CAPTURE_ISOLATION, "waiting for an event from outside");
+    if (!capture && captured) return complain(NOT_SUPPORTED, "a capture that spreads to another stream");
+    return sticky;
+}
 API cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
     return perform(stream, [=] { return function(data), SUCCESS; });
 }
 API cuEventCreate(void** event, unsigned) {
-    *event = new timespec();
+    *event = new Event();
     return SUCCESS;
 }
 API cuEventDestroy_v2(void* event) {
-    delete static_cast<timespec*>(event);
+    delete static_cast<Event*>(event);
     return SUCCESS;
 }
-API cuEventRecord(void* event, void* stream) {
-    return perform(stream, [=] { return clock_gettime(CLOCK_MONOTONIC, static_cast<timespec*>(event)), SUCCESS; });
+API cuEventRecord(void* raw, void* stream) {
+    auto event = static_cast<Event*>(raw);
+    event->captured = stream_of(stream).capture != nullptr;
+    if (event->captured) return perform(stream, [] { return SUCCESS; });
+    return perform(stream, [=] { return clock_gettime(CLOCK_MONOTONIC, &event->time), SUCCESS; });
 }
-API cuEventSynchronize(void*) { return sticky; }
-API cuEventQuery(void*) { return sticky; }
+API cuEventSynchronize(void* event) { return wait_for_event(event); }
+API cuEventQuery(void* event) { return wait_for_event(event); }
 API cuEventElapsedTime_v2(float* milliseconds, void* from, void* to) {
-    auto start = static_cast<timespec*>(from), end = static_cast<timespec*>(to);
-    *milliseconds = float(double(end->tv_sec - start->tv_sec) * 1e3 + double(end->tv_nsec - start->tv_nsec) * 1e-6);
+    auto start = static_cast<Event*>(from), end = static_cast<Event*>(to);
+    if (start->captured || end->captured) return complain(CAPTURED_EVENT, "the time of an event that a capture recorded");
+    double seconds = double(end->time.tv_sec - start->time.tv_sec), nanoseconds = double(end->time.tv_nsec - start->time.tv_nsec);
+    *milliseconds = float(seconds * 1e3 + nanoseconds * 1e-6);
     return SUCCESS;
 }
 API cuEventElapsedTime(float* milliseconds, void* from, void* to) { return cuEventElapsedTime_v2(milliseconds, from, to); }
 
-API cuStreamBeginCapture_v2(void* stream, int) {
-    if (stream_of(stream).capture) return INVALID_VALUE;
-    stream_of(stream).capture = std::make_unique<Graph>();
+API cuStreamBeginCapture_v2(void* stream, int mode) {
+    if (is_legacy(stream)) return complain(CAPTURE_UNSUPPORTED, "a capture in the legacy stream");
+    if (stream_of(stream).capture) return complain(ILLEGAL_STATE, "a capture in a stream that records already");
+    std::lock_guard lock(captures_access);
+    stream_of(stream).capture.reset(new Capture{Mode(mode), std::this_thread::get_id(), {}});
+    capturing.push_back(&stream_of(stream));
     return SUCCESS;
 }
 API cuStreamIsCapturing(void* stream, int* status) {
-    *status = stream_of(stream).capture ? 1 : 0;
+    const int none = 0, active = 1, invalidated = 2;
+    Capture* capture = stream_of(stream).capture.get();
+    *status = !capture ? none : capture->valid ? active : invalidated;
     return SUCCESS;
 }
 API cuStreamEndCapture(void* stream, void** graph) {
-    if (!stream_of(stream).capture) return INVALID_VALUE;
-    *graph = stream_of(stream).capture.release();
-    return SUCCESS;
+    *graph = nullptr;
+    Capture* capture = stream_of(stream).capture.get();
+    if (!capture) return complain(ILLEGAL_STATE, "the end of a capture that was not begun");
+    if (capture->mode != RELAXED && capture->thread != std::this_thread::get_id()) {
+        capture->valid = false;
+        return CAPTURE_WRONG_THREAD;
+    }
+    if (capture->valid) *graph = new Graph(std::move(capture->graph));
+    end_capture(stream_of(stream));
+    return *graph ? SUCCESS : CAPTURE_INVALIDATED;
 }
 API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    if (!graph) return INVALID_VALUE;
+    if (int refused = at_once("making a graph ready")) return refused;
     *executable = new Graph(*static_cast<Graph*>(graph));
     return SUCCESS;
 }
 API cuGraphUpload(void*, void*) { return SUCCESS; }
-API cuGraphLaunch(void* executable, void*) {
-    for (const Operation& operation : static_cast<Graph*>(executable)->operations) {
-        if (sticky) return sticky;
-        if (int code = operation()) return code;
-    }
-    return sticky;
+API cuGraphLaunch(void* executable, void* stream) {
+    auto graph = static_cast<Graph*>(executable);
+    return perform(stream, [=] { return replay(*graph); });
 }
 API cuGraphDestroy(void* graph) {
     delete static_cast<Graph*>(graph);
@@ -308,37 +472,46 @@ API cuMemGetInfo_v2(size_t* free, size_t* total) {
     return SUCCESS;
 }
 API cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
-    if (sticky) return sticky;
-    if (!bytes) return INVALID_VALUE;
-    *pointer = reinterpret_cast<Pointer>(memory::allocate(bytes));
-    if (!*pointer) return OUT_OF_MEMORY;
-    if (memory::used() > most_used) most_used = memory::used();
-    return SUCCESS;
+    if (int refused = at_once("taking memory")) return refused;
+    return allocate(pointer, bytes);
 }
-API cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) { return cuMemAlloc_v2(pointer, bytes); }
-API cuMemAllocFromPoolAsync(Pointer* pointer, size_t bytes, void*, void*) { return cuMemAlloc_v2(pointer, bytes); }
+API cuMemAllocAsync(Pointer* pointer, size_t bytes, void* stream) {
+    if (int refused = not_in_capture(stream, "taking memory in the graph")) return refused;
+    return allocate(pointer, bytes);
+}
+API cuMemAllocFromPoolAsync(Pointer* pointer, size_t bytes, void*, void* stream) {
+    return cuMemAllocAsync(pointer, bytes, stream);
+}
 API cuMemFree_v2(Pointer pointer) {
-    if (!pointer) return SUCCESS;
-    bool beside = false;
-    if (!memory::release(host(pointer), &beside)) return complain(INVALID_VALUE, "a free of what is not allocated");
-    if (!beside) return SUCCESS;
-    sticky = LAUNCH_FAILED;
-    return complain(LAUNCH_FAILED, "a kernel wrote just before or after an allocation that is freed now");
+    if (int refused = at_once("giving memory back")) return refused;
+    return release(pointer);
 }
-API cuMemFreeAsync(Pointer pointer, void*) { return cuMemFree_v2(pointer); }
+API cuMemFreeAsync(Pointer pointer, void* stream) {
+    if (int refused = not_in_capture(stream, "giving memory back in the graph")) return refused;
+    return release(pointer);
+}
 API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     const size_t page = 4096;
-    return posix_memalign(pointer, page, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS;
+    if (int refused = at_once("taking pinned memory")) return refused;
+    if (posix_memalign(pointer, page, bytes ? bytes : 1)) return OUT_OF_MEMORY;
+    std::lock_guard lock(pinned_access);
+    pinned[static_cast<char*>(*pointer)] = bytes;
+    return SUCCESS;
 }
 API cuMemFreeHost(void* pointer) {
+    if (int refused = at_once("giving pinned memory back")) return refused;
+    std::lock_guard lock(pinned_access);
+    pinned.erase(static_cast<char*>(pointer));
     free(pointer);
     return SUCCESS;
 }
 API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
-    return perform(stream, [=] { return copy_checked(host(to), from, bytes, host(to), "a copy to the device"); });
+    return with_host_memory(stream, from, bytes,
+                            [=] { return copy_checked(host(to), from, bytes, host(to), "a copy to the device"); });
 }
 API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
-    return perform(stream, [=] { return copy_checked(to, host(from), bytes, host(from), "a copy from the device"); });
+    return with_host_memory(stream, to, bytes,
+                            [=] { return copy_checked(to, host(from), bytes, host(from), "a copy from the device"); });
 }
 API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
     return perform(stream, [=]() -> int {
@@ -354,10 +527,22 @@ API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream)
         return SUCCESS;
     });
 }
-API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
-API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
-API cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) { return cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr); }
-API cuMemsetD8_v2(Pointer to, unsigned char value, size_t bytes) { return cuMemsetD8Async(to, value, bytes, nullptr); }
+API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) {
+    if (int refused = at_once("a copy at once")) return refused;
+    return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr);
+}
+API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) {
+    if (int refused = at_once("a copy at once")) return refused;
+    return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr);
+}
+API cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) {
+    if (int refused = at_once("a copy at once")) return refused;
+    return cuMemcpyDtoDAsync_v2(to, from, bytes, nullptr);
+}
+API cuMemsetD8_v2(Pointer to, unsigned char value, size_t bytes) {
+    if (int refused = at_once("setting memory at once")) return refused;
+    return cuMemsetD8Async(to, value, bytes, nullptr);
+}
 
 API cuDeviceGetDefaultMemPool(void** out, int) {
     *out = &pool;
@@ -378,6 +563,7 @@ API cuMemPoolTrimTo(void*, size_t) { return SUCCESS; }
 // ---- modules and launches
 
 API cuModuleLoadData(void** out, const void*) {
+    if (int refused = at_once("loading a module")) return refused;
     *out = &module_;
     return SUCCESS;
 }

@@ -6,6 +6,7 @@ mod cosine;
 mod dice_ce;
 mod elementwise;
 mod gelu;
+mod graph;
 mod info_nce;
 mod launch;
 mod layer;
@@ -18,12 +19,41 @@ mod window_attention;
 
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
+use std::cell::RefCell;
 use std::io::Write;
+use std::panic::Location;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Which tests have the device: many at a time, or one that counts memory.
+static TURNS: RwLock<()> = RwLock::new(());
+
+enum Turn {
+    Shared { _turn: RwLockReadGuard<'static, ()> },
+    Alone { _turn: RwLockWriteGuard<'static, ()> },
+}
+
+thread_local! {
+    /// Of this thread's test, until its end.
+    static TURN: RefCell<Option<Turn>> = const { RefCell::new(None) };
+}
 
 /// The first device; None, and a line that says so, where there is none. Turns on the check mode of the memory pools.
 #[track_caller]
 fn device() -> Option<Device> {
-    let caller = std::panic::Location::caller();
+    TURN.take();
+    TURN.set(Some(Turn::Shared { _turn: TURNS.read().unwrap_or_else(|e| e.into_inner()) }));
+    find(Location::caller())
+}
+
+/// The same, while no other test has it.
+#[track_caller]
+fn device_alone() -> Option<Device> {
+    TURN.take();
+    TURN.set(Some(Turn::Alone { _turn: TURNS.write().unwrap_or_else(|e| e.into_inner()) }));
+    find(Location::caller())
+}
+
+fn find(caller: &Location) -> Option<Device> {
     if let Some(problem) = survey().problem {
         // not with println, which a test that passes keeps to itself
         writeln!(std::io::stderr(), "skipped: {} line {}: {problem}", caller.file(), caller.line()).expect("stderr");

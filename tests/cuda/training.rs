@@ -1,10 +1,11 @@
 //! A whole step of pre-training: the device's against the CPU's. Later steps are the reference cases' matter: Adam turns rounding
 //! into whole steps where a gradient is near zero, so that two correct runs drift apart.
 
-use super::device;
+use super::{device, device_alone};
+use engine::cuda::{Output, Repeats};
 use engine::{DType, Device, Tensor, random};
 use kernels::patch_merging::Order;
-use models::voco::{Loss, Teacher, VocoConfig};
+use models::voco::{Controls, Loss, Teacher, Values, VocoConfig};
 use models::{Batch, SwinUnetrConfig, Voco};
 use training::optimizer::{AdamW, AdamWConfig};
 
@@ -31,12 +32,17 @@ fn model(loss: Loss, device: Device) -> Voco {
 
 /// One volume of one crop and two bases, of noise in [0, 1).
 fn batch(device: Device) -> Batch {
+    noise(device, 1, [64; 3])
+}
+
+/// The same with crops of these sides, and its noise drawn from `seed` on.
+fn noise(device: Device, seed: u64, [d, h, w]: [usize; 3]) -> Batch {
     let cubes = |seed: u64, n: usize| {
-        let values: Vec<f32> = (0..(n as u64) << 18).map(|i| random::uniform(seed, i) as f32).collect();
-        Tensor::from_slice(&values, &[n, 64, 64, 64, 1]).and_then(|t| t.to_device(device)).expect("cubes")
+        let values: Vec<f32> = (0..(n * d * h * w) as u64).map(|i| random::uniform(seed, i) as f32).collect();
+        Tensor::from_slice(&values, &[n, d, h, w, 1]).and_then(|t| t.to_device(device)).expect("cubes")
     };
     let labels = Tensor::from_slice(&[0.25f32, 0.75], &[1, 1, 2]).and_then(|t| t.to_device(device)).expect("labels");
-    Batch { crops: cubes(1, 1), bases: cubes(2, 2), labels }
+    Batch { crops: cubes(seed, 1), bases: cubes(seed + 1, 2), labels }
 }
 
 /// The terms and the embedding of a volume's bases, and all parameters after the update.
@@ -46,7 +52,8 @@ fn train(loss: Loss, device: Device) -> ([f64; 4], Vec<f64>, Vec<f64>) {
     let done = model.step(&batch(device), 0).expect("step");
     optimizer.step(&mut model.params, &done.grads, RATE).expect("update");
     let values = |t: &Tensor| t.to_f64_vec().expect("values");
-    let terms = [done.intra, done.inter, done.reg, done.base_cosine];
+    let Values { intra, inter, reg, base_cosine } = done.values().expect("values");
+    let terms = [intra, inter, reg, base_cosine];
     (terms, values(model.params.slab()), values(model.teacher_params.slab()))
 }
 
@@ -66,4 +73,41 @@ fn a_step_gives_what_the_cpu_gives() {
     for (ours, want) in params.iter().zip(&there).chain(teacher.iter().zip(&teacher_there)) {
         assert!((ours - want).abs() <= 2.1 * RATE, "{ours} {want}");
     }
+}
+
+/// Of three steps: the terms, and all parameters at the end.
+fn steps(device: Device, graphs: bool) -> (Vec<[f64; 4]>, Vec<f64>, Vec<f64>) {
+    let mut model = model(Loss::InfoNce { temperature: 0.1 }, device);
+    let mut optimizer = AdamW::new(&model.params, AdamWConfig::default()).expect("optimiser");
+    let mut repeats = Repeats::new(device, graphs);
+    let mut terms = Vec::new();
+    for step in 1..=3 {
+        let steering = model.steering(step);
+        let inputs = |before: Option<(Batch, Controls)>| {
+            let batch = noise(device, 10 * step, [32, 64, 32]);
+            let Some((mut kept, mut controls)) = before else {
+                return Ok((batch, Controls::new(steering, DType::F32, device)?));
+            };
+            for (kept, new) in [(&mut kept.crops, batch.crops), (&mut kept.bases, batch.bases)] {
+                kept.overwrite(&new.to_vec::<f32>()?)?;
+            }
+            controls.set(steering)?;
+            Ok::<_, models::Error>((kept, controls))
+        };
+        let done = repeats.run(1, inputs, |(batch, controls)| model.step_with(batch, controls)).expect("step");
+        assert_eq!(matches!(done, Output::Repeated(_)), graphs && step > 1);
+        let Values { intra, inter, reg, base_cosine } = done.values().expect("values");
+        terms.push([intra, inter, reg, base_cosine]);
+        optimizer.step(&mut model.params, &done.grads, RATE).expect("update");
+    }
+    let values = |t: &Tensor| t.to_f64_vec().expect("values");
+    (terms, values(model.params.slab()), values(model.teacher_params.slab()))
+}
+
+#[test]
+fn steps_from_a_graph_give_the_bits_of_steps_as_they_come() {
+    let Some(device) = device_alone() else { return };
+    let (graph, plain) = (steps(device, true), steps(device, false));
+    assert_eq!(graph.0, plain.0);
+    assert!(graph.1 == plain.1 && graph.2 == plain.2);
 }

@@ -86,6 +86,8 @@ pub struct Config {
     /// A device by its name, `cpu` or `cuda:0`.
     pub device: String,
     pub recompute: bool,
+    /// Every step is launched kernel by kernel, on a GPU too.
+    pub no_graph: bool,
     /// Steps between checkpoints; 0: only at the end.
     pub checkpoint_every: u64,
     /// How many of the newest checkpoints stay, besides the best.

@@ -13,6 +13,7 @@ pub mod pretrain;
 pub mod report;
 pub mod schedule;
 pub mod source;
+pub mod steps;
 
 pub use config::Config;
 pub use error::{Error, Result};

@@ -6,10 +6,11 @@ use crate::events::Events;
 use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
+use crate::steps::{Done, Steps};
 use crate::{Config, Error, Result, file};
 use engine::{Tensor, memory, random};
-use kernels::l2_norm;
-use models::{Batch, Voco};
+use models::Voco;
+use models::voco::Values;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -194,62 +195,55 @@ struct Trainer<'c> {
     config: &'c Config,
     model: Voco,
     optimizer: AdamW,
+    steps: Steps,
 }
 
 impl<'c> Trainer<'c> {
     fn new(config: &'c Config, saved: Option<Saved>, note: &mut dyn FnMut(String)) -> Result<Self> {
+        let steps = Steps::new(config.sampling(), config.device()?, !config.no_graph);
         if let Some(saved) = saved {
             let (model, optimizer) = saved.restore(config, note)?;
-            return Ok(Trainer { config, model, optimizer });
+            return Ok(Trainer { config, model, optimizer, steps });
         }
         let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
         if let Some(path) = &config.weights {
             checkpoint::load_backbone(path, &mut model, note)?;
         }
         let optimizer = AdamW::new(&model.params, config.adamw())?;
-        Ok(Trainer { config, model, optimizer })
+        Ok(Trainer { config, model, optimizer, steps })
     }
 
     fn step(&mut self, step: u64, batches: &mut dyn Iterator<Item = data::Result<data::Batch>>) -> Result<Metrics> {
         let started = Instant::now();
         let batch = batches.next().ok_or_else(|| Error::Config("the loader has no more batches".into()))??;
         let waited = started.elapsed();
-        let batch = tensors(&batch, self.config)?;
-        let done = self.model.step(&batch, random::derive(self.config.seed, &[step]))?;
-        let loss = done.loss;
-        if !(done.intra + done.inter + done.reg).is_finite() {
-            let signature = diagnosis::not_a_number(done.intra, done.inter, done.reg);
-            return Err(Error::Diverged { step, loss, signature });
+        let Done { step: done, grad_norm } =
+            &*self.steps.run(&mut self.model, &batch, random::derive(self.config.seed, &[step]))?;
+        let values = done.values()?;
+        let loss = self.model.loss(&values);
+        let Values { intra, inter, reg, base_cosine } = values;
+        if !(intra + inter + reg).is_finite() {
+            return Err(Error::Diverged { step, loss, signature: diagnosis::not_a_number(intra, inter, reg) });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
         self.optimizer.step(&mut self.model.params, &done.grads, lr)?;
-        let grad_norm = l2_norm::forward(done.grads.slab())?; // waits for the device, so that the time is the step's
+        let grad_norm = grad_norm.item()?; // waits for the device, so that the time is the step's
         let seconds = started.elapsed().as_secs_f64();
-        let crops = batch.crops.dims()[0] + batch.bases.dims()[0];
+        let crops = batch.volumes * (self.config.crops + self.config.grid.pow(2));
+        let labels = Tensor::from_slice(&batch.labels, done.logits.dims())?;
         Ok(Metrics {
             step,
             loss,
-            intra: done.intra,
-            inter: done.inter,
-            reg: done.reg,
+            intra,
+            inter,
+            reg,
             lr,
             grad_norm,
             crops_per_s: crops as f64 / seconds,
             data_wait: waited.as_secs_f64() / seconds,
-            position_top1: position_top1(&done.logits, &batch.labels)?,
-            base_cosine: Some(done.base_cosine),
-            position_correlation: Some(position_correlation(&done.logits, &batch.labels)?),
+            position_top1: position_top1(&done.logits, &labels)?,
+            base_cosine: Some(base_cosine),
+            position_correlation: Some(position_correlation(&done.logits, &labels)?),
         })
     }
-}
-
-/// The loader's host arrays as tensors `[.., roi, roi, roi, 1]` on the run's device. The last batch of an epoch may hold fewer volumes.
-fn tensors(batch: &data::Batch, config: &Config) -> Result<Batch> {
-    let (v, s, k, r) = (batch.volumes, config.crops, config.grid * config.grid, config.roi);
-    let device = config.device()?;
-    Ok(Batch {
-        crops: Tensor::from_slice(&batch.crops, &[v * s, r, r, r, 1])?.to_device(device)?,
-        bases: Tensor::from_slice(&batch.bases, &[v * k, r, r, r, 1])?.to_device(device)?,
-        labels: Tensor::from_slice(&batch.labels, &[v, s, k])?.to_device(device)?,
-    })
 }

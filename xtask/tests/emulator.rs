@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use xtask::emulator::{Async, Emulator, Sanitize, Schedule, Settings};
 use xtask::{process, root, sources};
 
-const RIGHT: &[&str] = &["gemm_bf16", "gemm_f16"];
+const RIGHT: &[&str] = &["gemm_bf16", "gemm_f16", "captures"];
 
 /// Bugs that some of the plain runs show, and a part of what is then said.
 const BUGS: &[(&str, &str)] = &[
@@ -61,7 +61,7 @@ impl Tests {
 
 fn compile(source: &Path, library: &Path, program: &Path) {
     let mut command = Command::new("g++");
-    command.args(["-std=c++17", "-O2", "-Wall", "-Wextra"]).arg(source).arg(library).arg("-o").arg(program);
+    command.args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-pthread"]).arg(source).arg(library).arg("-o").arg(program);
     process::output(&mut command).unwrap();
 }
 

@@ -3,7 +3,8 @@
 use super::{check, normal};
 use crate::{Result, Tape, Var, ops};
 use engine::Tensor;
-use kernels::{conv_transpose3d, conv3d, info_nce, instance_norm, patch_merging::Order, voco_loss, window_attention};
+use kernels::patch_merging::Order;
+use kernels::{conv_transpose3d, conv3d, info_nce, instance_norm, row_dropout, voco_loss, window_attention};
 
 /// One rule on one set of shapes; `run` gives the largest relative error.
 pub struct Case {
@@ -77,7 +78,9 @@ pub fn cases() -> Vec<Case> {
         case("reshape", || on(&[&[4, 3]], |t, v| ops::reshape(t, &v[0], &[2, 6]))),
         case("resize_align", || on(&[&[1, 3, 4, 2, 2]], |t, v| ops::resize(t, &v[0], [5, 2, 3], true))),
         case("resize_half", || on(&[&[2, 3, 1, 2, 1]], |t, v| ops::resize(t, &v[0], [2, 3, 5], false))),
-        case("row_dropout", || on(&[&[11, 3]], |t, v| ops::row_dropout(t, &v[0], 0.4, 7))),
+        case("row_dropout", || {
+            on(&[&[11, 3]], |t, v| ops::row_dropout(t, &v[0], 0.4, &row_dropout::seed(7, v[0].value().device())?))
+        }),
         case("rows_at", || on(&[&[5, 3]], |t, v| ops::rows_at(t, &v[0], 1, 3))),
         case("voco_loss", || voco_loss(voco_loss::Form::Voco)),
         case("voco_loss_cvpr1", || voco_loss(voco_loss::Form::Cvpr1)),

@@ -5,15 +5,15 @@ use crate::{Result, Rule, Tape, Var};
 use engine::Tensor;
 use kernels::row_dropout;
 
-/// Zeroes whole rows of `[N, C]` with probability p and scales the others by 1/(1-p).
-pub fn row_dropout(tape: &Tape, x: &Var, p: f64, seed: u64) -> Result<Var> {
+/// Zeroes whole rows of `[N, C]` with probability p and scales the others by 1/(1-p); the seed is a tensor, as the kernel's.
+pub fn row_dropout(tape: &Tape, x: &Var, p: f64, seed: &Tensor) -> Result<Var> {
     let y = row_dropout::forward(x.value(), p, seed)?;
-    Ok(tape.record(&[x], y, RowDropout { p, seed }))
+    Ok(tape.record(&[x], y, RowDropout { p, seed: seed.clone() }))
 }
 
 struct RowDropout {
     p: f64,
-    seed: u64,
+    seed: Tensor,
 }
 
 impl Rule for RowDropout {
@@ -22,6 +22,6 @@ impl Rule for RowDropout {
     }
 
     fn backward(self: Box<Self>, dy: Tensor, _: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(row_dropout::forward(&dy, self.p, self.seed)?)])
+        Ok(vec![Some(row_dropout::forward(&dy, self.p, &self.seed)?)])
     }
 }

@@ -370,7 +370,8 @@ impl List {
         let f = of("relu", json!({}));
         let backward = f.backward(&[0], &x, |t| Ok(vec![relu::backward(&t[1], &t[0])?]));
         self.cases.extend([f.forward(|t| relu::forward(&t[0])), backward]);
-        self.cases.push(of("row_dropout", Value::Null).forward(|t| row_dropout::forward(&t[0], 0.2, 1)));
+        let dropped = |t: &[Tensor]| row_dropout::forward(&t[0], 0.2, &row_dropout::seed(1, t[0].device())?);
+        self.cases.push(of("row_dropout", Value::Null).forward(dropped));
     }
 
     fn losses(&mut self) {

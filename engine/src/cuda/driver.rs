@@ -119,7 +119,8 @@ fn query(ordinal: u8) -> Result<Properties, DriverError> {
 /// An opened device. It stays open until the process ends.
 pub(super) struct Gpu {
     pub properties: Properties,
-    pub stream: sys::CUstream,
+    /// Work goes into [`Gpu::stream`].
+    pub main_stream: sys::CUstream,
     context: sys::CUcontext,
     pool: Mutex<DevicePool>,
     staging: Mutex<Staging>,
@@ -171,10 +172,10 @@ impl Gpu {
         let context = unsafe { result::primary_ctx::retain(device)? };
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context)? };
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let main_stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         Ok(Gpu {
             properties,
-            stream,
+            main_stream,
             context,
             pool: Mutex::default(),
             staging: Mutex::new(Staging::new()?),
@@ -207,8 +208,9 @@ impl Gpu {
 
     /// Waits until the device has done all that was asked of it.
     pub fn synchronize(&self, what: fmt::Arguments) -> Result<()> {
+        self.outside_capture("waiting for the device")?;
         // SAFETY: the stream is this device's.
-        self.call(what, || unsafe { result::stream::synchronize(self.stream) })
+        self.call(what, || unsafe { result::stream::synchronize(self.main_stream) })
     }
 }
 

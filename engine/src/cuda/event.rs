@@ -8,11 +8,12 @@ use cudarc::driver::{result, sys};
 /// moments at which the device came to the first of them and was done with the last.
 pub fn elapsed(device: Device, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let gpu = gpu(device)?;
+    gpu.outside_capture("timing")?;
     let mark = || {
         gpu.call(format_args!("an event for timing"), || {
             let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
             // SAFETY: the event was just created, and the stream is this device's.
-            unsafe { result::event::record(event, gpu.stream) }.map(|()| event)
+            unsafe { result::event::record(event, gpu.stream()) }.map(|()| event)
         })
     };
     let start = mark()?;

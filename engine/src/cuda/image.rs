@@ -70,6 +70,7 @@ impl Modules {
 }
 
 fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
+    gpu.outside_capture(&format!("loading the kernels of {}", image.name))?;
     let fatbin = image.unpack()?;
     // SAFETY: a fatbin carries its length, and it is aligned as the driver's own.
     let load = || unsafe { result::module::load_data(fatbin.as_ptr().cast()) };

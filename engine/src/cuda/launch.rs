@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 const SHARED: u32 = 48 << 10;
 
 /// Whether every kernel is waited for, so that a failure is known to be its own: the environment variable VOCOE_SYNC is 1.
-static SYNCHRONOUS: LazyLock<bool> = LazyLock::new(|| std::env::var_os("VOCOE_SYNC").is_some_and(|v| v == "1"));
+pub(super) static SYNCHRONOUS: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("VOCOE_SYNC").is_some_and(|v| v == "1"));
 
 /// How many threads run a kernel, and what they share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub unsafe fn launch<A: Pod>(
             if shared > SHARED {
                 result::function::set_function_attribute(function.handle, limit, shared.cast_signed())?;
             }
-            result::launch_kernel(function.handle, grid.into(), block.into(), shared, gpu.stream, &mut parameters)
+            result::launch_kernel(function.handle, grid.into(), block.into(), shared, gpu.stream(), &mut parameters)
         }
     })?;
     if *SYNCHRONOUS { gpu.synchronize(format_args!("kernel {name}")) } else { Ok(()) }

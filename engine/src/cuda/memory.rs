@@ -6,6 +6,7 @@ use crate::memory::{GUARD, LINE, POISON, Pool, Usage, bucket, checking};
 use crate::{DType, Device, Error, Result, Shape};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::{BTreeMap, HashMap};
+use sys::CUdeviceptr;
 
 /// Bytes behind a checked buffer that are compared when it is freed.
 const WATCHED: usize = 4096;
@@ -20,14 +21,28 @@ pub fn usage(device: Device) -> Result<Usage> {
 /// Buffers that wait, and what the live ones were taken for.
 #[derive(Default)]
 pub(super) struct DevicePool {
-    pool: Pool<sys::CUdeviceptr>,
-    live: HashMap<sys::CUdeviceptr, (Shape, DType)>,
+    pool: Pool<CUdeviceptr>,
+    live: HashMap<CUdeviceptr, Live>,
+    /// Of the graphs, by their numbers: buffers that wait, by their lines, for a graph's own work alone. To the pool they are live.
+    reserves: HashMap<u64, HashMap<usize, Vec<CUdeviceptr>>>,
+    taken: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Live {
+    shape: Shape,
+    dtype: DType,
+    /// Differs from that of every buffer before, so that one that is taken again is known for another.
+    number: u64,
 }
 
 /// A piece of device memory that returns to its pool when dropped.
 pub(crate) struct Buffer {
     gpu: &'static Gpu,
-    pointer: sys::CUdeviceptr,
+    pointer: CUdeviceptr,
+    number: u64,
+    /// The graph that it belongs to.
+    home: Option<u64>,
     lines: usize,
     bytes: usize,
     guarded: bool,
@@ -39,14 +54,15 @@ impl Buffer {
         let gpu = gpu(device)?;
         let (bytes, guarded) = (shape.numel() * dtype.size(), checking());
         let lines = bucket(bytes + if guarded { LINE } else { 0 });
+        let home = gpu.capture();
         let mut pool = gpu.pool();
-        let pointer = match pool.pool.take(lines) {
+        let pointer = match pool.take(home, lines) {
             Some(pointer) => pointer,
             None => pool.allocate(gpu, lines)?,
         };
-        pool.live.insert(pointer, (shape, dtype));
+        let number = pool.enter(pointer, shape, dtype);
         drop(pool);
-        let mut buffer = Buffer { gpu, pointer, lines, bytes, guarded };
+        let mut buffer = Buffer { gpu, pointer, number, home, lines, bytes, guarded };
         if guarded {
             buffer.fill(POISON)?;
             buffer.set(bytes, buffer.watched(), GUARD)?;
@@ -58,7 +74,9 @@ impl Buffer {
         self.gpu.device()
     }
 
+    /// For work that uses the buffer.
     pub(crate) fn pointer(&self) -> u64 {
+        self.gpu.note_use(self.pointer, self.number, self.home);
         self.pointer
     }
 
@@ -70,6 +88,7 @@ impl Buffer {
     /// Overwrites the bytes from `offset` on; they must lie inside.
     pub(crate) fn write(&mut self, offset: usize, from: &[u8]) -> Result<()> {
         assert!(offset + from.len() <= self.bytes, "a write outside the buffer");
+        self.gpu.outside_capture("copying to the device")?;
         // SAFETY: the range lies inside the buffer, which nobody else holds.
         unsafe { self.gpu.staging().write(self.gpu, self.pointer + offset as u64, from) }
     }
@@ -77,12 +96,13 @@ impl Buffer {
     /// Copies the bytes from `offset` on, once all work on them is done; they must lie inside.
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
         assert!(offset + to.len() <= self.bytes, "a read outside the buffer");
+        self.gpu.outside_capture("copying from the device")?;
         // SAFETY: the range lies inside the buffer.
         unsafe { self.gpu.staging().read(self.gpu, self.pointer + offset as u64, to) }
     }
 
     fn set(&mut self, offset: usize, bytes: usize, value: u8) -> Result<()> {
-        let (to, stream) = (self.pointer + offset as u64, self.gpu.stream);
+        let (to, stream) = (self.pointer() + offset as u64, self.gpu.stream());
         if bytes == 0 {
             return Ok(());
         }
@@ -107,22 +127,62 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let overrun = self.guarded && self.overrun();
-        let mut pool = self.gpu.pool();
-        let owner = pool.live.remove(&self.pointer);
-        pool.pool.give(self.lines, self.pointer);
-        drop(pool);
-        if overrun && !std::thread::panicking() {
-            panic!("a kernel wrote past the end of {owner:?}, {} bytes on {}", self.bytes, self.device());
+        // What is only captured has not written anything yet.
+        let overrun = self.guarded && self.gpu.capture().is_none() && self.overrun();
+        let owner = self.gpu.pool().give(self.home, self.lines, self.pointer);
+        if let Some(Live { shape, dtype, .. }) = owner.filter(|_| overrun && !std::thread::panicking()) {
+            panic!("a kernel wrote past the end of {shape:?} {dtype}, {} bytes on {}", self.bytes, self.device());
         }
     }
 }
 
 impl DevicePool {
+    /// A buffer that waits; while a graph is captured, one that waits for it before others, and then it is the graph's. None when
+    /// none waits: then a fresh one is due, and is entered as held.
+    fn take(&mut self, home: Option<u64>, lines: usize) -> Option<CUdeviceptr> {
+        let own = home.and_then(|id| self.reserves.get_mut(&id)?.get_mut(&lines)?.pop());
+        own.or_else(|| self.pool.take(lines))
+    }
+
+    /// Enters what a buffer is taken for. Returns its number.
+    fn enter(&mut self, pointer: CUdeviceptr, shape: Shape, dtype: DType) -> u64 {
+        self.taken += 1;
+        self.live.insert(pointer, Live { shape, dtype, number: self.taken });
+        self.taken
+    }
+
+    /// Takes a buffer back, for its graph where that is still there. Returns what it was taken for.
+    fn give(&mut self, home: Option<u64>, lines: usize, pointer: CUdeviceptr) -> Option<Live> {
+        match home.and_then(|id| self.reserves.get_mut(&id)) {
+            Some(reserve) => reserve.entry(lines).or_default().push(pointer),
+            None => self.pool.give(lines, pointer),
+        }
+        self.live.remove(&pointer)
+    }
+
+    /// Begins to keep buffers for a graph.
+    pub fn reserve(&mut self, id: u64) {
+        self.reserves.insert(id, HashMap::new());
+    }
+
+    /// Hands a graph's buffers to everybody; those that are live will follow.
+    pub fn dissolve(&mut self, id: u64) {
+        for (lines, buffers) in self.reserves.remove(&id).into_iter().flatten() {
+            buffers.into_iter().for_each(|pointer| self.pool.give(lines, pointer));
+        }
+    }
+
+    /// Whether these buffers, given with their numbers, are all live.
+    pub fn holds(&self, buffers: &BTreeMap<CUdeviceptr, u64>) -> bool {
+        buffers.iter().all(|(pointer, number)| self.live.get(pointer).is_some_and(|live| live.number == *number))
+    }
+
     /// Fresh memory; when there is none, gives recycled buffers back and tries once more.
-    fn allocate(&mut self, gpu: &Gpu, lines: usize) -> Result<sys::CUdeviceptr> {
+    fn allocate(&mut self, gpu: &Gpu, lines: usize) -> Result<CUdeviceptr> {
         // SAFETY: the memory is written before it is read.
-        let fresh = || unsafe { result::malloc_async(gpu.stream, lines * LINE) };
+        let fresh = || unsafe { result::malloc_async(gpu.stream(), lines * LINE) };
+        let refused = gpu.outside_capture(&format!("taking {} bytes from the driver", lines * LINE));
+        refused.inspect_err(|_| self.pool.cancel(lines))?;
         let taken = gpu.call(format_args!("taking memory"), || retry(fresh, || self.flush(gpu)));
         let pointer = taken.and_then(|pointer| pointer.ok_or_else(|| self.out_of_memory(gpu, lines * LINE)));
         pointer.inspect_err(|_| self.pool.cancel(lines))
@@ -132,14 +192,14 @@ impl DevicePool {
     fn flush(&mut self, gpu: &Gpu) -> Result<(), DriverError> {
         for pointer in self.pool.drain() {
             // SAFETY: recycled buffers have no other owner, and come after their last use in the stream.
-            unsafe { result::free_async(pointer, gpu.stream)? };
+            unsafe { result::free_async(pointer, gpu.stream())? };
         }
         // SAFETY: the stream is the device's.
-        unsafe { result::stream::synchronize(gpu.stream) }
+        unsafe { result::stream::synchronize(gpu.stream()) }
     }
 
     fn out_of_memory(&self, gpu: &Gpu, bytes: usize) -> Error {
-        let largest = largest(self.live.values().copied());
+        let largest = largest(self.live.values().map(|live| (live.shape, live.dtype)));
         Error::OutOfDeviceMemory { device: gpu.device(), bytes, live: self.pool.usage.live, largest }
     }
 }
@@ -198,6 +258,37 @@ mod tests {
         assert_eq!(run([Err(FULL), Ok(8)]), (Ok(Some(8)), 1, 2));
         assert_eq!(run([Err(FULL), Err(FULL)]), (Ok(None), 1, 2));
         assert_eq!(run([Err(LOST), Ok(8)]), (Err(LOST.0), 0, 1));
+    }
+
+    #[test]
+    fn a_graphs_buffers_are_nobody_elses_until_it_is_dropped() {
+        const GRAPH: Option<u64> = Some(7);
+        let mut pool = DevicePool::default();
+        let enter = |pool: &mut DevicePool, pointer| pool.enter(pointer, Shape::new(&[16]).expect("shape"), DType::F32);
+        let first: Vec<u64> = [100, 200].map(|pointer| enter(&mut pool, pointer)).to_vec();
+        assert_eq!((pool.take(None, 1), pool.take(None, 1)), (None, None));
+        pool.give(None, 1, 100);
+        pool.give(None, 1, 200);
+
+        pool.reserve(7);
+        assert_eq!(pool.take(GRAPH, 1), Some(200));
+        let number = enter(&mut pool, 200);
+        pool.give(GRAPH, 1, 200);
+        // it waits for the graph, which comes to it first
+        assert_eq!((pool.take(None, 1), pool.take(None, 1)), (Some(100), None));
+        assert_eq!(pool.take(GRAPH, 1), Some(200));
+        let again = enter(&mut pool, 200);
+        assert!(first[1] < number && number < again);
+        assert!(pool.holds(&BTreeMap::from([(200, again)])) && !pool.holds(&BTreeMap::from([(200, number)])));
+        assert_eq!(pool.pool.usage.live, 3 * LINE);
+
+        pool.give(GRAPH, 1, 200);
+        assert_eq!((pool.pool.usage.live, pool.take(None, 1)), (3 * LINE, None));
+        pool.dissolve(7);
+        assert_eq!((pool.pool.usage.live, pool.take(None, 1)), (3 * LINE, Some(200)));
+        // one that is live when its graph goes follows when it is given back
+        pool.give(GRAPH, 1, 200);
+        assert_eq!(pool.take(None, 1), Some(200));
     }
 
     #[test]

@@ -42,8 +42,8 @@ impl Staging {
                     result::event::synchronize(piece.free)?;
                     std::ptr::copy_nonoverlapping(part.as_ptr(), piece.data, part.len());
                     let part = std::slice::from_raw_parts(piece.data, part.len());
-                    result::memcpy_htod_async(to + (i * PIECE) as u64, part, gpu.stream)?;
-                    result::event::record(piece.free, gpu.stream)?;
+                    result::memcpy_htod_async(to + (i * PIECE) as u64, part, gpu.main_stream)?;
+                    result::event::record(piece.free, gpu.main_stream)?;
                 }
             }
             Ok(())
@@ -63,8 +63,8 @@ impl Staging {
                 // it comes first in the stream; the caller has checked `from`.
                 unsafe {
                     let copied = std::slice::from_raw_parts_mut(piece.data, part.len());
-                    result::memcpy_dtoh_async(copied, from + (i * PIECE) as u64, gpu.stream)?;
-                    result::event::record(piece.free, gpu.stream)?;
+                    result::memcpy_dtoh_async(copied, from + (i * PIECE) as u64, gpu.main_stream)?;
+                    result::event::record(piece.free, gpu.main_stream)?;
                 }
                 if let Some((piece, part)) = before.replace((piece, part)) {
                     piece.empty(part)?;

@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 using Pointer = unsigned long long;
@@ -18,6 +20,26 @@ int cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes);
 int cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes);
 int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared, void* stream, void** parameters, void** extra);
+int cuMemAllocAsync(Pointer* pointer, size_t bytes, void* stream);
+int cuMemFreeAsync(Pointer pointer, void* stream);
+int cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags);
+int cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream);
+int cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream);
+int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream);
+int cuModuleLoadData(void** module, const void* image);
+int cuCtxSynchronize();
+int cuStreamCreate(void** stream, unsigned flags);
+int cuStreamSynchronize(void* stream);
+int cuStreamWaitEvent(void* stream, void* event, unsigned flags);
+int cuEventCreate(void** event, unsigned flags);
+int cuEventRecord(void* event, void* stream);
+int cuEventSynchronize(void* event);
+int cuStreamBeginCapture_v2(void* stream, int mode);
+int cuStreamEndCapture(void* stream, void** graph);
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags);
+int cuGraphLaunch(void* executable, void* stream);
+int cuGraphDestroy(void* graph);
+int cuGraphExecDestroy(void* executable);
 }
 
 namespace {
@@ -129,6 +151,104 @@ void wrong_argument_size() {
     must(cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, nullptr, nullptr, extra));
 }
 
+// ---- captures
+
+const int GLOBAL = 0, THREAD_LOCAL = 1, NON_BLOCKING = 1, INVALIDATED = 901, WRONG_THREAD = 908;
+
+int elsewhere(const std::function<int()>& call) {
+    int code = 0;
+    std::thread([&] { code = call(); }).join();
+    return code;
+}
+
+// A recorded memset and copy do nothing until they are launched, and then as often as they are launched.
+void recorded(void* stream) {
+    Pointer memory = upload(std::vector<unsigned char>(64, 1));
+    void *pinned, *graph, *executable;
+    must(cuMemHostAlloc(&pinned, 64, 0));
+    auto read = [&] {
+        std::vector<unsigned char> values(64);
+        must(cuMemcpyDtoH_v2(values.data(), memory, 64));
+        return values;
+    };
+    must(cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+    must(cuMemsetD8Async(memory, 2, 64, stream));
+    must(cuMemcpyHtoDAsync_v2(memory + 32, pinned, 32, stream));
+    must(cuStreamEndCapture(stream, &graph));
+    expect(read()[0] == 1, "memory that only a capture has set", 0);
+    must(cuGraphInstantiateWithFlags(&executable, graph, 0));
+    must(cuGraphDestroy(graph));
+    for (unsigned char value : {7, 8}) {
+        memset(pinned, value, 64);
+        must(cuGraphLaunch(executable, stream));
+        auto values = read();
+        for (size_t i = 0; i < 64; i++) expect(values[i] == (i < 32 ? 2 : value), "memory that a graph has set", i);
+    }
+    must(cuGraphExecDestroy(executable));
+    must(cuMemFree_v2(memory));
+}
+
+// What cannot be recorded fails, and the capture with it.
+void refused(void* stream) {
+    static char pageable[64];
+    Pointer memory = upload(std::vector<char>(64)), more;
+    void *event, *recorded, *other;
+    must(cuEventCreate(&event, 0));
+    must(cuEventCreate(&recorded, 0));
+    must(cuEventRecord(event, stream));
+    const std::function<int()> calls[] = {
+        [&] { return cuMemAlloc_v2(&more, 64); },
+        [&] { return cuMemAllocAsync(&more, 64, stream); },
+        [&] { return cuMemFreeAsync(memory, stream); },
+        [&] { return cuMemFree_v2(memory); },
+        [&] { return cuMemHostAlloc(&other, 64, 0); },
+        [&] { return cuMemcpyHtoD_v2(memory, pageable, 64); },
+        [&] { return cuMemcpyDtoH_v2(pageable, memory, 64); },
+        [&] { return cuMemcpyHtoDAsync_v2(memory, pageable, 64, stream); },
+        [&] { return cuMemcpyDtoHAsync_v2(pageable, memory, 64, stream); },
+        [&] { return cuModuleLoadData(&other, pageable); },
+        [&] { return cuStreamSynchronize(stream); },
+        [&] { return cuCtxSynchronize(); },
+        [&] { return cuEventSynchronize(event); },
+        [&] { return cuEventRecord(recorded, stream) || cuEventSynchronize(recorded); },
+        [&] { return cuStreamWaitEvent(stream, event, 0); },
+        [&] { return elsewhere([] { return cuCtxSynchronize(); }); },
+    };
+    void* graph;
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        must(cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+        expect(calls[i]() != 0, "a call during a capture", i);
+        expect(cuMemsetD8Async(memory, 0, 64, stream) == INVALIDATED, "what follows it", i);
+        expect(cuStreamEndCapture(stream, &graph) == INVALIDATED && !graph, "the end of the capture", i);
+    }
+    must(cuMemFree_v2(memory));
+}
+
+// Other threads may do as they like, unless the capture is global; but they may not end it.
+void other_threads(void* stream) {
+    for (int mode : {THREAD_LOCAL, GLOBAL}) {
+        void* graph;
+        Pointer memory = 0;
+        must(cuStreamBeginCapture_v2(stream, mode));
+        bool done = !elsewhere([&] { return cuMemAlloc_v2(&memory, 64); });
+        expect(done == (mode == THREAD_LOCAL), "an allocation by another thread", size_t(mode));
+        expect((cuStreamEndCapture(stream, &graph) == 0) == done, "the end of the capture", size_t(mode));
+    }
+    void* graph;
+    must(cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+    expect(elsewhere([&] { return cuStreamEndCapture(stream, &graph); }) == WRONG_THREAD, "an end by another thread", 0);
+    expect(cuStreamBeginCapture_v2(stream, THREAD_LOCAL) != 0, "a second beginning", 0);
+    expect(cuStreamEndCapture(stream, &graph) == INVALIDATED && cuStreamEndCapture(stream, &graph) != 0, "the ends", 0);
+}
+
+void captures() {
+    void* stream;
+    must(cuStreamCreate(&stream, NON_BLOCKING));
+    recorded(stream);
+    refused(stream);
+    other_threads(stream);
+}
+
 void bug(const char* name) {
     const unsigned blocks = strcmp(name, "bug_race_between_blocks") ? 1 : 2;
     auto out = launch<float>(name, {blocks, 64, 256}, std::vector<float>(64), std::vector<float>(64), {}, 64);
@@ -142,6 +262,7 @@ int main(int, char** arguments) {
     if (name == "gemm_bf16") gemm("test_gemm_bf16", bf16_of, 5);
     else if (name == "gemm_f16") gemm("test_gemm_f16", f16_of, 5);
     else if (name == "speed") gemm("test_gemm_bf16", bf16_of, 4000), starts();
+    else if (name == "captures") captures();
     else if (name == "wrong_argument_size") wrong_argument_size();
     else if (name == "bug_no_barrier" || name == "bug_no_wait" || name == "bug_wait_too_short" || name == "bug_early_reuse")
         gemm(name.c_str(), bf16_of, 2);

@@ -29,11 +29,11 @@ struct TotalArgs {
     pieces: i64,
 }
 
-pub(super) fn forward(x: &Tensor) -> Result<f64> {
+pub(super) fn forward(x: &Tensor) -> Result<Tensor> {
     let piece = x.numel().div_ceil(PIECES).next_multiple_of(LEAST);
     let pieces = x.numel().div_ceil(piece.max(1));
     let mut partial = Tensor::empty(&[pieces], DType::F64, x.device())?;
-    let mut norm = Tensor::empty(&[1], DType::F64, x.device())?;
+    let mut norm = Tensor::empty(&[], DType::F64, x.device())?;
     let kernel = format!("l2_norm_squares_{}", suffix(super::OP, x)?);
     let grid = |blocks| Grid { grid: [blocks, 1, 1], block: [THREADS, 1, 1], shared: 0 };
     let partial_ptr = partial.device_ptr_mut()?;
@@ -44,5 +44,5 @@ pub(super) fn forward(x: &Tensor) -> Result<f64> {
         launch(x.device(), &IMAGE, &kernel, grid(pieces as u32), &squares)?;
         launch(x.device(), &IMAGE, "l2_norm_total", grid(1), &total)?;
     }
-    norm.item()
+    Ok(norm)
 }

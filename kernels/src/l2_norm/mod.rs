@@ -11,12 +11,13 @@ use engine::{DType, Device, Error, Result, Tensor};
 
 const OP: &str = "l2_norm";
 
-pub fn forward(x: &Tensor) -> Result<f64> {
+/// A scalar in f64, on x's device.
+pub fn forward(x: &Tensor) -> Result<Tensor> {
     match (x.device(), x.dtype()) {
-        (Device::Cpu, DType::F32) => cpu::forward::<f32>(x),
-        (Device::Cpu, DType::F64) => cpu::forward::<f64>(x),
+        (Device::Cpu, DType::F32) => Tensor::scalar(cpu::forward::<f32>(x)?),
+        (Device::Cpu, DType::F64) => Tensor::scalar(cpu::forward::<f64>(x)?),
         (Device::Cuda(_), _) => cuda::forward(x),
-        (Device::Meta, _) => Ok(f64::NAN),
+        (Device::Meta, _) => Tensor::empty(&[], DType::F64, Device::Meta),
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
@@ -34,12 +35,13 @@ mod tests {
             let x: Vec<f32> = (0..n).map(|i| random::normal(5, i as u64) as f32 * 1e20).collect();
             let want = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
             let t = Tensor::from_slice(&x, &[n]).expect("tensor");
-            let got = forward(&t).expect("norm");
+            let norm = |t: &Tensor| forward(t).and_then(|norm| norm.item()).expect("norm");
+            let got = norm(&t);
             assert!((got - want).abs() <= 1e-13 * want, "{n}: {got} {want}");
             for level in [Level::Portable, Level::Avx2, Level::Avx512] {
                 limit(level);
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(level as usize).build().expect("pool");
-                assert_eq!(pool.install(|| forward(&t)).expect("norm").to_bits(), got.to_bits());
+                assert_eq!(pool.install(|| norm(&t)).to_bits(), got.to_bits());
             }
         }
     }
@@ -48,7 +50,8 @@ mod tests {
     fn nan_shows_and_integers_are_refused() {
         let mut x = vec![1.0f64; 100];
         x[77] = f64::NAN;
-        assert!(forward(&Tensor::from_slice(&x, &[100]).expect("tensor")).expect("norm").is_nan());
+        let norm = forward(&Tensor::from_slice(&x, &[100]).expect("tensor")).expect("norm");
+        assert!(norm.item().expect("scalar").is_nan());
         assert!(forward(&Tensor::zeros(&[3], DType::I32, Device::Cpu).expect("tensor")).is_err());
     }
 }

@@ -3,7 +3,8 @@
 use crate::real::Real;
 use engine::{DType, Error, Result, Tensor, random};
 
-pub fn forward(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
+pub fn forward(x: &Tensor, p: f64, seed: &Tensor) -> Result<Tensor> {
+    let seed = seed.as_slice::<i32>()?.iter().rev().fold(0, |high, &word| high << 32 | u64::from(word.cast_unsigned()));
     match x.dtype() {
         DType::F32 => forward_typed::<f32>(x, p, seed),
         DType::F64 => forward_typed::<f64>(x, p, seed),
@@ -28,21 +29,26 @@ fn forward_typed<T: Real>(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use crate::row_dropout::forward;
+    use crate::row_dropout;
     use crate::testing::{assert_close, numeric_gradient, random};
     use engine::random::uniform;
-    use engine::{DType, Device, Tensor};
+    use engine::{DType, Device, Result, Tensor};
+
+    fn forward(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
+        row_dropout::forward(x, p, &row_dropout::seed(seed, Device::Cpu)?)
+    }
 
     #[test]
     fn rows_are_dropped_by_their_own_number_and_the_rest_is_scaled() {
+        const SEED: u64 = 0xfedc_ba98_8765_4321;
         for (dims, dtype) in [(vec![200, 7], DType::F32), (vec![5, 40, 3], DType::F64), (vec![0, 3], DType::F32)] {
             let x = random(1, &dims, dtype);
             let c = x.channels();
-            let dropped = |i: usize| uniform(9, (i / c) as u64) < 0.2;
+            let dropped = |i: usize| uniform(SEED, (i / c) as u64) < 0.2;
             let values = x.to_f64_vec().expect("x");
             let want: Vec<f64> =
                 values.iter().enumerate().map(|(i, v)| if dropped(i) { 0.0 } else { v / 0.8 }).collect();
-            assert_close(&forward(&x, 0.2, 9).expect("forward"), &want, 1e-7);
+            assert_close(&forward(&x, 0.2, SEED).expect("forward"), &want, 1e-7);
         }
     }
 
@@ -64,11 +70,15 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_out_of_range_are_errors() {
+    fn wrong_input_is_an_error() {
         let x = random(1, &[2, 2], DType::F32);
         for p in [-0.1, 1.0, 2.0, f64::NAN] {
             assert!(forward(&x, p, 0).is_err(), "{p}");
         }
-        assert!(forward(&Tensor::zeros(&[2], DType::I32, Device::Cpu).expect("i32"), 0.1, 0).is_err());
+        let two = Tensor::zeros(&[2], DType::I32, Device::Cpu).expect("i32");
+        assert!(forward(&two, 0.1, 0).is_err());
+        for seed in [random(1, &[2], DType::F32), two.reshape(&[1, 2]).expect("seeds")] {
+            assert!(row_dropout::forward(&x, 0.1, &seed).is_err(), "{seed:?}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 // Row dropout: row r of x, of C elements, becomes zero when its random number is below p, and x / (1 − p) otherwise. The number
 // is the splitmix64 hash of (seed, r) in its upper 53 bits; it is compared as a whole number, to ⌈p · 2⁵³⌉, which is exact.
 //
-// x and y are [rows, C] in f32, bf16 or f16, n = rows · C. Threads walk in strides of the grid: any one-dimensional launch of up
-// to THREADS threads a block will do, and none changes a bit. Moves two elements per element; overwrites.
+// x and y are [rows, C] in f32, bf16 or f16, n = rows · C. The seed is read from memory, its lower half first, so that it can change
+// from one launch of a graph to the next. Threads walk in strides of the grid: any one-dimensional launch of up to
+// THREADS threads a block will do, and none changes a bit. Moves two elements per element; overwrites.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -10,9 +11,10 @@ constexpr int THREADS = 256;
 struct RowDropoutArgs {
     const void* x;
     void* y;
+    const u32* seed;
     i64 n, channels;
-    u64 seed, dropped;  // dropped: the numbers below it drop the row
-    float keep;         // 1 / (1 − p)
+    u64 dropped;  // the numbers below it drop the row
+    float keep;   // 1 / (1 − p)
     int reserved;
 };
 
@@ -26,8 +28,9 @@ DEVICE u64 random_bits(u64 seed, u64 index) {
 template <class T> DEVICE void forward(const RowDropoutArgs& args) {
     auto x = static_cast<const T*>(args.x);
     auto y = static_cast<T*>(args.y);
+    const u64 seed = (u64)args.seed[1] << 32 | args.seed[0];
     for (i64 i = grid_thread(); i < args.n; i += grid_threads()) {
-        const bool drop = random_bits(args.seed, i / args.channels) >> 11 < args.dropped;
+        const bool drop = random_bits(seed, i / args.channels) >> 11 < args.dropped;
         y[i] = from_f32<T>(drop ? 0.0f : to_f32(x[i]) * args.keep);
     }
 }

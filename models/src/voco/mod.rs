@@ -11,7 +11,7 @@ use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape, Var, ops};
 use engine::{DType, Device, Tensor, random};
 use kernels::voco_loss::{self, Form};
-use kernels::{cosine, ema, info_nce};
+use kernels::{cosine, ema, info_nce, row_dropout};
 use projector::Projector;
 use std::cell::RefCell;
 
@@ -103,10 +103,54 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
-/// What one step computed, before the update.
+/// What steers one step beside its batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steering {
+    /// Of dropped rows, and of dropped values.
+    seeds: [u64; 2],
+    /// The gradient of each term.
+    weights: [f64; 3],
+}
+
+/// The same on the model's device, where a captured step finds what was last set.
+pub struct Controls {
+    /// i32 `[2, 2]`
+    seeds: Tensor,
+    /// `[3]`
+    weights: Tensor,
+}
+
+impl Controls {
+    /// `masters` is the dtype of the parameters.
+    pub fn new(steering: Steering, masters: DType, device: Device) -> Result<Controls> {
+        let seeds = Tensor::empty(&[2, 2], DType::I32, device)?;
+        let mut controls = Controls { seeds, weights: Tensor::empty(&[3], masters, device)? };
+        controls.set(steering)?;
+        Ok(controls)
+    }
+
+    /// For the next step.
+    pub fn set(&mut self, steering: Steering) -> Result<()> {
+        let words = steering.seeds.map(row_dropout::words);
+        self.seeds.fill_with(0..4, |i| f64::from(words.as_flattened()[i]))?;
+        Ok(self.weights.fill_with(0..3, |i| steering.weights[i])?)
+    }
+}
+
+/// What one step computed, before the update, on the model's device: reading it waits for that.
 pub struct Step {
-    /// The weighted sum of the terms.
-    pub loss: f64,
+    /// intra, inter and reg, `[3]`.
+    terms: Tensor,
+    /// Of each volume, the cosines between the student's projections of its bases, `[K, K]`.
+    cosines: Vec<Tensor>,
+    /// Predicted overlaps `[V, S, K]`.
+    pub logits: Tensor,
+    pub grads: Gradients,
+}
+
+/// Numbers of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Values {
     /// Mean over volumes of each term, without its weight.
     pub intra: f64,
     pub inter: f64,
@@ -114,9 +158,15 @@ pub struct Step {
     /// Mean over volumes, and over a volume's pairs of bases a < b, of the cosine of the student's projections, with its sign.
     /// The pairs are those of `reg`, which squares what is positive; 1 when all bases look alike.
     pub base_cosine: f64,
-    /// Predicted overlaps `[V, S, K]`.
-    pub logits: Tensor,
-    pub grads: Gradients,
+}
+
+impl Step {
+    /// Waits for the device.
+    pub fn values(&self) -> Result<Values> {
+        let terms = self.terms.to_f64_vec()?;
+        let base_cosine = base_cosine(&self.cosines)?;
+        Ok(Values { intra: terms[0], inter: terms[1], reg: terms[2], base_cosine })
+    }
 }
 
 pub struct Voco {
@@ -174,15 +224,31 @@ impl Voco {
     /// Forward and backward of one batch. Moves the teacher; leaves the trained parameters to the optimiser. `seed` draws the
     /// dropped rows.
     pub fn step(&mut self, batch: &Batch, seed: u64) -> Result<Step> {
-        self.step_on(batch, seed, None)
+        let controls = self.controls(seed)?;
+        self.step_with(batch, &controls)
+    }
+
+    /// As [`Voco::step`]. Copies nothing from or to the host, so that it can be captured and repeated.
+    pub fn step_with(&mut self, batch: &Batch, controls: &Controls) -> Result<Step> {
+        self.step_on(batch, controls, None)
     }
 
     /// As [`Voco::step`], with the student's rectifiers on the sides that another forward recorded.
     pub fn step_on_sides(&mut self, batch: &Batch, seed: u64, sides: &RefCell<Sides>) -> Result<Step> {
-        self.step_on(batch, seed, Some(sides))
+        let controls = self.controls(seed)?;
+        self.step_on(batch, &controls, Some(sides))
     }
 
-    fn step_on(&mut self, batch: &Batch, seed: u64, sides: Option<&RefCell<Sides>>) -> Result<Step> {
+    /// What a step with this seed is steered by.
+    pub fn steering(&self, seed: u64) -> Steering {
+        Steering { seeds: [seed, random::derive(seed, &[1])], weights: self.networks.config.weights }
+    }
+
+    fn controls(&self, seed: u64) -> Result<Controls> {
+        Controls::new(self.steering(seed), self.params.slab().dtype(), self.params.device())
+    }
+
+    fn step_on(&mut self, batch: &Batch, controls: &Controls, sides: Option<&RefCell<Sides>>) -> Result<Step> {
         let p = sizes(batch, self.networks.config.loss)?;
         let Voco { networks, params, teacher_params } = self;
         let config = networks.config;
@@ -191,7 +257,7 @@ impl Voco {
             None => Tape::new(params),
         };
         let embedding = networks.embed(&networks.backbone, &tape, batch)?;
-        let kept = dropout(&tape, &embedding, config, seed)?;
+        let kept = dropout(&tape, &embedding, config, &controls.seeds)?;
         let student = networks.student.forward(&tape, &kept)?;
 
         networks.follow(params, teacher_params)?;
@@ -203,16 +269,17 @@ impl Voco {
             let others = ops::rows_at(&tape, &terms, 1, 2)?;
             terms = ops::concat(&tape, &[&first, &others], 0)?;
         }
-        let weights = Tensor::from_slice(&config.weights, &[3])?.to_dtype(terms.value().dtype())?;
-        let weights = weights.to_device(params.device())?;
         let student = student.into_value();
         drop((embedding, kept));
-        let grads = tape.backward(&terms, weights)?;
-        // values are read last: until then the host runs ahead of the device
-        let values = terms.value().to_f64_vec()?;
-        let base_cosine = base_cosine(&student, p)?;
-        let loss = values.iter().zip(config.weights).map(|(v, w)| v * w).sum();
-        Ok(Step { loss, intra: values[0], inter: values[1], reg: values[2], base_cosine, logits, grads })
+        let grads = tape.backward(&terms, controls.weights.clone())?;
+        let cosines = base_cosines(&student, p)?;
+        Ok(Step { terms: terms.into_value(), cosines, logits, grads })
+    }
+
+    /// The weighted sum of a step's terms.
+    pub fn loss(&self, values: &Values) -> f64 {
+        let terms = [values.intra, values.inter, values.reg];
+        terms.iter().zip(self.networks.config.weights).map(|(v, w)| v * w).sum()
     }
 
     /// The sides of the student's rectifiers in a forward of `batch` that drops nothing.
@@ -238,14 +305,15 @@ impl Voco {
 }
 
 /// What the student sees of the embedding: without some rows, and without some values of the rest.
-fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seed: u64) -> Result<Var> {
-    let rows = ops::row_dropout(tape, embedding, config.row_dropout, seed)?;
+fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seeds: &Tensor) -> Result<Var> {
+    let seed = |i| seeds.rows_at(i, 1)?.reshape(&[2]);
+    let rows = ops::row_dropout(tape, embedding, config.row_dropout, &seed(0)?)?;
     if config.element_dropout == 0.0 {
         return Ok(rows);
     }
     let dims = rows.dims().to_vec();
     let values = ops::reshape(tape, &rows, &[dims.iter().product(), 1])?;
-    let kept = ops::row_dropout(tape, &values, config.element_dropout, random::derive(seed, &[1]))?;
+    let kept = ops::row_dropout(tape, &values, config.element_dropout, &seed(1)?)?;
     Ok(ops::reshape(tape, &kept, &dims)?)
 }
 
@@ -305,16 +373,25 @@ fn sizes(batch: &Batch, loss: Loss) -> Result<voco_loss::Params> {
     }
 }
 
-/// [`Step::base_cosine`] of projections `[V·S + V·K, D]`, all crops first.
-fn base_cosine(student: &Tensor, p: voco_loss::Params) -> Result<f64> {
+/// [`Step::cosines`] of projections `[V·S + V·K, D]`, all crops first.
+fn base_cosines(student: &Tensor, p: voco_loss::Params) -> Result<Vec<Tensor>> {
     let voco_loss::Params { volumes, crops, bases, .. } = p;
-    let mut sum = 0.0;
-    for volume in 0..volumes {
+    let of_volume = |volume| {
         let rows = student.rows_at(volumes * crops + volume * bases, bases)?;
-        let cosines = cosine::forward(&rows, &rows)?.to_f64_vec()?;
-        sum += (0..bases).flat_map(|a| cosines[a * bases..][..bases].iter().skip(a + 1)).sum::<f64>();
+        Ok(cosine::forward(&rows, &rows)?)
+    };
+    (0..volumes).map(of_volume).collect()
+}
+
+/// [`Values::base_cosine`].
+fn base_cosine(cosines: &[Tensor]) -> Result<f64> {
+    let (mut sum, mut pairs) = (0.0, 0);
+    for of_volume in cosines {
+        let (bases, values) = (of_volume.channels(), of_volume.to_f64_vec()?);
+        sum += (0..bases).flat_map(|a| values[a * bases..][..bases].iter().skip(a + 1)).sum::<f64>();
+        pairs += bases * (bases - 1) / 2;
     }
-    Ok(sum / (volumes * bases * (bases - 1) / 2) as f64)
+    Ok(sum / pairs as f64)
 }
 
 /// The checkpoint speaks autograd's errors.
@@ -444,8 +521,8 @@ mod tests {
         let apart = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
         let rows: Vec<f64> = [&[crop, crop][..], &alike, &apart].concat().into_iter().flatten().collect();
         let student = Tensor::from_slice(&rows, &[8, 2]).expect("tensor");
-        let got = base_cosine(&student, voco_loss::Params { volumes: 2, crops: 1, bases: 3, form: Form::Voco })
-            .expect("cosine");
+        let p = voco_loss::Params { volumes: 2, crops: 1, bases: 3, form: Form::Voco };
+        let got = base_cosines(&student, p).and_then(|cosines| base_cosine(&cosines)).expect("cosine");
         assert!((got - (1.0 - 1.0 / 3.0) / 2.0).abs() < 1e-12, "{got}");
     }
 }
