@@ -1,7 +1,7 @@
 //! One training step of the encoder (forward, backward, AdamW-amsgrad) on random crops of 64³: the work that
 //! `torch_step.py --volumes 1 --crops 0 --bases N` times in PyTorch, less its projector (0.01 % of the arithmetic).
 
-use crate::train::Size;
+use crate::train::{Precision, Size};
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result, machine};
 use autograd::{ParamStore, ParamStoreBuilder, Tape, Var, ops};
@@ -33,6 +33,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "D", default_value_t)]
     device: DeviceChoice,
+    /// What products are computed in
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Recompute activations in backward, crop by crop
     #[arg(long)]
     recompute: bool,
@@ -47,6 +50,7 @@ struct Measured {
     crops: usize,
     threads: usize,
     recompute: bool,
+    precision: String,
     /// Of a step: the median, and the fastest.
     seconds: f64,
     fastest: f64,
@@ -82,7 +86,10 @@ pub fn command(args: &Args) -> Result<bool> {
 fn measure(args: &Args) -> Result<Measured> {
     let device = args.device.resolve()?;
     let feature_size = args.feature_size.unwrap_or(args.size.feature_size());
-    let mut bench = Bench::new(feature_size, args.crops, args.recompute, device)?;
+    let precision = training::config::Precision::from(args.precision);
+    precision.check(device)?;
+    let dtype = precision.dtype()?;
+    let mut bench = Bench::new(feature_size, args, dtype, device)?;
     bench.step()?;
     let mut times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
@@ -95,21 +102,22 @@ fn measure(args: &Args) -> Result<Measured> {
         crops: args.crops,
         threads: rayon::current_num_threads(),
         recompute: args.recompute,
+        precision: dtype.to_string(),
         seconds,
         fastest: times[0],
         crops_per_s: args.crops as f64 / seconds,
         gflops: gflop / seconds,
         peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
         peak_tensors_gb: usage.peak as f64 / 1e9,
-        planned_memory_gb: planned(feature_size, args)? as f64 / 1e9,
+        planned_memory_gb: planned(feature_size, args, dtype)? as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
     })
 }
 
 /// Bytes of the same step's buffers on the meta device, and of the program.
-fn planned(feature_size: usize, args: &Args) -> Result<u64> {
+fn planned(feature_size: usize, args: &Args, dtype: DType) -> Result<u64> {
     let account = meta::open();
-    Bench::new(feature_size, args.crops, args.recompute, Device::Meta)?.step()?;
+    Bench::new(feature_size, args, dtype, Device::Meta)?.step()?;
     Ok(account.usage().held as u64 + PROGRAM)
 }
 
@@ -123,16 +131,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(feature_size: usize, crops: usize, recompute: bool, device: Device) -> Result<Bench> {
+    fn new(feature_size: usize, args: &Args, dtype: DType, device: Device) -> Result<Bench> {
         let mut builder = ParamStoreBuilder::default();
         let config =
             SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
         let network = SwinUnetr::new(&mut builder, "", config)?;
-        let params = builder.build(DType::F32, device, 0)?;
+        let params = builder.build(dtype, device, 0)?;
         let optimizer = AdamW::new(&params, AdamWConfig::default())?;
-        let mut x = Tensor::empty(&[crops, 64, 64, 64, 1], DType::F32, device)?;
+        let mut x = Tensor::empty(&[args.crops, 64, 64, 64, 1], DType::F32, device)?;
         x.fill_with(0..x.numel(), |i| random::uniform(1, i as u64))?;
-        Ok(Bench { network, params, optimizer, x, recompute })
+        Ok(Bench { network, params, optimizer, x, recompute: args.recompute })
     }
 
     /// Seconds of one step.

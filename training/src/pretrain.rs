@@ -202,7 +202,7 @@ impl<'c> Trainer<'c> {
             let (model, optimizer) = saved.restore(config, note)?;
             return Ok(Trainer { config, model, optimizer });
         }
-        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), config.precision.dtype()?, config.device()?, config.seed)?;
         if let Some(path) = &config.weights {
             checkpoint::load_backbone(path, &mut model, note)?;
         }
@@ -215,6 +215,7 @@ impl<'c> Trainer<'c> {
         let batch = batches.next().ok_or_else(|| Error::Config("the loader has no more batches".into()))??;
         let waited = started.elapsed();
         let batch = tensors(&batch, self.config)?;
+        self.model.loss_scale = self.optimizer.loss_scale();
         let done = self.model.step(&batch, random::derive(self.config.seed, &[step]))?;
         let loss = done.loss;
         if !(done.intra + done.inter + done.reg).is_finite() {
@@ -222,8 +223,10 @@ impl<'c> Trainer<'c> {
             return Err(Error::Diverged { step, loss, signature });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
-        self.optimizer.step(&mut self.model.params, &done.grads, lr)?;
-        let grad_norm = l2_norm::forward(done.grads.slab())?; // waits for the device, so that the time is the step's
+        // waits for the device, so that the time is the step's
+        let grad_norm = l2_norm::forward(done.grads.slab())? / self.model.loss_scale;
+        let loss_scale = self.optimizer.scaling().map(|scaling| scaling.scale);
+        self.optimizer.step_unless_overflowed(&mut self.model.params, &done.grads, grad_norm, lr)?;
         let seconds = started.elapsed().as_secs_f64();
         let crops = batch.crops.dims()[0] + batch.bases.dims()[0];
         Ok(Metrics {
@@ -234,6 +237,7 @@ impl<'c> Trainer<'c> {
             reg: done.reg,
             lr,
             grad_norm,
+            loss_scale,
             crops_per_s: crops as f64 / seconds,
             data_wait: waited.as_secs_f64() / seconds,
             position_top1: position_top1(&done.logits, &batch.labels)?,
