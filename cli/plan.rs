@@ -90,8 +90,8 @@ fn gb(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
-/// Bytes that this machine will have left beside the run. Errors when it does not fit, here or on its GPU; a run that is `resumed`
-/// cannot change its settings.
+/// Bytes that this machine will have left beside the run. Errors when it does not fit, here or on its GPU, or when the device does
+/// not compute in its precision; a run that is `resumed` cannot change its settings.
 pub(crate) fn room(config: &Config, resumed: bool) -> Result<u64> {
     let Memory { parameters, optimizer, teacher, loader, program, total, .. } = Plan::new(config)?.memory;
     let refuse = |needed, available, place: &str, advice: Option<String>| {
@@ -103,6 +103,7 @@ pub(crate) fn room(config: &Config, resumed: bool) -> Result<u64> {
         Error::Message(format!("this run needs {needed} of memory{place} and {available} are available; {advice}"))
     };
     let device = config.device()?;
+    config.precision.check(device)?;
     if device == Device::Cpu {
         let Some(available) = machine::available() else { return Ok(u64::MAX) };
         let left = available.checked_sub(total);

@@ -139,6 +139,9 @@ pub struct Options {
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, value_name = "D")]
     device: Option<DeviceChoice>,
+    /// What products are computed in; in 16 bits, on GPUs, parameters, sums, statistics and losses stay in f32 [default: f32]
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Recompute activations in backward: less memory, a third more arithmetic
     #[arg(long)]
     recompute: bool,
@@ -186,6 +189,25 @@ enum Loss {
 enum Teacher {
     Projector,
     Whole,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    #[default]
+    F32,
+    Bf16,
+    Fp16,
+}
+
+impl From<Precision> for training::config::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+            Precision::Fp16 => Self::Fp16,
+        }
+    }
 }
 
 pub fn command(args: Args) -> Result<bool> {
@@ -376,6 +398,7 @@ impl Options {
             cache_size: self.cache_size.or(file.cache_size),
             bad_share: self.bad_share.or(file.bad_share),
             device: self.device.or(file.device),
+            precision: self.precision.or(file.precision),
             recompute: self.recompute || file.recompute,
             no_graph: self.no_graph || file.no_graph,
             checkpoint_every: self.checkpoint_every.or(file.checkpoint_every),
@@ -432,6 +455,7 @@ impl Options {
             cache_size: self.cache_size,
             bad_share: self.bad_share.unwrap_or(0.2),
             device: self.device.unwrap_or_default().resolve()?.to_string(),
+            precision: self.precision.unwrap_or_default().into(),
             recompute: self.recompute,
             no_graph: self.no_graph,
             checkpoint_every: self.checkpoint_every.unwrap_or(1000),

@@ -132,6 +132,11 @@ fn plan_tells_parts_that_add_up_and_needs_neither_data_nor_memory() {
     let batch = 22 * 4 * 64u64.pow(3);
     assert_eq!(bytes("loader"), (LoaderConfig::default().prefetch as u64 + 1) * batch);
 
+    let low = plan(&["--size", "H", "--precision", "bf16"]);
+    let share = |part: &str| low["memory"][part].as_f64().expect("bytes") / bytes(part) as f64;
+    // beside its master a parameter has a copy of half the bytes; an activation has half, but for statistics and what is f32
+    assert_eq!([share("parameters"), share("teacher"), share("gradients"), share("optimizer")], [1.5, 1.5, 1.0, 1.0]);
+    assert!((0.5..0.52).contains(&share("activations")), "{}", share("activations"));
     let less = plan(&["--size", "H", "--recompute"]);
     let part = |name: &str| less["memory"][name].as_u64().expect("bytes");
     // One crop's activations in place of those of all 22.

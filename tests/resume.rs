@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use training::checkpoint::{self, Saved};
-use training::config::{LossKind, TeacherKind};
+use training::config::{LossKind, Precision, TeacherKind};
 use training::metrics::Metrics;
 use training::pretrain::{self, Outcome, Watch};
 use training::{Config, Result};
@@ -47,6 +47,7 @@ fn config(out: &Path) -> Config {
         cache_size: None,
         bad_share: 0.2,
         device: "cpu".into(),
+        precision: Precision::F32,
         recompute: false,
         no_graph: false,
         checkpoint_every: 1,

@@ -7,10 +7,12 @@ pub mod error;
 pub mod gradcheck;
 pub mod ops;
 pub mod params;
+pub mod precision;
 pub mod sides;
 pub mod tape;
 
 pub use error::{Error, Result};
 pub use params::{Gradients, Init, ParamId, ParamStore, ParamStoreBuilder};
+pub use precision::Role;
 pub use sides::{Moved, Sides};
 pub use tape::{Rule, Tape, Var};

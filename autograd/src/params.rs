@@ -1,11 +1,13 @@
 //! Trainable parameters in one slab, and their gradients in another of the same layout.
 //!
 //! One slab makes update, norm and averaging linear passes. Each parameter starts on a 64-byte line; the gaps hold zeros and
-//! stay zero, because their gradients are zero.
+//! stay zero, because their gradients are zero. For networks in a lower precision a second slab of the same layout holds the
+//! values rounded ([`crate::precision`]); whatever changes the first changes the second.
 
+use crate::precision::{Role, master};
 use crate::{Error, Result};
 use engine::{DType, Device, Tensor, random};
-use kernels::add;
+use kernels::{add, cast};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -32,6 +34,7 @@ struct Entry {
     name: String,
     dims: Vec<usize>,
     start: usize,
+    role: Role,
     init: Init,
 }
 
@@ -49,14 +52,15 @@ pub struct ParamStoreBuilder {
 }
 
 impl ParamStoreBuilder {
-    pub fn add(&mut self, name: impl Into<String>, dims: &[usize], init: Init) -> ParamId {
-        let entry = Entry { name: name.into(), dims: dims.to_vec(), start: self.end, init };
+    pub fn add(&mut self, name: impl Into<String>, dims: &[usize], role: Role, init: Init) -> ParamId {
+        let entry = Entry { name: name.into(), dims: dims.to_vec(), start: self.end, role, init };
         self.end = entry.range().end.next_multiple_of(ALIGN);
         self.entries.push(entry);
         ParamId(self.entries.len() - 1)
     }
 
-    /// Allocates the slab and draws the initial values. Errors when two parameters share a name.
+    /// Allocates the slabs for networks that are computed in `dtype`, and draws the initial values. Errors when two parameters
+    /// share a name.
     pub fn build(self, dtype: DType, device: Device, seed: u64) -> Result<ParamStore> {
         let mut by_name = HashMap::new();
         for (i, e) in self.entries.iter().enumerate() {
@@ -64,11 +68,14 @@ impl ParamStoreBuilder {
                 return Err(Error::DuplicateParameter(e.name.clone()));
             }
         }
-        let values = Tensor::zeros(&[self.end], dtype, device)?;
-        let mut store = ParamStore { entries: self.entries, by_name, values };
+        let values = Tensor::zeros(&[self.end], master(dtype), device)?;
+        let lower = values.dtype() != dtype;
+        let rounded = if lower { Some(Tensor::empty(&[self.end], dtype, device)?) } else { None };
+        let mut store = ParamStore { entries: self.entries, by_name, dtype, values, rounded };
         for id in store.ids() {
             store.draw(id, seed)?;
         }
+        store.round()?;
         Ok(store)
     }
 }
@@ -77,7 +84,12 @@ impl ParamStoreBuilder {
 pub struct ParamStore {
     entries: Vec<Entry>,
     by_name: HashMap<String, ParamId>,
+    /// Of the networks' computation.
+    dtype: DType,
+    /// The masters.
     values: Tensor,
+    /// The same in `dtype`, where the masters are in another.
+    rounded: Option<Tensor>,
 }
 
 impl ParamStore {
@@ -102,8 +114,9 @@ impl ParamStore {
         self.by_name.get(name).copied().ok_or_else(|| Error::NoSuchParameter(name.into()))
     }
 
+    /// What networks of these parameters are computed in.
     pub fn dtype(&self) -> DType {
-        self.values.dtype()
+        self.dtype
     }
 
     pub fn device(&self) -> Device {
@@ -115,9 +128,23 @@ impl ParamStore {
         self.entries.iter().map(|e| e.range().len()).sum()
     }
 
+    /// Bytes of all slabs.
+    pub fn bytes(&self) -> usize {
+        [Some(&self.values), self.rounded.as_ref()].into_iter().flatten().map(|t| t.numel() * t.dtype().size()).sum()
+    }
+
     /// A view of the parameter's value.
     pub fn value(&self, id: ParamId) -> Result<Tensor> {
         view(&self.values, &self.entries[id.0])
+    }
+
+    /// A view of the parameter as operations are given it: in the dtype of its role.
+    pub fn operand(&self, id: ParamId) -> Result<Tensor> {
+        let entry = &self.entries[id.0];
+        match &self.rounded {
+            Some(rounded) if entry.role.dtype(self.dtype) == self.dtype => view(rounded, entry),
+            _ => view(&self.values, entry),
+        }
     }
 
     /// Overwrites a parameter. Errors when the count differs, or while a view is alive.
@@ -127,16 +154,33 @@ impl ParamStore {
             let detail = format!("{} values for {} of shape {:?}", values.len(), entry.name, entry.dims);
             return Err(engine::Error::shape("set parameter", detail).into());
         }
-        Ok(self.values.fill_with(entry.range(), |i| values[i])?)
+        for slab in [Some(&mut self.values), self.rounded.as_mut()].into_iter().flatten() {
+            slab.fill_with(entry.range(), |i| values[i])?;
+        }
+        Ok(())
     }
 
-    /// The whole slab, gaps included.
+    /// The slab of values, gaps included.
     pub fn slab(&self) -> &Tensor {
         &self.values
     }
 
-    pub fn slab_mut(&mut self) -> &mut Tensor {
-        &mut self.values
+    /// Changes the slab of values; the rounded ones follow.
+    pub fn update(&mut self, change: impl FnOnce(&mut Tensor) -> engine::Result<()>) -> Result<()> {
+        change(&mut self.values)?;
+        self.round()
+    }
+
+    /// The slab of values, and of the rounded ones where there are such, for an update that writes both.
+    pub fn slabs_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        (&mut self.values, self.rounded.as_mut())
+    }
+
+    fn round(&mut self) -> Result<()> {
+        match &mut self.rounded {
+            Some(rounded) => Ok(cast::into(&self.values, rounded)?),
+            None => Ok(()),
+        }
     }
 
     /// A view of the slab over all parameters whose names start with `prefix`; they must lie next to each other.
@@ -159,7 +203,7 @@ impl ParamStore {
         Ok(Tensor::zeros(self.values.dims(), self.values.dtype(), self.values.device())?)
     }
 
-    /// Overwrites a parameter with its initial value.
+    /// Overwrites a parameter's value, and not what is rounded of it, with its initial value.
     fn draw(&mut self, id: ParamId, seed: u64) -> Result<()> {
         let entry = &self.entries[id.0];
         let seed = random::derive(seed, &entry.name.bytes().map(u64::from).collect::<Vec<_>>());
@@ -221,9 +265,9 @@ mod tests {
     #[test]
     fn parameters_lie_in_one_slab_by_name() {
         let mut b = ParamStoreBuilder::default();
-        let a = b.add("a", &[3], Init::Ones);
-        let w = b.add("s.w", &[2, 5], Init::Uniform(0.5));
-        b.add("s.b", &[17], Init::Zeros);
+        let a = b.add("a", &[3], Role::Term, Init::Ones);
+        let w = b.add("s.w", &[2, 5], Role::Operand, Init::Uniform(0.5));
+        b.add("s.b", &[17], Role::Term, Init::Zeros);
         let mut store = b.build(DType::F32, Device::Cpu, 1).expect("store");
         assert_eq!((store.count(), store.slab().numel()), (30, 64));
         assert_eq!(store.section("s.").expect("section").numel(), 48);
@@ -237,8 +281,31 @@ mod tests {
     #[test]
     fn names_must_differ() {
         let mut b = ParamStoreBuilder::default();
-        b.add("a", &[1], Init::Ones);
-        b.add("a", &[1], Init::Ones);
+        b.add("a", &[1], Role::Term, Init::Ones);
+        b.add("a", &[1], Role::Term, Init::Ones);
         assert_eq!(b.build(DType::F32, Device::Cpu, 0).err(), Some(Error::DuplicateParameter("a".into())));
+    }
+    #[test]
+    fn in_a_lower_precision_operands_are_the_rounded_values_whatever_changed_them() {
+        let mut b = ParamStoreBuilder::default();
+        let weight = b.add("weight", &[5, 7], Role::Operand, Init::Uniform(1.0));
+        let bias = b.add("bias", &[5], Role::Term, Init::Uniform(1.0));
+        let mut store = b.build(DType::BF16, Device::Cpu, 1).expect("store");
+        assert_eq!((store.dtype(), store.bytes()), (DType::BF16, 64 * (4 + 2)));
+        let agree = |store: &ParamStore| {
+            let read =
+                |t: Result<Tensor>| (t.as_ref().expect("view").dtype(), t.expect("view").to_f64_vec().expect("values"));
+            let (master, rounded) = (store.value(weight), read(store.operand(weight)));
+            assert_eq!(rounded, read(Ok(master.and_then(|t| Ok(t.to_dtype(DType::BF16)?)).expect("rounded"))));
+            assert_eq!(read(store.operand(bias)), read(store.value(bias)));
+            rounded.1
+        };
+        let drawn = agree(&store);
+        store.set(weight, &[1.0 + 2f64.powi(-10); 35]).expect("set");
+        assert_eq!(agree(&store), [1.0; 35]);
+        let double = |t: &mut Tensor| t.as_mut_slice::<f32>().map(|values| values.iter_mut().for_each(|v| *v *= 2.0));
+        store.update(double).expect("update");
+        assert_eq!(agree(&store), [2.0; 35]);
+        assert_ne!(drawn, [1.0; 35]);
     }
 }

@@ -92,8 +92,9 @@ impl<'a> Tape<'a> {
         Var { value, node: self.push(Node::Leaf) }
     }
 
+    /// A parameter, in the dtype of its role.
     pub fn param(&self, id: ParamId) -> Result<Var> {
-        Ok(Var { value: self.store.value(id)?, node: self.push(Node::Param(id)) })
+        Ok(Var { value: self.store.operand(id)?, node: self.push(Node::Param(id)) })
     }
 
     /// Adds an operation's result. `rule` is kept only when an input is tracked.
@@ -229,7 +230,7 @@ impl<F: Fn(&Tape<'_>, &[Var]) -> Result<Var>> Rule for Checkpoint<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Init, ParamStoreBuilder, ops};
+    use crate::{Init, ParamStoreBuilder, Role, ops};
     use engine::{DType, Device};
 
     fn tensor(values: &[f64]) -> Tensor {
@@ -238,7 +239,7 @@ mod tests {
 
     fn store() -> (ParamStore, ParamId, ParamId) {
         let mut b = ParamStoreBuilder::default();
-        let (a, w) = (b.add("a", &[3], Init::Ones), b.add("w", &[3], Init::Ones));
+        let [a, w] = ["a", "w"].map(|name| b.add(name, &[3], Role::Term, Init::Ones));
         (b.build(DType::F64, Device::Cpu, 0).expect("store"), a, w)
     }
 

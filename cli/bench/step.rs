@@ -1,7 +1,7 @@
 //! One training step of the encoder (forward, backward, AdamW-amsgrad) on random crops: with crops of 64³ the work that
 //! `torch_step.py --volumes 1 --crops 0 --bases N` times in PyTorch, less its projector (0.01 % of the arithmetic).
 
-use crate::train::Size;
+use crate::train::{Precision, Size};
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result, machine};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Tape, Var, ops};
@@ -36,6 +36,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "D", default_value_t)]
     device: DeviceChoice,
+    /// What products are computed in
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Recompute activations in backward, crop by crop
     #[arg(long)]
     recompute: bool,
@@ -56,6 +59,7 @@ struct Measured {
     recompute: bool,
     /// Whether the steps repeat a captured one.
     graph: bool,
+    precision: String,
     /// Of a step: the median, and the fastest.
     seconds: f64,
     fastest: f64,
@@ -91,8 +95,11 @@ pub fn command(args: &Args) -> Result<bool> {
 fn measure(args: &Args) -> Result<Measured> {
     let device = args.device.resolve()?;
     let feature_size = args.feature_size.unwrap_or(args.size.feature_size());
-    let planned = planned(feature_size, args)?;
-    let mut bench = Bench::new(feature_size, args, device)?;
+    let precision = training::config::Precision::from(args.precision);
+    precision.check(device)?;
+    let dtype = precision.dtype()?;
+    let planned = planned(feature_size, args, dtype)?;
+    let mut bench = Bench::new(feature_size, args, dtype, device)?;
     bench.step()?;
     if let Device::Cuda(_) = device {
         bench.step()?; // the first was launched kernel by kernel; this one is captured, and the others repeat it
@@ -108,6 +115,7 @@ fn measure(args: &Args) -> Result<Measured> {
         threads: rayon::current_num_threads(),
         recompute: args.recompute,
         graph: bench.repeats.is_captured(),
+        precision: dtype.to_string(),
         seconds,
         fastest: times[0],
         crops_per_s: args.crops as f64 / seconds,
@@ -120,9 +128,9 @@ fn measure(args: &Args) -> Result<Measured> {
 }
 
 /// The same step on the meta device.
-fn planned(feature_size: usize, args: &Args) -> Result<meta::Account> {
+fn planned(feature_size: usize, args: &Args, dtype: DType) -> Result<meta::Account> {
     let account = meta::open();
-    Bench::new(feature_size, args, Device::Meta)?.step()?;
+    Bench::new(feature_size, args, dtype, Device::Meta)?.step()?;
     Ok(account)
 }
 
@@ -144,13 +152,13 @@ struct Work {
 }
 
 impl Bench {
-    fn new(feature_size: usize, args: &Args, device: Device) -> Result<Bench> {
+    fn new(feature_size: usize, args: &Args, dtype: DType, device: Device) -> Result<Bench> {
         let Args { crops, roi, recompute, no_graph, .. } = *args;
         let mut builder = ParamStoreBuilder::default();
         let config =
             SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
         let network = SwinUnetr::new(&mut builder, "", config)?;
-        let params = builder.build(DType::F32, device, 0)?;
+        let params = builder.build(dtype, device, 0)?;
         let optimizer = AdamW::new(&params, AdamWConfig::default())?;
         let mut x = Tensor::empty(&[crops, roi, roi, roi, 1], DType::F32, device)?;
         x.fill_with(0..x.numel(), |i| random::uniform(1, i as u64))?;

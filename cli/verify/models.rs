@@ -218,8 +218,9 @@ pub fn voco_trajectory(case: &Case, context: &Context) -> Result<Computed> {
         let Values { intra, inter, reg, .. } = done.values()?;
         curve.extend([intra, inter, reg, intra + inter + reg]);
         let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
-        let p = Params { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step };
-        adamw::update(voco.params.slab_mut(), done.grads.slab(), state, p)?;
+        let p = Params { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step, scale: 1.0 };
+        let (values, rounded) = voco.params.slabs_mut();
+        adamw::update(values, rounded, done.grads.slab(), state, p)?;
     }
     Ok(Computed::from([("out.losses".into(), Tensor::from_slice(&curve, &[curve.len() / 4, 4])?)]))
 }

@@ -41,7 +41,8 @@ pub fn adamw(case: &Case, context: &Context) -> Result<Computed> {
         let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
         let [beta1, beta2] = a.betas;
         let (weight_decay, eps) = (a.weight_decay, a.eps);
-        adamw::update(&mut param, &grad, state, Params { lr, beta1, beta2, eps, weight_decay, step: step as u64 + 1 })?;
+        let p = Params { lr, beta1, beta2, eps, weight_decay, step: step as u64 + 1, scale: 1.0 };
+        adamw::update(&mut param, None, &grad, state, p)?;
         after.extend(param.to_f64_vec()?);
         rates.push(lr);
     }

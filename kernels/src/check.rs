@@ -4,7 +4,7 @@ use engine::{DType, Error, Result, Tensor};
 
 /// What statistics and sums over many values are kept in, which is the dtype of biases, of a norm's parameters and of all
 /// parameters' gradients: f32 for bf16 and f16, else the same.
-pub(crate) fn sum_dtype(dtype: DType) -> DType {
+pub fn sum_dtype(dtype: DType) -> DType {
     if dtype.is_half() { DType::F32 } else { dtype }
 }
 

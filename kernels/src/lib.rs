@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod add;
 pub mod batch_norm;
+pub mod cast;
 pub mod ceilings;
 mod check;
 pub mod concat;
@@ -34,3 +35,5 @@ pub mod sum_rows;
 mod testing;
 pub mod voco_loss;
 pub mod window_attention;
+
+pub use check::sum_dtype;

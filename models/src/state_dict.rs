@@ -219,7 +219,7 @@ fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, repo
 mod tests {
     use super::*;
     use crate::{SwinUnetr, SwinUnetrConfig};
-    use autograd::{Init, ParamStoreBuilder};
+    use autograd::{Init, ParamStoreBuilder, Role};
     use kernels::patch_merging::Order;
 
     #[test]
@@ -233,9 +233,9 @@ mod tests {
 
     fn store(seed: u64) -> ParamStore {
         let mut b = ParamStoreBuilder::default();
-        b.add("backbone.conv.weight", &[4, 3, 2, 1, 5], Init::Uniform(1.0));
-        b.add("backbone.attn.relative_position_bias_table", &[2197, 3], Init::Uniform(1.0));
-        b.add("backbone.bias", &[4], Init::Ones);
+        b.add("backbone.conv.weight", &[4, 3, 2, 1, 5], Role::Operand, Init::Uniform(1.0));
+        b.add("backbone.attn.relative_position_bias_table", &[2197, 3], Role::Term, Init::Uniform(1.0));
+        b.add("backbone.bias", &[4], Role::Term, Init::Ones);
         b.build(DType::F32, Device::Cpu, seed).expect("store")
     }
 

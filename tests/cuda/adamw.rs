@@ -1,16 +1,25 @@
 use super::{DTYPES, assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::adamw::{Params, State, update};
+use kernels::add;
 
-/// Parameter, m, v and vmax after three updates.
-fn run(device: Device, dtype: DType, start: &Tensor, grads: &[Tensor]) -> [Tensor; 4] {
+/// Parameter, m, v and vmax after an update for each of the gradients which come scaled, and the copy where one is wanted.
+fn run(
+    device: Device,
+    dtype: DType,
+    start: &Tensor,
+    grads: &[Tensor],
+    scale: f64,
+    mut copy: Option<&mut Tensor>,
+) -> [Tensor; 4] {
     let there = |t: &Tensor| t.to_device(device).expect("copy");
     let own = start.to_f64_vec().and_then(|values| Tensor::from_slice(&values, start.dims())?.to_dtype(dtype));
     let mut param = own.and_then(|t| t.to_device(device)).expect("a copy of its own");
     let [mut m, mut v, mut vmax] = [0; 3].map(|_| Tensor::zeros(start.dims(), dtype, device).expect("zeros"));
     for (grad, step) in grads.iter().zip(1..) {
-        let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step };
-        update(&mut param, &there(grad), State { m: &mut m, v: &mut v, vmax: &mut vmax }, p).expect("update");
+        let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, scale };
+        update(&mut param, copy.as_deref_mut(), &there(grad), State { m: &mut m, v: &mut v, vmax: &mut vmax }, p)
+            .expect("update");
     }
     [param, m, v, vmax]
 }
@@ -28,13 +37,13 @@ fn updates_agree_with_f64() {
                 Tensor::from_slice(&values, dims).and_then(|t| t.to_dtype(dtype)).expect("gradient")
             };
             let grads = [scaled(2, 1.0), scaled(3, 64.0), scaled(4, 0.5)];
-            let ours = run(device, DType::F32, &start, &grads);
-            let want = run(Device::Cpu, DType::F64, &exact(&start), &grads.each_ref().map(exact));
+            let ours = run(device, DType::F32, &start, &grads, 1.0, None);
+            let want = run(Device::Cpu, DType::F64, &exact(&start), &grads.each_ref().map(exact), 1.0, None);
             for (ours, want) in ours.iter().zip(&want) {
                 // a step rounds each of its factors once from f64, and its four operations
                 assert_close(ours, want, 3.0 * 8.0 * unit(DType::F32));
             }
-            same_bits(&ours.each_ref(), &run(device, DType::F32, &start, &grads).each_ref());
+            same_bits(&ours.each_ref(), &run(device, DType::F32, &start, &grads, 1.0, None).each_ref());
         }
     }
 }
@@ -46,7 +55,21 @@ fn a_shared_parameter_is_not_written() {
     let (mut param, [mut m, mut v, mut vmax]) = (zeros(), [zeros(), zeros(), zeros()]);
     let view = param.rows_at(1, 2).expect("view");
     let state = State { m: &mut m, v: &mut v, vmax: &mut vmax };
-    let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1 };
-    assert!(update(&mut param, &zeros(), state, p).is_err());
+    let p = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: 1, scale: 1.0 };
+    assert!(update(&mut param, None, &zeros(), state, p).is_err());
     assert_eq!(view.to_vec::<f32>(), Ok(vec![0.0; 2]));
+}
+
+#[test]
+fn the_copy_is_the_rounded_parameter_and_a_scale_of_the_gradient_changes_no_bit() {
+    let Some(device) = device() else { return };
+    for n in [1, 4099, 70_001] {
+        let (start, grad) = (random(1, &[n], DType::F32), random(2, &[n], DType::F32));
+        let plain = run(device, DType::F32, &start, std::slice::from_ref(&grad), 1.0, None);
+        let mut copy = Tensor::full(&[n], f64::NAN, DType::BF16, device).expect("copy");
+        let scaled = [add::scale(&grad, 4096.0).expect("scaled")];
+        let copied = run(device, DType::F32, &start, &scaled, 4096.0, Some(&mut copy));
+        same_bits(&copied.each_ref(), &plain.each_ref());
+        same_bits(&[&copy], &[&copied[0].to_dtype(DType::BF16).expect("rounded")]);
+    }
 }

@@ -2,11 +2,12 @@
 //!
 //! Both are safetensors files with PyTorch's names and layouts: the projectors as `student.*` and `teacher.*`, a whole teacher's
 //! network as `teacher.backbone.*`, the network as `backbone.*` in a checkpoint and without that prefix in the weights, as MONAI's SwinUNETR calls it. A checkpoint also holds the
-//! optimiser's three slabs and, as metadata, the step and the resolved configuration. There is no other state: samples follow
+//! optimiser's three slabs and, as metadata, the step, the resolved configuration and how the loss is scaled. There is no other
+//! state: low-precision copies are rounded anew, samples follow
 //! from (seed, epoch, index), dropped rows from (seed, step), the learning rate from the step.
 
 use crate::optimizer::AdamW;
-use crate::{Config, Error, Result};
+use crate::{Config, Error, LossScale, Result};
 use engine::{Device, Tensor};
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 const ENDING: &str = "safetensors";
 const STEP: &str = "step";
 const BEST: &str = "best";
+const SCALING: &str = "loss_scale";
 const CONFIG: &str = "config";
 
 /// The checkpoint with the lowest mean loss over the steps that led to it from the one before.
@@ -66,8 +68,15 @@ pub fn save(folder: &Path, config: &Config, model: &Voco, optimizer: &AdamW, bes
     }
     let mut metadata = description(model, step);
     metadata.insert(CONFIG.into(), config.to_toml()?);
-    metadata.insert(BEST.into(), serde_json::to_string(&best).map_err(|e| Error::Config(e.to_string()))?);
+    metadata.insert(BEST.into(), json(&best)?);
+    if let Some(scaling) = optimizer.scaling() {
+        metadata.insert(SCALING.into(), json(&scaling)?);
+    }
     Ok(state_dict::save(&path(folder, step), &tensors, metadata)?)
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))
 }
 
 /// A checkpoint that was read and found whole.
@@ -78,6 +87,7 @@ pub struct Saved {
     pub best: Best,
     /// The configuration of the run, as TOML.
     pub config: String,
+    scaling: Option<LossScale>,
     merging: Merging,
     tensors: StateDict,
 }
@@ -95,8 +105,11 @@ impl Saved {
         let unreadable = |key: &str| Error::Config(format!("{}: \"{key}\" is unreadable", path.display()));
         let step = entry(STEP)?.parse().map_err(|_| unreadable(STEP))?;
         let best = serde_json::from_str(entry(BEST)?).map_err(|_| unreadable(BEST))?;
+        let scaling = metadata.get(SCALING).map(|text| serde_json::from_str(text)).transpose();
+        let scaling = scaling.map_err(|_| unreadable(SCALING))?;
         let merging = weights.merging().map_err(|_| unreadable(PATCH_MERGING))?;
-        Ok(Saved { path: path.to_path_buf(), step, best, config: entry(CONFIG)?.clone(), merging, tensors })
+        let config = entry(CONFIG)?.clone();
+        Ok(Saved { path: path.to_path_buf(), step, best, config, scaling, merging, tensors })
     }
 
     /// The newest whole checkpoint of a folder. `note` hears of newer ones that are damaged.
@@ -113,7 +126,7 @@ impl Saved {
 
     /// The model and the optimiser as they were. `note` hears what was loaded.
     pub fn restore(mut self, config: &Config, note: &mut dyn FnMut(String)) -> Result<(Voco, AdamW)> {
-        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), config.precision.dtype()?, config.device()?, config.seed)?;
         let mut state = Vec::new();
         for name in AdamW::STATE {
             state.push(self.tensors.remove(name).ok_or_else(|| self.lacks(name))?);
@@ -125,7 +138,7 @@ impl Saved {
             return Err(self.lacks(name));
         }
         note(loaded(&self.path, self.merging, &report));
-        let optimizer = AdamW::resume(&model.params, config.adamw(), state, self.step)?;
+        let optimizer = AdamW::resume(&model.params, config.adamw(), state, self.step, self.scaling)?;
         Ok((model, optimizer))
     }
 

@@ -3,7 +3,7 @@
 use crate::optimizer::AdamWConfig;
 use crate::{Error, Result};
 use data::{Bits, Geometry, Region, Sampling};
-use engine::Device;
+use engine::{DType, Device};
 use kernels::patch_merging::Order;
 use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,35 @@ pub enum LossKind {
 pub enum TeacherKind {
     Projector,
     Whole,
+}
+
+/// What networks are computed in, as far as [`autograd::precision`] lets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    Bf16,
+    Fp16,
+}
+
+impl Precision {
+    /// Errors with what there are no kernels for.
+    pub fn dtype(self) -> Result<DType> {
+        match self {
+            Precision::F32 => Ok(DType::F32),
+            Precision::Bf16 => Ok(DType::BF16),
+            Precision::Fp16 => Err(Error::Config("precision fp16 has no kernels yet: use --precision bf16".into())),
+        }
+    }
+
+    /// Errors when nothing can be computed in it on this device.
+    pub fn check(self, device: Device) -> Result<()> {
+        if self.dtype()? == DType::F32 || device != Device::Cpu {
+            return Ok(());
+        }
+        let remedy = "give --device cuda, or --precision f32";
+        Err(Error::Config(format!("precision {} needs a GPU, for the CPU computes in f32: {remedy}", self.dtype()?)))
+    }
 }
 
 /// A folder, list or `dataset.json`, and the body region that decides its preprocessing.
@@ -85,6 +114,7 @@ pub struct Config {
     pub bad_share: f64,
     /// A device by its name, `cpu` or `cuda:0`.
     pub device: String,
+    pub precision: Precision,
     pub recompute: bool,
     /// Every step is launched kernel by kernel, on a GPU too.
     pub no_graph: bool,
@@ -248,6 +278,7 @@ impl Config {
             let n = self.loader_threads;
             return refuse(format!("loader_threads {n}: use 1 to {MOST_THREADS} (--loader-threads)"));
         }
+        self.precision.dtype()?;
         self.device().map(drop)
     }
 }

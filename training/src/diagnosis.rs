@@ -197,7 +197,8 @@ impl Diagnosis {
 
     /// Takes in one step; a line for each kind of trouble that shows for the first time.
     pub fn see(&mut self, m: &Metrics) -> Vec<String> {
-        if !(m.loss.is_finite() && m.grad_norm.is_finite()) {
+        // an overflow is what a loss scale is found by
+        if !(m.loss.is_finite() && (m.grad_norm.is_finite() || m.loss_scale.is_some())) {
             return self.say(m, &[(Kind::NotANumber, format!("loss {}, gradient norm {}", m.loss, m.grad_norm))]);
         }
         let spike = self.spike(m);

@@ -6,6 +6,7 @@ pub mod diagnosis;
 pub mod error;
 pub mod events;
 pub mod file;
+pub mod loss_scale;
 pub mod metrics;
 pub mod optimizer;
 pub mod plan;
@@ -17,3 +18,4 @@ pub mod steps;
 
 pub use config::Config;
 pub use error::{Error, Result};
+pub use loss_scale::LossScale;

@@ -17,7 +17,12 @@ pub struct Metrics {
     pub reg: f64,
     /// The rate this step's update was made with.
     pub lr: f64,
+    /// Infinite, which JSON writes as null, where a scaled gradient overflowed and the update was left out.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub grad_norm: f64,
+    /// What the loss was multiplied by; absent where it is not scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     pub crops_per_s: f64,
     /// Share of the step's time spent waiting for the loader.
     pub data_wait: f64,
@@ -31,6 +36,10 @@ pub struct Metrics {
     pub position_correlation: Option<f64>,
 }
 
+fn null_is_infinite<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::INFINITY))
+}
+
 impl Metrics {
     /// Everything but the step, under the names it has in `metrics.jsonl`.
     pub fn scalars(&self) -> impl Iterator<Item = (&'static str, f64)> {
@@ -41,6 +50,7 @@ impl Metrics {
             ("reg", Some(self.reg)),
             ("lr", Some(self.lr)),
             ("grad_norm", Some(self.grad_norm)),
+            ("loss_scale", self.loss_scale),
             ("crops_per_s", Some(self.crops_per_s)),
             ("data_wait", Some(self.data_wait)),
             ("position_top1", Some(self.position_top1)),
@@ -190,6 +200,7 @@ pub(crate) mod tests {
             reg: 0.1 * loss,
             lr: 1e-4,
             grad_norm: 2.0,
+            loss_scale: Some(65536.0),
             crops_per_s: 11.0,
             data_wait: 0.25,
             position_top1: 0.5,
@@ -204,6 +215,12 @@ pub(crate) mod tests {
         let mut want = serde_json::Map::from_iter([("step".to_string(), 3.into())]);
         want.extend(metrics.scalars().map(|(name, value)| (name.to_string(), value.into())));
         assert_eq!(serde_json::to_value(metrics).expect("JSON"), serde_json::Value::Object(want));
+    }
+
+    #[test]
+    fn a_step_that_was_left_out_is_read() {
+        let skipped = Metrics { grad_norm: f64::INFINITY, ..metrics(3, 1.5) };
+        assert_eq!(serde_json::from_str::<Metrics>(&line(&skipped).expect("line")).expect("read"), skipped);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct Flops {
 /// Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Backbone and student.
+    /// Backbone and student, with the copies in lower precision.
     pub parameters: u64,
     pub gradients: u64,
     /// m, v and vmax.
@@ -58,15 +58,17 @@ impl Plan {
     /// Errors with settings that no model can be built of.
     pub fn new(config: &Config) -> Result<Plan> {
         let account = meta::open();
-        let mut model = Voco::new(config.voco(), DType::F32, Device::Meta, config.seed)?;
+        let dtype = config.precision.dtype()?;
+        let mut model = Voco::new(config.voco(), dtype, Device::Meta, config.seed)?;
         let mut optimizer = AdamW::new(&model.params, config.adamw())?;
         let batch = batch(config)?;
         let done = model.step(&batch, config.seed)?;
         optimizer.step(&mut model.params, &done.grads, config.lr)?;
 
         let (usage, size) = (account.usage(), |t: &Tensor| (t.numel() * t.dtype().size()) as u64);
-        let parameters = size(model.params.slab());
-        let [gradients, optimizer, teacher] = [parameters, 3 * parameters, size(model.teacher_params.slab())];
+        let [parameters, teacher] = [&model.params, &model.teacher_params].map(|params| params.bytes() as u64);
+        let gradients = size(model.params.slab());
+        let optimizer = 3 * gradients;
         let activations = usage.peak as u64 - parameters - gradients - optimizer - teacher;
         let idle = (usage.held - usage.peak) as u64;
         let loader = (LoaderConfig::default().prefetch as u64 + 1) * (size(&batch.crops) + size(&batch.bases));

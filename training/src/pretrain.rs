@@ -205,7 +205,7 @@ impl<'c> Trainer<'c> {
             let (model, optimizer) = saved.restore(config, note)?;
             return Ok(Trainer { config, model, optimizer, steps });
         }
-        let mut model = Voco::new(config.voco(), engine::DType::F32, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), config.precision.dtype()?, config.device()?, config.seed)?;
         if let Some(path) = &config.weights {
             checkpoint::load_backbone(path, &mut model, note)?;
         }
@@ -217,6 +217,7 @@ impl<'c> Trainer<'c> {
         let started = Instant::now();
         let batch = batches.next().ok_or_else(|| Error::Config("the loader has no more batches".into()))??;
         let waited = started.elapsed();
+        self.model.loss_scale = self.optimizer.loss_scale();
         let Done { step: done, grad_norm } =
             &*self.steps.run(&mut self.model, &batch, random::derive(self.config.seed, &[step]))?;
         let values = done.values()?;
@@ -226,8 +227,9 @@ impl<'c> Trainer<'c> {
             return Err(Error::Diverged { step, loss, signature: diagnosis::not_a_number(intra, inter, reg) });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
-        self.optimizer.step(&mut self.model.params, &done.grads, lr)?;
-        let grad_norm = grad_norm.item()?; // waits for the device, so that the time is the step's
+        let grad_norm = grad_norm.item()? / self.model.loss_scale;
+        let loss_scale = self.optimizer.scaling().map(|scaling| scaling.scale);
+        self.optimizer.step_unless_overflowed(&mut self.model.params, &done.grads, grad_norm, lr)?;
         let seconds = started.elapsed().as_secs_f64();
         let crops = batch.volumes * (self.config.crops + self.config.grid.pow(2));
         let labels = Tensor::from_slice(&batch.labels, done.logits.dims())?;
@@ -239,6 +241,7 @@ impl<'c> Trainer<'c> {
             reg,
             lr,
             grad_norm,
+            loss_scale,
             crops_per_s: crops as f64 / seconds,
             data_wait: waited.as_secs_f64() / seconds,
             position_top1: position_top1(&done.logits, &labels)?,

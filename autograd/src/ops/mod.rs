@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod batch_norm;
+pub mod cast;
 pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
@@ -25,6 +26,7 @@ pub mod window_attention;
 
 pub use add::add;
 pub use batch_norm::batch_norm;
+pub use cast::cast;
 pub use concat::concat;
 pub use conv_transpose3d::conv_transpose3d;
 pub use conv3d::conv3d;

@@ -410,10 +410,10 @@ impl List {
         let (x, shape) = ([numel], format!("{numel} values"));
         let f = Function::new("adamw", shape.clone(), [&x, &x, &x, &x, &x], json!({}));
         let (lr, eps) = (1e-4, 1e-8);
-        let p = adamw::Params { lr, beta1: 0.9, beta2: 0.999, eps, weight_decay: 0.01, step: 1 };
+        let p = adamw::Params { lr, beta1: 0.9, beta2: 0.999, eps, weight_decay: 0.01, step: 1, scale: 1.0 };
         let run = move |t: &mut [Tensor]| {
             let [x, m, v, vmax, grad] = t else { return Err(Error::shape("adamw", "five tensors are needed")) };
-            adamw::update(x, grad, adamw::State { m, v, vmax }, p).map(|()| Vec::new())
+            adamw::update(x, None, grad, adamw::State { m, v, vmax }, p).map(|()| Vec::new())
         };
         self.cases.push(f.call("update", &[], f.inputs.clone(), run).updating(4));
         let f = Function::new("ema", shape.clone(), [&x, &x], json!({}));

@@ -33,6 +33,7 @@ pub(super) struct Scalars<T> {
     pub step_size: T,
     pub root_correction: T,
     pub eps: T,
+    pub unscale: T,
 }
 
 impl<T: Real> Scalars<T> {
@@ -47,6 +48,7 @@ impl<T: Real> Scalars<T> {
             step_size: T::of(p.lr / (1.0 - p.beta1.powf(t))),
             root_correction: T::of((1.0 - p.beta2.powf(t)).sqrt()),
             eps: T::of(p.eps),
+            unscale: T::of(1.0 / p.scale),
         }
     }
 }
@@ -77,7 +79,7 @@ fn step<T: Real>(param: &mut [T], grad: &[T], m: &mut [T], v: &mut [T], vmax: &m
     let n = param.len();
     let (grad, m, v, vmax) = (&grad[..n], &mut m[..n], &mut v[..n], &mut vmax[..n]);
     for i in 0..n {
-        let g = grad[i];
+        let g = grad[i] * s.unscale;
         m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g;
         v[i] = s.beta2 * v[i] + s.one_minus_beta2 * g * g;
         vmax[i] = if v[i] > vmax[i] { v[i] } else { vmax[i] };

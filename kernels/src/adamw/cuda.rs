@@ -16,6 +16,7 @@ struct Args {
     v: u64,
     vmax: u64,
     g: u64,
+    copy: u64,
     n: i64,
     keep: f32,
     beta1: f32,
@@ -25,16 +26,25 @@ struct Args {
     step_size: f32,
     root_correction: f32,
     eps: f32,
+    unscale: f32,
+    reserved: i32,
 }
 
-pub fn update(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) -> Result<()> {
+pub fn update(param: &mut Tensor, copy: Option<&mut Tensor>, grad: &Tensor, state: State<'_>, p: Params) -> Result<()> {
     let s = Scalars::<f32>::new(p);
+    let mut kernel = format!("adamw_update_{}", suffix(OP, grad)?);
+    let mut address = 0;
+    if let Some(copy) = copy {
+        kernel += &format!("_{}", suffix(OP, copy)?);
+        address = copy.device_ptr_mut()?;
+    }
     let args = Args {
         x: param.device_ptr_mut()?,
         m: state.m.device_ptr_mut()?,
         v: state.v.device_ptr_mut()?,
         vmax: state.vmax.device_ptr_mut()?,
         g: grad.device_ptr()?,
+        copy: address,
         n: param.numel() as i64,
         keep: s.keep,
         beta1: s.beta1,
@@ -44,8 +54,9 @@ pub fn update(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) ->
         step_size: s.step_size,
         root_correction: s.root_correction,
         eps: s.eps,
+        unscale: s.unscale,
+        reserved: 0,
     };
-    let kernel = format!("adamw_update_{}", suffix(OP, grad)?);
-    // SAFETY: all five have n elements, the gradient of the kernel's dtype, the others f32.
+    // SAFETY: all have n elements, gradient and copy of the kernel's dtypes, the others f32.
     unsafe { launch(param.device(), &IMAGE, &kernel, strided(param, param.numel())?, &args) }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use engine::{Element, random};
 
-const P: Params = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1 };
+const P: Params = Params { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1, scale: 1.0 };
 
 struct Optimiser {
     param: Tensor,
@@ -20,7 +20,7 @@ impl Optimiser {
 
     fn step<T: Element>(&mut self, grad: &[T], p: Params) -> Result<()> {
         let grad = Tensor::from_slice(grad, &[grad.len()]).expect("gradient");
-        update(&mut self.param, &grad, State { m: &mut self.m, v: &mut self.v, vmax: &mut self.vmax }, p)
+        update(&mut self.param, None, &grad, State { m: &mut self.m, v: &mut self.v, vmax: &mut self.vmax }, p)
     }
 }
 
@@ -109,8 +109,32 @@ fn wrong_input_is_an_error() {
     assert!(Optimiser::new(&[1i32]).step(&[1i32], P).is_err());
     assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32], Params { step: 0, ..P }).is_err());
     assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32], Params { beta2: 1.0, ..P }).is_err());
+    for scale in [0.0, -1.0, f64::INFINITY, f64::NAN] {
+        assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32], Params { scale, ..P }).is_err());
+    }
     let mut o = Optimiser::new(&[1.0f32]);
     let view = o.param.clone();
     assert_eq!(o.step(&[1.0f32], P), Err(Error::Shared { op: "write" }));
     drop(view);
+}
+
+#[test]
+fn a_scaled_gradient_gives_the_same_bits_and_the_copy_is_the_rounded_parameter() {
+    let n = 1000;
+    let start: Vec<f32> = (0..n).map(|i| random::normal(1, i) as f32).collect();
+    let grad: Vec<f32> = (0..n).map(|i| random::normal(2, i) as f32).collect();
+    let (mut plain, mut scaled) = (Optimiser::new(&start), Optimiser::new(&start));
+    plain.step(&grad, P).expect("step");
+    let grad: Vec<f32> = grad.iter().map(|g| g * 1024.0).collect();
+    let grad = Tensor::from_slice(&grad, &[grad.len()]).expect("gradient");
+    let mut copy = Tensor::zeros(grad.dims(), DType::BF16, Device::Cpu).expect("copy");
+    let Optimiser { param, m, v, vmax } = &mut scaled;
+    update(param, Some(&mut copy), &grad, State { m, v, vmax }, Params { scale: 1024.0, ..P }).expect("step");
+    for (a, b) in [(&plain.param, &scaled.param), (&plain.m, &scaled.m), (&plain.vmax, &scaled.vmax)] {
+        assert!(a.to_vec::<f32>().expect("plain") == b.to_vec::<f32>().expect("scaled"));
+    }
+    assert_eq!(copy.to_f64_vec(), scaled.param.to_dtype(DType::BF16).and_then(|t| t.to_f64_vec()));
+    let Optimiser { param, m, v, vmax } = &mut scaled;
+    let mut short = Tensor::zeros(&[1], DType::BF16, Device::Cpu).expect("copy");
+    assert!(update(param, Some(&mut short), &grad, State { m, v, vmax }, P).is_err());
 }

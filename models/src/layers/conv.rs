@@ -30,8 +30,8 @@ impl Conv3d {
 
     fn new(mut scope: Scope, ci: usize, co: usize, k: usize, params: conv3d::Params, bias: bool) -> Self {
         let init = uniform(ci * k * k * k);
-        let weight = scope.param("weight", &[co, k, k, k, ci], init);
-        let bias = bias.then(|| scope.param("bias", &[co], init));
+        let weight = scope.operand("weight", &[co, k, k, k, ci], init);
+        let bias = bias.then(|| scope.term("bias", &[co], init));
         Conv3d { weight, bias, params }
     }
 
@@ -49,7 +49,7 @@ pub struct ConvTranspose3d {
 impl ConvTranspose3d {
     pub fn doubling(mut scope: Scope, inputs: usize, outputs: usize) -> Self {
         // PyTorch takes fan_in from the second axis of its [in, out, k, k, k].
-        let weight = scope.param("weight", &[inputs, 2, 2, 2, outputs], uniform(outputs * 8));
+        let weight = scope.operand("weight", &[inputs, 2, 2, 2, outputs], uniform(outputs * 8));
         ConvTranspose3d { weight }
     }
 

@@ -9,8 +9,8 @@ pub struct Linear {
 
 impl Linear {
     pub fn new(mut scope: Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
-        let weight = scope.param("weight", &[outputs, inputs], uniform(inputs));
-        let bias = bias.then(|| scope.param("bias", &[outputs], uniform(inputs)));
+        let weight = scope.operand("weight", &[outputs, inputs], uniform(inputs));
+        let bias = bias.then(|| scope.term("bias", &[outputs], uniform(inputs)));
         Linear { weight, bias }
     }
 

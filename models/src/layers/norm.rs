@@ -12,8 +12,8 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     pub fn new(mut scope: Scope, channels: usize) -> Self {
-        let weight = scope.param("weight", &[channels], Init::Ones);
-        let bias = scope.param("bias", &[channels], Init::Zeros);
+        let weight = scope.term("weight", &[channels], Init::Ones);
+        let bias = scope.term("bias", &[channels], Init::Zeros);
         LayerNorm { weight, bias }
     }
 

@@ -1,4 +1,4 @@
-use autograd::{Init, ParamId, ParamStoreBuilder};
+use autograd::{Init, ParamId, ParamStoreBuilder, Role};
 
 /// A builder with a name prefix, as PyTorch's nested modules have.
 pub struct Scope<'b> {
@@ -16,13 +16,19 @@ impl<'b> Scope<'b> {
         Scope { prefix: format!("{}{name}.", self.prefix), builder: self.builder }
     }
 
-    pub(super) fn param(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
-        self.builder.add(format!("{}{name}", self.prefix), dims, init)
+    /// A factor of products.
+    pub(super) fn operand(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
+        self.builder.add(format!("{}{name}", self.prefix), dims, Role::Operand, init)
+    }
+
+    /// A bias, or a norm's parameter.
+    pub(super) fn term(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
+        self.builder.add(format!("{}{name}", self.prefix), dims, Role::Term, init)
     }
 
     /// A table of relative position biases: normal with standard deviation 0.02.
     pub fn bias_table(&mut self, name: &str, dims: &[usize]) -> ParamId {
-        self.param(name, dims, Init::TruncatedNormal(0.02))
+        self.term(name, dims, Init::TruncatedNormal(0.02))
     }
 }
 

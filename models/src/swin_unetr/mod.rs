@@ -9,7 +9,7 @@ mod stage;
 
 use crate::layers::{Conv3d, ResidualBlock, Scope, plain_layer_norm};
 use crate::{Error, Result};
-use autograd::{ParamStoreBuilder, Tape, Var, ops};
+use autograd::{ParamStoreBuilder, Tape, Var, ops, precision};
 use decoder::Decoder;
 use kernels::patch_merging::Order;
 use stage::Stage;
@@ -104,8 +104,9 @@ impl SwinUnetr {
 
     pub fn encode(&self, tape: &Tape, x: &Var) -> Result<Features> {
         self.check_input(x.dims())?;
-        let e1 = self.encoder1.forward(tape, x)?;
-        let mut h = self.patch_embed.forward(tape, x)?;
+        let x = precision::enter(tape, x)?;
+        let e1 = self.encoder1.forward(tape, &x)?;
+        let mut h = self.patch_embed.forward(tape, &x)?;
         let h0 = plain_layer_norm(tape, &h)?;
         let e2 = self.encoder2.forward(tape, &h0)?;
         h = self.stages[0].forward(tape, &h)?;
@@ -127,14 +128,14 @@ impl SwinUnetr {
         let f = self.encode(tape, x)?;
         let maps = [f.e1, f.e2, f.e3, f.e4, f.e10];
         let pooled = maps.iter().map(|m| ops::global_avg_pool(tape, m)).collect::<autograd::Result<Vec<_>>>()?;
-        Ok(ops::concat(tape, &pooled.iter().collect::<Vec<_>>(), 1)?)
+        Ok(precision::leave(tape, &ops::concat(tape, &pooled.iter().collect::<Vec<_>>(), 1)?)?)
     }
 
     /// Logits `[N, D, H, W, classes]`. Errors when the network was built without a decoder.
     pub fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let decoder = self.decoder.as_ref();
         let decoder = decoder.ok_or_else(|| Error::Config("this network was built without a decoder".into()))?;
-        Ok(decoder.forward(tape, &self.encode(tape, x)?)?)
+        Ok(precision::leave(tape, &decoder.forward(tape, &self.encode(tape, x)?)?)?)
     }
 
     fn check_input(&self, dims: &[usize]) -> Result<()> {

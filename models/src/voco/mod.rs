@@ -145,6 +145,7 @@ pub struct Step {
     cosines: Vec<Tensor>,
     /// Predicted overlaps `[V, S, K]`.
     pub logits: Tensor,
+    /// Multiplied by [`Voco::loss_scale`].
     pub grads: Gradients,
 }
 
@@ -176,6 +177,8 @@ pub struct Voco {
     /// `teacher.*`, after `teacher.backbone.*` where the teacher is [`Teacher::Whole`]: never trained, laid out as what they
     /// follow.
     pub teacher_params: ParamStore,
+    /// Gradients come multiplied by this, 1 at first: in low precision small ones would be lost otherwise.
+    pub loss_scale: f64,
 }
 
 /// The architecture, without its numbers.
@@ -188,7 +191,8 @@ struct Networks {
 }
 
 impl Voco {
-    /// Draws all parameters from `seed`; a teacher projector's independently of the student's.
+    /// Draws all parameters from `seed`; a teacher projector's independently of the student's. Computed in `dtype` as far as
+    /// [`autograd::precision`] lets it.
     pub fn new(config: VocoConfig, dtype: DType, device: Device, seed: u64) -> Result<Self> {
         let inputs = 24 * config.network.feature_size;
         let mut trained = ParamStoreBuilder::default();
@@ -203,7 +207,7 @@ impl Voco {
         let params = trained.build(dtype, device, seed)?;
         let teacher_params = followed.build(dtype, device, seed)?;
         let networks = Networks { config, backbone, student, teacher_backbone, teacher };
-        let mut voco = Voco { networks, params, teacher_params };
+        let mut voco = Voco { networks, params, teacher_params, loss_scale: 1.0 };
         voco.start_teacher()?;
         Ok(voco)
     }
@@ -213,7 +217,9 @@ impl Voco {
     pub fn start_teacher(&mut self) -> Result<()> {
         match self.networks.config.teacher {
             Teacher::Projector => Ok(()),
-            Teacher::Whole => Ok(ema::update(self.teacher_params.slab_mut(), self.params.slab(), 0.0)?),
+            Teacher::Whole => {
+                Ok(self.teacher_params.update(|teacher| ema::update(teacher, self.params.slab(), 0.0))?)
+            }
         }
     }
 
@@ -241,7 +247,8 @@ impl Voco {
 
     /// What a step with this seed is steered by.
     pub fn steering(&self, seed: u64) -> Steering {
-        Steering { seeds: [seed, random::derive(seed, &[1])], weights: self.networks.config.weights }
+        let weights = self.networks.config.weights.map(|weight| weight * self.loss_scale);
+        Steering { seeds: [seed, random::derive(seed, &[1])], weights }
     }
 
     fn controls(&self, seed: u64) -> Result<Controls> {
@@ -250,7 +257,7 @@ impl Voco {
 
     fn step_on(&mut self, batch: &Batch, controls: &Controls, sides: Option<&RefCell<Sides>>) -> Result<Step> {
         let p = sizes(batch, self.networks.config.loss)?;
-        let Voco { networks, params, teacher_params } = self;
+        let Voco { networks, params, teacher_params, .. } = self;
         let config = networks.config;
         let tape = match sides {
             Some(sides) => Tape::new(params).with_sides(sides),
@@ -324,7 +331,7 @@ impl Networks {
             Teacher::Projector => params.section("student.")?,
             Teacher::Whole => params.slab().clone(),
         };
-        Ok(ema::update(teacher.slab_mut(), &followed, self.config.momentum)?)
+        Ok(teacher.update(|teacher| ema::update(teacher, &followed, self.config.momentum))?)
     }
 
     /// What the student's projections are compared with, `[V·S + V·K, out]`: the teacher's, given the student's embedding, or the
@@ -462,8 +469,12 @@ mod tests {
 
     /// Moves the trained parameters, as an optimiser would.
     fn shake(model: &mut Voco) {
-        let slab = model.params.slab_mut().as_mut_slice::<f32>().expect("f32");
-        slab.iter_mut().zip(0..).for_each(|(v, i)| *v *= 1.0 + 0.5 * engine::random::uniform(9, i) as f32);
+        let shake = |slab: &mut Tensor| {
+            let values = slab.as_mut_slice::<f32>()?.iter_mut().zip(0..);
+            values.for_each(|(v, i)| *v *= 1.0 + 0.5 * engine::random::uniform(9, i) as f32);
+            Ok(())
+        };
+        model.params.update(shake).expect("update");
     }
 
     #[test]

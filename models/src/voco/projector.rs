@@ -1,5 +1,5 @@
 use crate::layers::{Linear, NORM_EPS, Scope};
-use autograd::{ParamStoreBuilder, Result, Tape, Var, ops};
+use autograd::{ParamStoreBuilder, Result, Tape, Var, ops, precision};
 
 /// Linear – BN – ReLU – Linear – BN – ReLU – Linear, with batch norm on batch statistics and no parameters of its own.
 pub struct Projector {
@@ -21,11 +21,11 @@ impl Projector {
 
     /// `[N, inputs]` -> `[N, out]`.
     pub fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
-        let mut x = x.clone();
+        let mut x = precision::enter(tape, x)?;
         for layer in [&self.layer1, &self.layer2] {
             let y = ops::batch_norm(tape, &layer.forward(tape, &x)?, NORM_EPS)?;
             x = ops::relu(tape, &y)?;
         }
-        self.layer3.forward(tape, &x)
+        precision::leave(tape, &self.layer3.forward(tape, &x)?)
     }
 }

@@ -123,8 +123,11 @@ impl Run {
         ];
         let draw = |(name, title)| {
             let level = (name == "position_top1").then(|| (self.plan.chance(), "always the most frequent base"));
-            let points: Vec<(f64, f64)> =
-                self.metrics.iter().filter_map(|m| Some((m.step as f64, m.get(name)?))).collect();
+            let points: Vec<(f64, f64)> = self
+                .metrics
+                .iter()
+                .filter_map(|m| Some((m.step as f64, m.get(name).filter(|v| v.is_finite())?)))
+                .collect();
             // A schedule has no noise; a mean would only lag behind it.
             let window = if name == "lr" { 1 } else { self.window() };
             Chart { title, level, window }.draw(&points)
