@@ -2,7 +2,7 @@
 //! repeat. Each test has the device for itself: a capture takes what waits in the pool, which another could be quicker to take.
 
 use super::{device_alone, random, same_bits};
-use autograd::{Gradients, Init, ParamStore, ParamStoreBuilder, Tape, ops};
+use autograd::{Gradients, Init, ParamStore, ParamStoreBuilder, Role, Tape, ops};
 use engine::cuda::{Graph, Output, Repeats, capture, usage};
 use engine::{DType, Device, Error, Result, Tensor, bf16};
 use kernels::{add, gelu, l2_norm, row_dropout, sum_rows};
@@ -142,8 +142,8 @@ const CHANNELS: usize = 24;
 
 fn layers(device: Device) -> ParamStore {
     let mut builder = ParamStoreBuilder::default();
-    builder.add("hidden", &[2 * CHANNELS, CHANNELS], Init::Uniform(0.5));
-    builder.add("out", &[CHANNELS, 2 * CHANNELS], Init::Uniform(0.5));
+    builder.add("hidden", &[2 * CHANNELS, CHANNELS], Role::Operand, Init::Uniform(0.5));
+    builder.add("out", &[CHANNELS, 2 * CHANNELS], Role::Operand, Init::Uniform(0.5));
     builder.build(DType::F32, device, 5).expect("parameters")
 }
 
