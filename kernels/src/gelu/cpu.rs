@@ -235,7 +235,7 @@ mod tests {
             let got = backward(&ones.to_dtype(DType::F32).expect("f32"), &x).expect("backward");
             assert!(error(&got, &dx) < 2e-7 && worst(&got, &dx) < 3e-7, "{at_most:?}: {}", worst(&got, &dx));
         }
-        limit(Level::Avx512);
+        limit(Level::Avx512Bf16);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn assert_near(what: &str, got: &Tensor, want: &[f64], bound: f64) {
 /// Runs `f` with every width of vectors that this CPU has, on one thread and on three, and asserts that all give the same bits.
 pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor {
     let mut first: Option<Tensor> = None;
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         simd::limit(level);
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
@@ -44,7 +44,7 @@ pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor
             assert!(same, "{what}: {level:?} on {threads} threads differs");
         }
     }
-    simd::limit(Level::Avx512);
+    simd::limit(Level::Avx512Bf16);
     first.expect("ran")
 }
 
