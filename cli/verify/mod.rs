@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "D", default_value_t)]
     pub device: DeviceChoice,
     /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
-    /// so bounds are tighter (1e-6) and the same for all. bf16, on GPUs, is for single operations; whole networks are left out
+    /// so bounds are tighter (1e-6) and the same for all. bf16 is for single operations; whole networks are left out
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Precision,
     /// Folder with the CT volumes of `preprocess` cases [default: DIR/../../ct]

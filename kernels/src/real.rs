@@ -1,5 +1,6 @@
 //! The scalar types of CPU kernels: what they compute in, f32, and f64 for gradient checks; and what tensors store.
 
+use crate::simd;
 use engine::{Element, bf16};
 
 /// f32 or f64.
@@ -20,6 +21,8 @@ pub trait Stored: Element {
     fn widen(self) -> Self::Real;
     /// To the nearest value, ties to even; NaN stays NaN.
     fn narrow(v: Self::Real) -> Self;
+    /// All of `row` to compute with: itself where that is possible, else widened into `scratch`, which is as long.
+    fn wide<'a>(row: &'a [Self], scratch: &'a mut [Self::Real]) -> &'a [Self::Real];
 }
 
 impl Stored for f32 {
@@ -32,6 +35,10 @@ impl Stored for f32 {
     fn narrow(v: f32) -> f32 {
         v
     }
+    #[inline(always)]
+    fn wide<'a>(row: &'a [f32], _: &'a mut [f32]) -> &'a [f32] {
+        row
+    }
 }
 
 impl Stored for f64 {
@@ -43,6 +50,10 @@ impl Stored for f64 {
     #[inline(always)]
     fn narrow(v: f64) -> f64 {
         v
+    }
+    #[inline(always)]
+    fn wide<'a>(row: &'a [f64], _: &'a mut [f64]) -> &'a [f64] {
+        row
     }
 }
 
@@ -59,5 +70,10 @@ impl Stored for bf16 {
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
         let quiet = bits | 0x40_0000;
         bf16::from_bits(((if v.is_nan() { quiet } else { rounded }) >> 16) as u16)
+    }
+    #[inline(always)]
+    fn wide<'a>(row: &'a [bf16], scratch: &'a mut [f32]) -> &'a [f32] {
+        simd::widen(row, scratch);
+        scratch
     }
 }

@@ -705,9 +705,8 @@ mod tests {
         };
         let (a, b) = (std::array::from_fn(|i| pair(i, 1)), std::array::from_fn(|i| pair(i, 2)));
         let sum = std::array::from_fn(|i| 0.25 * i as f32);
-        let want = std::array::from_fn(|i| {
-            sum[i] + (0..2).map(|j| value(2 * i + j, 1) * value(2 * i + j, 2)).sum::<f32>()
-        });
+        let want =
+            std::array::from_fn(|i| sum[i] + (0..2).map(|j| value(2 * i + j, 1) * value(2 * i + j, 2)).sum::<f32>());
         for at_most in Level::ALL {
             limit(at_most);
             let mut got = [f32::NAN; 16];

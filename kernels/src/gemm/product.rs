@@ -51,7 +51,7 @@ struct Step {
 struct Scratch<S> {
     runs: Vec<Run>,
     outputs: Vec<*mut S>,
-    /// Where each row is summed: its output, or a row of `sums`.
+    /// Where each row is summed: its output, which is of S where it is written at once, or a row of `sums`.
     targets: Vec<*mut f32>,
     sums: Vec<f32>,
     a: Vec<*const S>,
@@ -172,8 +172,9 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         fetch_ahead(self.product.map, self.product.source, self.product.channels, &self.rows, &mut self.scratch.runs);
-        self.locate();
+        self.product.map.runs(self.rows.clone(), &mut self.scratch.runs);
         let at_once = self.is_written_at_once();
+        self.locate(at_once);
         if !at_once {
             self.start();
         }
@@ -195,7 +196,9 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
                 unsafe { strip.run::<V>(self.scratch.listed) }
             }
         }
-        self.round();
+        if !at_once && S::PER_LANE > 1 {
+            self.round();
+        }
     }
 }
 
@@ -211,26 +214,22 @@ impl<S: Operand> Unit<'_, '_, S> {
         }
     }
 
-    /// Outputs of S that are sums too.
-    const IN_PLACE: bool = S::PER_LANE == 1;
-
     #[inline(always)]
     fn columns(&self) -> Range<usize> {
         self.panels.start * self.plan.width..self.product.n.min(self.panels.end * self.plan.width)
     }
 
-    /// The first column of the rows of sums.
+    /// The first column of the targets' rows.
     #[inline(always)]
-    fn first_column(&self) -> usize {
-        if Self::IN_PLACE { 0 } else { self.columns().start }
+    fn first_column(&self, at_once: bool) -> usize {
+        if at_once || S::PER_LANE == 1 { 0 } else { self.columns().start }
     }
 
-    /// Finds the block's runs of rows, and where each row is written and summed.
+    /// Finds where each of the block's rows is written, and where it is summed.
     #[inline(always)]
-    fn locate(&mut self) {
+    fn locate(&mut self, at_once: bool) {
         let (n, columns) = (self.product.n, self.columns().len());
         let s = &mut *self.scratch;
-        self.product.map.runs(self.rows.clone(), &mut s.runs);
         s.spare.resize(n, 0.0);
         s.outputs.clear();
         s.targets.clear();
@@ -239,7 +238,7 @@ impl<S: Operand> Unit<'_, '_, S> {
             // SAFETY: the map names pixels of the target.
             s.outputs.extend((0..run.len()).map(|i| unsafe { self.to.0.add((first + i * stride) * n) }));
         }
-        if Self::IN_PLACE {
+        if at_once || S::PER_LANE == 1 {
             s.targets.extend(s.outputs.iter().map(|output| output.cast::<f32>()));
         } else {
             s.sums.resize(s.sums.len().max(self.rows.len() * columns), 0.0);
@@ -250,7 +249,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// The bias, or zero, in every place of the unit.
     #[inline(always)]
     fn start(&mut self) {
-        let (columns, first) = (self.columns(), self.first_column());
+        let (columns, first) = (self.columns(), self.first_column(false));
         for &row in &self.scratch.targets {
             // SAFETY: this unit alone writes these columns of its rows.
             let row = unsafe { std::slice::from_raw_parts_mut(row.add(columns.start - first), columns.len()) };
@@ -258,12 +257,9 @@ impl<S: Operand> Unit<'_, '_, S> {
         }
     }
 
-    /// Rounds the sums to the outputs, where they are not the outputs themselves.
+    /// Rounds the sums to the outputs.
     #[inline(always)]
     fn round(&mut self) {
-        if Self::IN_PLACE {
-            return;
-        }
         let columns = self.columns();
         for (sums, output) in self.scratch.sums.chunks_exact(columns.len()).zip(&self.scratch.outputs) {
             // SAFETY: this unit alone writes these columns of its rows.
@@ -351,7 +347,7 @@ impl<S: Operand> Unit<'_, '_, S> {
             width: plan.width,
             c: s.c.as_ptr(),
             start: at_once.then(|| plan.start[col..].as_ptr()),
-            col: col - self.first_column(),
+            col: col - self.first_column(at_once),
             n: plan.width.min(p.n - col),
         }
     }
@@ -372,14 +368,7 @@ pub fn fetch_ahead<T>(map: &Map, source: &[T], channels: usize, rows: &Range<usi
 
 /// Copies the sources of a block's rows, all taps side by side, zero where a tap meets padding: `[rows][taps][channels]`.
 #[inline(always)]
-pub fn gather<T: Element>(
-    map: &Map,
-    source: &[T],
-    channels: usize,
-    rows: usize,
-    runs: &[Run],
-    patches: &mut Vec<T>,
-) {
+pub fn gather<T: Element>(map: &Map, source: &[T], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<T>) {
     let size = map.taps() * channels;
     patches.clear();
     patches.resize(rows * size, T::zeroed());

@@ -1,7 +1,7 @@
 //! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
 
 use super::operand::Operand;
-use crate::simd::Vector;
+use crate::simd::{Lane, Vector};
 
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
@@ -27,7 +27,7 @@ pub struct Strip<S> {
     pub b: *const f32,
     pub width: usize,
     pub c: *const *mut f32,
-    /// What the sum is added to, the same for every row; without it, what `c` holds.
+    /// What the sum is added to, the same for every row; then `c` is of S. Without it, what `c` holds.
     pub start: Option<*const f32>,
     pub col: usize,
     pub n: usize,
@@ -102,18 +102,30 @@ impl<S: Operand> Strip<S> {
                     b = b.add(self.width);
                 }
             }
-            let full = self.n == NV * V::LANES;
             for (i, sum) in sum.iter().enumerate() {
-                let c = (*self.c.add(row + i)).add(self.col);
-                let start = self.start.unwrap_or(c);
-                for (j, sum) in sum.iter().enumerate() {
-                    let (c, start) = (c.add(j * V::LANES), start.add(j * V::LANES));
-                    if full {
-                        V::load(start).add(*sum).store(c);
-                    } else {
-                        let n = self.n - (j * V::LANES).min(self.n);
-                        V::load_first(start, n).add(*sum).store_first(c, n);
-                    }
+                let c = *self.c.add(row + i);
+                match self.start {
+                    Some(start) => self.put(start, sum, c.cast::<S>().add(self.col)),
+                    None => self.put(c.add(self.col), sum, c.add(self.col)),
+                }
+            }
+        }
+    }
+}
+
+impl<S> Strip<S> {
+    /// `to[j] = start[j] + sum[j]`, j < n.
+    #[inline(always)]
+    unsafe fn put<T: Lane, V: Vector, const NV: usize>(&self, start: *const f32, sum: &[V; NV], to: *mut T) {
+        // SAFETY: the caller vouches for n values at both.
+        unsafe {
+            for (j, sum) in sum.iter().enumerate() {
+                let (to, start) = (to.add(j * V::LANES), start.add(j * V::LANES));
+                if self.n == NV * V::LANES {
+                    T::store(V::load(start).add(*sum), to);
+                } else {
+                    let n = self.n - (j * V::LANES).min(self.n);
+                    T::store_first(V::load_first(start, n).add(*sum), to, n);
                 }
             }
         }
