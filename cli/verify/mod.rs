@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "D", default_value_t)]
     pub device: DeviceChoice,
     /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
-    /// so bounds are tighter (1e-6) and the same for all. bf16 and f16, on GPUs, are for single operations; whole networks are left
+    /// so bounds are tighter (1e-6) and the same for all. bf16, and on GPUs f16, are for single operations; whole networks are left
     /// out
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Precision,

@@ -2,7 +2,12 @@
 //!
 //! A kernel is written once over [`Vector`] and run through [`dispatch`], which compiles it for AVX-512, for AVX2 with FMA, and
 //! for neither. Results are bit-repeatable on one machine; between widths they differ in rounding only.
+//!
+//! Arithmetic is in f32. bf16 is widened where it is loaded and rounded where it is stored, see [`Lane`]; products of bf16 work on
+//! pairs, see [`Vector::dot`], and run through [`dispatch_dots`].
 
+use crate::real::Stored;
+use engine::bf16;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Instruction sets, in order: a later one includes the earlier ones.
@@ -11,6 +16,12 @@ pub enum Level {
     Portable = 1,
     Avx2 = 2,
     Avx512 = 3,
+    /// With the dot product of pairs of bf16 as one instruction.
+    Avx512Bf16 = 4,
+}
+
+impl Level {
+    pub const ALL: [Level; 4] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
 }
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
@@ -21,6 +32,7 @@ pub fn level() -> Level {
         1 => Level::Portable,
         2 => Level::Avx2,
         3 => Level::Avx512,
+        4 => Level::Avx512Bf16,
         _ => {
             let found = detect();
             LEVEL.store(found as u8, Relaxed);
@@ -36,7 +48,9 @@ pub fn limit(at_most: Level) {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
+        Level::Avx512Bf16
+    } else if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
         Level::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         Level::Avx2
@@ -62,10 +76,20 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     match level() {
         // SAFETY: `level` returns only what the CPU was found to have.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::avx512(kernel) },
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512(kernel) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(kernel) },
         _ => kernel.run::<Portable>(),
+    }
+}
+
+/// The same for a kernel that lives on [`Vector::dot`]; others would only be compiled once more.
+pub fn dispatch_dots<K: Kernel>(kernel: K) -> K::Output {
+    match level() {
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => unsafe { x86::avx512_bf16(kernel) },
+        _ => dispatch(kernel),
     }
 }
 
@@ -97,6 +121,21 @@ pub trait Vector: Copy {
     unsafe fn round(self) -> Self;
     /// 2 to the power of an integral value in [-126, 127].
     unsafe fn pow2(self) -> Self;
+    /// `LANES` values of bf16.
+    unsafe fn widen(p: *const bf16) -> Self;
+    /// Rounds to bf16, as [`Stored::narrow`] does.
+    unsafe fn narrow(self, p: *mut bf16);
+    /// The bf16 in the low half of each lane.
+    unsafe fn low(self) -> Self;
+    /// The bf16 in the high half of each lane.
+    unsafe fn high(self) -> Self;
+
+    /// `sum + low a · low b + high a · high b` for lanes that hold two bf16 each. How often this is rounded, and whether denormal
+    /// numbers count, is up to the CPU.
+    #[inline(always)]
+    unsafe fn dot(self, b: Self, sum: Self) -> Self {
+        unsafe { self.low().fma(b.low(), self.high().fma(b.high(), sum)) }
+    }
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -148,6 +187,84 @@ pub trait Vector: Copy {
 
 /// The widest vector's lanes.
 pub const MAX_LANES: usize = 16;
+/// The high half of a lane.
+const HIGH: u32 = 0xffff_0000;
+
+/// What vectors of f32 are loaded from and stored to: f32 as it is, or bf16.
+///
+/// # Safety
+/// As for [`Vector`].
+#[allow(clippy::missing_safety_doc)] // stated once, above, for all methods
+pub trait Lane: Stored<Real = f32> {
+    unsafe fn load<V: Vector>(p: *const Self) -> V;
+    unsafe fn store<V: Vector>(v: V, p: *mut Self);
+    /// The first `n` lanes from memory, the rest zero; touches only `n` elements.
+    unsafe fn load_first<V: Vector>(p: *const Self, n: usize) -> V;
+    /// Writes the first `n` lanes only.
+    unsafe fn store_first<V: Vector>(v: V, p: *mut Self, n: usize);
+}
+
+impl Lane for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const f32) -> V {
+        unsafe { V::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(v: V, p: *mut f32) {
+        unsafe { v.store(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<V: Vector>(p: *const f32, n: usize) -> V {
+        unsafe { V::load_first(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<V: Vector>(v: V, p: *mut f32, n: usize) {
+        unsafe { v.store_first(p, n) }
+    }
+}
+
+impl Lane for bf16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const bf16) -> V {
+        unsafe { V::widen(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(v: V, p: *mut bf16) {
+        unsafe { v.narrow(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_first<V: Vector>(p: *const bf16, n: usize) -> V {
+        let mut lanes = [bf16::ZERO; MAX_LANES];
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(V::LANES));
+            V::widen(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first<V: Vector>(v: V, p: *mut bf16, n: usize) {
+        let mut lanes = [bf16::ZERO; MAX_LANES];
+        unsafe {
+            v.narrow(lanes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(V::LANES));
+        }
+    }
+}
+
+/// Every element of `from` in f32; the slices have one length.
+#[inline(always)]
+pub fn widen<S: Stored>(from: &[S], to: &mut [S::Real]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.widen();
+    }
+}
+
+/// Every element of `from` rounded to S; the slices have one length.
+#[inline(always)]
+pub fn narrow<S: Stored>(from: &[S::Real], to: &mut [S]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = S::narrow(from);
+    }
+}
 
 /// Eight lanes in plain Rust, for CPUs with neither AVX2 nor AVX-512.
 #[derive(Clone, Copy)]
@@ -229,11 +346,28 @@ impl Vector for Portable {
     unsafe fn pow2(self) -> Self {
         Portable(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
     }
+    #[inline(always)]
+    unsafe fn widen(p: *const bf16) -> Self {
+        Portable(unsafe { p.cast::<[bf16; 8]>().read_unaligned() }.map(Stored::widen))
+    }
+    #[inline(always)]
+    unsafe fn narrow(self, p: *mut bf16) {
+        unsafe { p.cast::<[bf16; 8]>().write_unaligned(self.0.map(Stored::narrow)) }
+    }
+    #[inline(always)]
+    unsafe fn low(self) -> Self {
+        Portable(self.0.map(|pair| f32::from_bits(pair.to_bits() << 16)))
+    }
+    #[inline(always)]
+    unsafe fn high(self) -> Self {
+        Portable(self.0.map(|pair| f32::from_bits(pair.to_bits() & HIGH)))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Vector};
+    use super::{HIGH, Kernel, Vector};
+    use engine::bf16;
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]
@@ -243,7 +377,12 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
-        kernel.run::<F32x16>()
+        kernel.run::<F32x16<false>>()
+    }
+
+    #[target_feature(enable = "avx512bf16,avx512bw,avx512f,avx2,fma")]
+    pub unsafe fn avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<F32x16<true>>()
     }
 
     #[derive(Clone, Copy)]
@@ -320,10 +459,40 @@ mod x86 {
                 F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
             }
         }
+        #[inline(always)]
+        unsafe fn widen(p: *const bf16) -> Self {
+            unsafe { F32x8(_mm256_castsi256_ps(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))).low() }
+        }
+        #[inline(always)]
+        unsafe fn narrow(self, p: *mut bf16) {
+            unsafe {
+                let bits = _mm256_castps_si256(self.0);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+                let halves = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+                // Packing works within each half of the vector: the low quarters of the two go together.
+                let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
+                _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+            }
+        }
+        #[inline(always)]
+        unsafe fn low(self) -> Self {
+            F32x8(unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(self.0))) })
+        }
+        #[inline(always)]
+        unsafe fn high(self) -> Self {
+            unsafe {
+                let high = _mm256_set1_epi32(HIGH as i32);
+                F32x8(_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), high)))
+            }
+        }
     }
 
+    /// DOT: the CPU has AVX512-BF16.
     #[derive(Clone, Copy)]
-    pub struct F32x16(__m512);
+    pub struct F32x16<const DOT: bool>(__m512);
 
     /// A mask of the first `n` of 16 lanes (all when `n` is 16 or more).
     #[inline(always)]
@@ -331,7 +500,7 @@ mod x86 {
         ((1u32 << n.min(16)) - 1) as __mmask16
     }
 
-    impl Vector for F32x16 {
+    impl<const DOT: bool> Vector for F32x16<DOT> {
         const LANES: usize = 16;
 
         #[inline(always)]
@@ -393,6 +562,43 @@ mod x86 {
                 F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
             }
         }
+        #[inline(always)]
+        unsafe fn widen(p: *const bf16) -> Self {
+            unsafe { F32x16(_mm512_castsi512_ps(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))).low() }
+        }
+        #[inline(always)]
+        unsafe fn narrow(self, p: *mut bf16) {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+                _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)));
+            }
+        }
+        #[inline(always)]
+        unsafe fn low(self) -> Self {
+            F32x16(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0))) })
+        }
+        #[inline(always)]
+        unsafe fn high(self) -> Self {
+            unsafe {
+                let high = _mm512_set1_epi32(HIGH as i32);
+                F32x16(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), high)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(self, b: Self, sum: Self) -> Self {
+            unsafe {
+                if DOT {
+                    let [a, b] = [self.0, b.0].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+                    F32x16(_mm512_dpbf16_ps(sum.0, a, b))
+                } else {
+                    self.low().fma(b.low(), self.high().fma(b.high(), sum))
+                }
+            }
+        }
     }
 }
 
@@ -414,7 +620,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
-        for at_most in [Level::Portable, Level::Avx2, Level::Avx512] {
+        for at_most in Level::ALL {
             limit(at_most);
             let x: Vec<f32> = (0..10_007).map(|i| -87.0 + 175.0 * i as f32 / 10_006.0).collect();
             let mut y = x.clone();
@@ -425,6 +631,87 @@ mod tests {
                 assert!(error <= 2.0 * f64::from(f32::EPSILON), "{at_most:?}: exp({x}) = {y}, want {want}");
             }
         }
-        limit(Level::Avx512);
+    }
+
+    /// Narrowed, and widened again.
+    struct Round<'a>(&'a [f32], &'a mut [bf16], &'a mut [f32]);
+    impl Kernel for Round<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            let all = self.0.chunks(V::LANES).zip(self.1.chunks_mut(V::LANES)).zip(self.2.chunks_mut(V::LANES));
+            for ((from, half), back) in all {
+                // SAFETY: the chunks are equally long, and `dispatch` gave the instruction set.
+                unsafe {
+                    let v = V::load_first(from.as_ptr(), from.len());
+                    if from.len() == V::LANES {
+                        v.narrow(half.as_mut_ptr());
+                        V::widen(half.as_ptr()).store(back.as_mut_ptr());
+                    } else {
+                        bf16::store_first(v, half.as_mut_ptr(), from.len());
+                        bf16::load_first::<V>(half.as_ptr(), from.len()).store_first(back.as_mut_ptr(), from.len());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_ties_to_even_at_every_width() {
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e-40, -1e-45];
+        let ties = (0..1000u32).map(|i| f32::from_bits(0x3f80_8000 + (i << 15)));
+        let any = (0..10_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).filter(|v| !v.is_nan());
+        let x: Vec<f32> = special.into_iter().chain(ties).chain(any).collect();
+        let want: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
+        let bits = |v: &[bf16]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        for at_most in Level::ALL {
+            limit(at_most);
+            for len in [x.len(), 1, 7, 13] {
+                let (mut half, mut back) = (vec![bf16::NAN; len], vec![f32::NAN; len]);
+                dispatch(Round(&x[..len], &mut half, &mut back));
+                assert_eq!(bits(&half), bits(&want[..len]), "{at_most:?}");
+                assert!(back.iter().zip(&half).all(|(b, h)| b.to_bits() == h.to_f32().to_bits()), "{at_most:?}");
+            }
+            let (mut half, mut back) = ([bf16::ZERO; 16], [0.0; 16]);
+            dispatch(Round(&[f32::from_bits(0x7f80_0001); 16], &mut half, &mut back));
+            assert!(half.iter().all(|v| v.is_nan()) && back.iter().all(|v| v.is_nan()), "{at_most:?}");
+        }
+        let mut half = vec![bf16::NAN; x.len()];
+        narrow(&x, &mut half);
+        assert_eq!(bits(&half), bits(&want), "one by one");
+    }
+
+    struct Dots<'a>([&'a [f32; 16]; 3], &'a mut [f32; 16]);
+    impl Kernel for Dots<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            for at in (0..16).step_by(V::LANES) {
+                // SAFETY: 16 is a multiple of every width, and `dispatch_dots` gave the instruction set.
+                unsafe {
+                    let [a, b, sum] = self.0.map(|v| V::load(v.as_ptr().add(at)));
+                    a.dot(b, sum).store(self.1.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dots_of_pairs_are_exact_where_f32_is() {
+        let value = |i: usize, seed: usize| ((i * 37 + seed * 11) % 31) as f32 - 15.0;
+        let pair = |i: usize, seed: usize| {
+            let [low, high] = [0, 1].map(|j| u32::from(bf16::from_f32(value(2 * i + j, seed)).to_bits()));
+            f32::from_bits(low | high << 16)
+        };
+        let (a, b) = (std::array::from_fn(|i| pair(i, 1)), std::array::from_fn(|i| pair(i, 2)));
+        let sum = std::array::from_fn(|i| 0.25 * i as f32);
+        let want =
+            std::array::from_fn(|i| sum[i] + (0..2).map(|j| value(2 * i + j, 1) * value(2 * i + j, 2)).sum::<f32>());
+        for at_most in Level::ALL {
+            limit(at_most);
+            let mut got = [f32::NAN; 16];
+            dispatch_dots(Dots([&a, &b, &sum], &mut got));
+            assert_eq!(got, want, "{at_most:?}");
+        }
     }
 }

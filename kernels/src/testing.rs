@@ -1,6 +1,7 @@
 //! What the tests of simple operations share: random tensors, the error measure, and central differences.
 
-use engine::{DType, Tensor, random::normal};
+use crate::simd::{Level, limit};
+use engine::{DType, Result, Tensor, random::normal};
 
 /// Standard normal values. Turns on the check mode of the memory pool, so that outputs start as NaN and overruns show.
 pub fn random(seed: u64, dims: &[usize], dtype: DType) -> Tensor {
@@ -45,4 +46,29 @@ pub fn numeric_gradient(x: &Tensor, cotangent: &Tensor, f: impl Fn(&Tensor) -> T
         y.iter().zip(&weights).map(|(y, w)| y * w).sum()
     };
     (0..values.len()).map(|i| (loss(i, STEP) - loss(i, -STEP)) / (2.0 * STEP)).collect()
+}
+
+/// Asserts that `f` in bf16 is, at every width of vectors and whatever the threads, `f` of the same values in f64: results in bf16
+/// within `roundings` of 2^-9 each, results in f32, which are sums, within 5e-6. The inputs come with the dtype to store them in.
+#[track_caller]
+pub fn assert_bf16(inputs: &[(Tensor, DType)], roundings: f64, f: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + Sync) {
+    let narrow: Vec<Tensor> = inputs.iter().map(|(t, dtype)| t.to_dtype(*dtype).expect("narrow")).collect();
+    let wide: Vec<Tensor> = narrow.iter().map(|t| t.to_dtype(DType::F64).expect("wide")).collect();
+    let want = f(&wide).expect("f64");
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+        pool.install(|| f(&narrow)).expect("bf16")
+    };
+    let read = |all: &[Tensor]| all.iter().map(|t| t.to_f64_vec().expect("read")).collect::<Vec<_>>();
+    for level in Level::ALL {
+        limit(level);
+        let got = run(1);
+        for (i, (got, want)) in got.iter().zip(read(&want)).enumerate() {
+            let bound = if got.dtype() == DType::BF16 { roundings / 512.0 } else { 5e-6 };
+            let e = error(got, &want);
+            assert!(e <= bound, "{level:?}, result {i}, {got:?}: error {e:e}, at most {bound:e} allowed");
+        }
+        // Another test may change the width between two runs, so one equal pair is asked for in a few.
+        assert!((0..5).any(|_| read(&run(1)) == read(&run(3))), "{level:?}: threads change the result");
+    }
 }

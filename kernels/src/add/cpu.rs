@@ -1,13 +1,15 @@
 //! Loops over fixed chunks.
 
 use crate::elementwise::{CHUNK, map, zip};
-use crate::real::Real;
-use engine::{DType, Error, Result, Tensor};
+use crate::real::Stored;
+use crate::simd::{Kernel, Vector, dispatch};
+use engine::{DType, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 pub(super) fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {
         DType::F32 => zip::<f32>(a, b, |a, b| a + b),
+        DType::BF16 => zip::<bf16>(a, b, |a, b| a + b),
         DType::F64 => zip::<f64>(a, b, |a, b| a + b),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: a.device() }),
     }
@@ -16,6 +18,7 @@ pub(super) fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub(super) fn accumulate(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     match a.dtype() {
         DType::F32 => add_into::<f32>(a, start, b),
+        DType::BF16 => add_into::<bf16>(a, start, b),
         DType::F64 => add_into::<f64>(a, start, b),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: a.device() }),
     }
@@ -24,27 +27,39 @@ pub(super) fn accumulate(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()>
 pub(super) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     match x.dtype() {
         DType::F32 => map::<f32>(x, |v| v * factor as f32),
+        DType::BF16 => map::<bf16>(x, |v| v * factor as f32),
         DType::F64 => map::<f64>(x, |v| v * factor),
         dtype => Err(Error::Unsupported { op: "scale", dtype, device: x.device() }),
     }
 }
 
-fn add_into<T: Real>(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
-    let from = b.as_slice::<T>()?;
-    a.as_mut_slice::<T>()?[start..][..from.len()].par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(
-        |(a, b)| {
-            for (a, &b) in a.iter_mut().zip(b) {
-                *a += b;
-            }
-        },
-    );
+fn add_into<S: Stored>(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
+    let from = b.as_slice::<S>()?;
+    let to = &mut a.as_mut_slice::<S>()?[start..][..from.len()];
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(a, b)| dispatch(AddInto { a, b }));
     Ok(())
+}
+
+/// Slices of one length.
+struct AddInto<'a, S> {
+    a: &'a mut [S],
+    b: &'a [S],
+}
+
+impl<S: Stored> Kernel for AddInto<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for (a, b) in self.a.iter_mut().zip(self.b) {
+            *a = S::narrow(a.widen() + b.widen());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::add::{accumulate, accumulate_at, forward, scale};
-    use crate::testing::{assert_close, random};
+    use crate::testing::{assert_bf16, assert_close, random};
     use engine::{DType, Device, Error, Tensor};
 
     #[test]
@@ -70,6 +85,19 @@ mod tests {
         want[3..7].iter_mut().zip(part).for_each(|(a, b)| *a += b);
         accumulate_at(&mut a, 3, &b).expect("accumulate");
         assert_eq!(a.to_f64_vec().expect("read"), want);
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [vec![], vec![0, 3], vec![1], vec![7], vec![3, 10_949]] {
+            assert_bf16(&[half(1, &dims), half(2, &dims)], 1.0, |t| {
+                let mut sum = t[0].new_empty(t[0].dims())?;
+                sum.fill_with(0..sum.numel(), |_| 1.0)?;
+                accumulate(&mut sum, &t[1])?;
+                Ok(vec![forward(&t[0], &t[1])?, scale(&t[0], -0.3)?, sum])
+            });
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Batches are small (tens of rows), so columns are reduced on one thread, row by row, in f64.
 
 use super::Output;
-use crate::real::Real;
-use engine::{DType, Element, Error, Result, Tensor};
+use crate::real::{Real, Stored};
+use engine::{DType, Element, Error, Result, Tensor, bf16};
 
 pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
     match x.dtype() {
         DType::F32 => forward_typed::<f32>(x, eps),
+        DType::BF16 => forward_typed::<bf16>(x, eps),
         DType::F64 => forward_typed::<f64>(x, eps),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -15,39 +16,40 @@ pub fn forward(x: &Tensor, eps: f64) -> Result<Output> {
 pub fn backward(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F32 => backward_typed::<f32>(dy, x, mean, rstd),
+        DType::BF16 => backward_typed::<bf16>(dy, x, mean, rstd),
         DType::F64 => backward_typed::<f64>(dy, x, mean, rstd),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
 }
 
-fn forward_typed<T: Real>(x: &Tensor, eps: f64) -> Result<Output> {
+fn forward_typed<S: Stored>(x: &Tensor, eps: f64) -> Result<Output> {
     let c = x.channels();
-    let from = x.as_slice::<T>()?;
+    let from = x.as_slice::<S>()?;
     let mean = column_means(from.len(), c, |i, _| Element::to_f64(from[i]));
     let variance = column_means(from.len(), c, |i, c| (Element::to_f64(from[i]) - mean[c]).powi(2));
     let rstd: Vec<f64> = variance.iter().map(|v| (v + eps).sqrt().recip()).collect();
     let mut y = Tensor::empty(x.dims(), x.dtype(), x.device())?;
-    for (y, x) in y.as_mut_slice::<T>()?.chunks_exact_mut(c).zip(from.chunks_exact(c)) {
+    for (y, x) in y.as_mut_slice::<S>()?.chunks_exact_mut(c).zip(from.chunks_exact(c)) {
         for (((y, &x), mean), rstd) in y.iter_mut().zip(x).zip(&mean).zip(&rstd) {
-            *y = T::of((Element::to_f64(x) - mean) * rstd);
+            *y = S::narrow(S::Real::of((Element::to_f64(x) - mean) * rstd));
         }
     }
-    let narrow = |v: &[f64]| Tensor::from_slice(&v.iter().map(|&v| T::of(v)).collect::<Vec<T>>(), &[c]);
+    let narrow = |v: &[f64]| Tensor::from_slice(&v.iter().map(|&v| S::Real::of(v)).collect::<Vec<S::Real>>(), &[c]);
     Ok(Output { y, mean: narrow(&mean)?, rstd: narrow(&rstd)? })
 }
 
-fn backward_typed<T: Real>(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<Tensor> {
+fn backward_typed<S: Stored>(dy: &Tensor, x: &Tensor, mean: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     let c = x.channels();
-    let (dy, from) = (dy.as_slice::<T>()?, x.as_slice::<T>()?);
+    let (dy, from) = (dy.as_slice::<S>()?, x.as_slice::<S>()?);
     let (mean, rstd) = (mean.to_f64_vec()?, rstd.to_f64_vec()?);
     let g = |i: usize| Element::to_f64(dy[i]);
     let xhat = |i: usize, c: usize| (Element::to_f64(from[i]) - mean[c]) * rstd[c];
     let a = column_means(dy.len(), c, |i, _| g(i));
     let b = column_means(dy.len(), c, |i, c| g(i) * xhat(i, c));
     let mut dx = Tensor::empty(x.dims(), x.dtype(), x.device())?;
-    for (i, dx) in dx.as_mut_slice::<T>()?.iter_mut().enumerate() {
+    for (i, dx) in dx.as_mut_slice::<S>()?.iter_mut().enumerate() {
         let c = i % c;
-        *dx = T::of(rstd[c] * (g(i) - a[c] - xhat(i, c) * b[c]));
+        *dx = S::narrow(S::Real::of(rstd[c] * (g(i) - a[c] - xhat(i, c) * b[c])));
     }
     Ok(dx)
 }
@@ -67,7 +69,7 @@ fn column_means(len: usize, c: usize, f: impl Fn(usize, usize) -> f64) -> Vec<f6
 #[cfg(test)]
 mod tests {
     use crate::batch_norm::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;
@@ -111,6 +113,18 @@ mod tests {
         let out = forward(&x, EPS).expect("forward");
         let dx = backward(&dy, &x, &out.mean, &out.rstd).expect("backward");
         assert_close(&dx, &numeric_gradient(&x, &dy, |x| forward(x, EPS).expect("forward").y), 1e-7);
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [[2, 1], [7, 5], [22, 1024]] {
+            let stats = |seed| (random(seed, &dims[1..], DType::F64), DType::F32);
+            assert_bf16(&[half(1, &dims), half(2, &dims), stats(3), stats(4)], 1.0, |t| {
+                let out = forward(&t[0], EPS)?;
+                Ok(vec![out.y, out.mean, out.rstd, backward(&t[1], &t[0], &t[2], &t[3])?])
+            });
+        }
     }
 
     #[test]

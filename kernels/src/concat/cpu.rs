@@ -2,13 +2,13 @@
 
 use super::piece_dims;
 use crate::elementwise::CHUNK;
-use crate::real::Real;
-use engine::{DType, Error, Result, Tensor};
+use engine::{DType, Element, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 pub fn forward(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> {
     match xs[0].dtype() {
         DType::F32 => join::<f32>(xs, axis, dims),
+        DType::BF16 => join::<bf16>(xs, axis, dims),
         DType::F64 => join::<f64>(xs, axis, dims),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: xs[0].device() }),
     }
@@ -17,13 +17,14 @@ pub fn forward(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> {
 pub fn split(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
     match dy.dtype() {
         DType::F32 => cut::<f32>(dy, axis, sizes),
+        DType::BF16 => cut::<bf16>(dy, axis, sizes),
         DType::F64 => cut::<f64>(dy, axis, sizes),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: dy.device() }),
     }
 }
 
 /// `xs` is not empty, and `dims` is the shape of the result.
-fn join<T: Real>(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> {
+fn join<T: Element>(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> {
     let mut out = Tensor::empty(dims, xs[0].dtype(), xs[0].device())?;
     let mut parts = Vec::with_capacity(xs.len());
     for x in xs {
@@ -47,7 +48,7 @@ fn join<T: Real>(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> 
     Ok(out)
 }
 
-fn cut<T: Real>(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
+fn cut<T: Element>(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>> {
     let inner: usize = dy.dims()[axis + 1..].iter().product();
     let width = dy.dims()[axis] * inner;
     let from = dy.as_slice::<T>()?;
@@ -70,7 +71,7 @@ fn cut<T: Real>(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tensor>
 }
 
 /// Copies in parallel when there is much, as when whole tensors are joined along the first axis.
-fn copy<T: Real>(from: &[T], to: &mut [T]) {
+fn copy<T: Element>(from: &[T], to: &mut [T]) {
     if to.len() <= CHUNK {
         to.copy_from_slice(from);
     } else {
@@ -81,7 +82,7 @@ fn copy<T: Real>(from: &[T], to: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use crate::concat::{forward, split};
-    use crate::testing::random;
+    use crate::testing::{assert_bf16, random};
     use engine::{DType, Device, Tensor};
 
     /// The element at `index` of a tensor of shape `dims`.
@@ -129,6 +130,17 @@ mod tests {
             assert_eq!(back[0].to_vec::<f32>(), a.to_vec());
             assert_eq!(back[1].to_vec::<f32>(), b.to_vec());
         }
+    }
+
+    #[test]
+    fn bf16_is_joined_and_cut_too() {
+        let half = |seed, n: usize| (random(seed, &[4, n, 7], DType::F64), DType::BF16);
+        assert_bf16(&[half(1, 3), half(2, 1), half(3, 0), half(4, 5)], 0.0, |t| {
+            let y = forward(&t.iter().collect::<Vec<_>>(), 1)?;
+            let mut all = split(&y, 1, &[2, 7])?;
+            all.push(y);
+            Ok(all)
+        });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Convolution on the CPU: the products of [`crate::gemm`] with the weight read in place.
 
+use crate::check::sum_dtype;
 use crate::gemm::{Geometry, Map, Strides, multiply, weight_gradient};
 use engine::{Result, Tensor};
 
@@ -25,7 +26,7 @@ pub fn dgrad(op: &'static str, dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, g
 
 /// Summed over output pixels.
 pub fn wgrad(op: &'static str, x: &Tensor, dy: &Tensor, w_dims: &[usize], g: &Geometry) -> Result<Tensor> {
-    let mut dw = Tensor::empty(w_dims, x.dtype(), x.device())?;
+    let mut dw = Tensor::empty(w_dims, sum_dtype(x.dtype()), x.device())?;
     weight_gradient(op, &Map::convolution(g), dy, x, &mut dw)?;
     Ok(dw)
 }

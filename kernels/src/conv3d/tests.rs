@@ -1,5 +1,8 @@
 use super::*;
-use crate::gemm::testing::{assert_gradient, assert_near, definition, on_every_cpu, values, wide};
+use crate::gemm::testing::{
+    assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
+};
+use crate::simd::{Level, limit};
 use engine::{DType, memory};
 
 /// x, w, params: odd, prime, single, larger than a tile or a block, few and many channels, strides and paddings of all kinds.
@@ -50,6 +53,48 @@ fn all_three_match_their_definitions() {
     }
 }
 
+#[test]
+fn bf16_is_the_exact_result_rounded_once() {
+    memory::check(true);
+    for (x_dims, w_dims, p) in shapes().into_iter().chain([many_rows(20, 19), many_rows(1, 16), many_rows(48, 50)]) {
+        let (x, w) = (eighths(&x_dims, 1), eighths(&w_dims, 2));
+        let bias = eighths(&w_dims[..1], 3).to_dtype(DType::F32).expect("bias");
+        let dy = eighths(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);
+        let mut want = definition(&x, &w, &dy, p);
+        let what = format!("bf16 x {x_dims:?} w {w_dims:?} {p:?}");
+        assert_rounded(&format!("fprop {what}"), &want.y, || fprop(&x, &w, None, p));
+        let b = bias.to_f64_vec().expect("bias");
+        want.y.iter_mut().enumerate().for_each(|(i, y)| *y += b[i % b.len()]);
+        assert_rounded(&format!("bias {what}"), &want.y, || fprop(&x, &w, Some(&bias), p));
+        assert_rounded(&format!("dgrad {what}"), &want.dx, || dgrad(&dy, &w, &x_dims, p));
+        assert_rounded(&format!("wgrad {what}"), &want.dw, || wgrad(&x, &dy, &w_dims, p));
+    }
+}
+
+/// Values with all their bits: the sums are f32, so that what is stored in bf16 is off by its own rounding, 2^-9 at most.
+#[test]
+fn bf16_sums_are_those_of_f32() {
+    memory::check(true);
+    let (x_dims, w_dims, p) = many_rows(20, 19);
+    let half = |t: Tensor| t.to_dtype(DType::BF16).expect("bf16");
+    let (x, w) = (half(values(&x_dims, 1)), half(values(&w_dims, 2)));
+    let dy = half(values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 3));
+    let want = definition(&x, &w, &dy, p);
+    for level in Level::ALL {
+        limit(level);
+        assert_near("fprop", &fprop(&x, &w, None, p).expect("y"), &want.y, 1.0 / 512.0);
+        assert_near("dgrad", &dgrad(&dy, &w, &x_dims, p).expect("dx"), &want.dx, 1.0 / 512.0);
+        let dw = wgrad(&x, &dy, &w_dims, p).expect("dw");
+        assert_eq!(dw.dtype(), DType::F32);
+        assert_near("wgrad", &dw, &want.dw, 1e-6);
+    }
+}
+
+/// A 3³ convolution with enough rows for several blocks and chunks, and for weights that are packed once.
+fn many_rows(inputs: usize, outputs: usize) -> ([usize; 5], [usize; 5], Params) {
+    ([2, 11, 13, 17, inputs], [outputs, 3, 3, 3, inputs], Params { stride: [1; 3], padding: [1; 3] })
+}
+
 /// Enough rows for several blocks and chunks, and for weights that are packed once.
 #[test]
 fn many_rows_match_their_definitions() {
@@ -97,5 +142,7 @@ fn misfits_are_errors() {
     assert!(dgrad(&values(&[1, 1, 1, 2, 4], 1), &w, x.dims(), p).is_err(), "dy");
     assert!(wgrad(&x, &values(&[1, 1, 1, 1, 3], 1), w.dims(), p).is_err(), "dy");
     let half = |t: &Tensor| t.to_dtype(DType::BF16).expect("bf16");
-    assert!(matches!(fprop(&half(&x), &half(&w), None, p), Err(Error::Unsupported { dtype: DType::BF16, .. })));
+    assert!(fprop(&half(&x), &half(&w), Some(&values(&[4], 3)), p).is_ok());
+    assert!(fprop(&half(&x), &half(&w), Some(&half(&values(&[4], 3))), p).is_err(), "bias in bf16");
+    assert!(fprop(&half(&x), &w, None, p).is_err(), "weights in f32");
 }

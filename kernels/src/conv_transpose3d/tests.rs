@@ -1,6 +1,8 @@
 use super::*;
 use crate::conv3d;
-use crate::gemm::testing::{assert_gradient, assert_near, definition, on_every_cpu, values, wide};
+use crate::gemm::testing::{
+    assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
+};
 use engine::memory;
 
 #[test]
@@ -27,6 +29,12 @@ fn all_three_match_the_convolution_they_transpose() {
         assert_eq!(dx.dims(), x_dims);
         assert_near("dgrad", &dx, &want.y, 1e-6);
         assert_near("wgrad", &on_every_cpu("wgrad", || wgrad(&x, &dy, &w_dims, p)), &want.dw, 1e-6);
+
+        let (half_x, half_w, half_dy) = (eighths(&x_dims, 1), eighths(&w_dims, 2), eighths(&y_dims, 4));
+        let exact = definition(&half_dy, &half_w, &half_x, conv3d::Params { stride, padding: [0; 3] });
+        assert_rounded("bf16 fprop", &exact.dx, || fprop(&half_x, &half_w, None, p));
+        assert_rounded("bf16 dgrad", &exact.y, || dgrad(&half_dy, &half_w, p));
+        assert_rounded("bf16 wgrad", &exact.dw, || wgrad(&half_x, &half_dy, &w_dims, p));
 
         let [x, w, bias, dy] = [x, w, bias, dy].map(|t| wide(&t));
         assert_near("f64 fprop", &fprop(&x, &w, Some(&bias), p).expect("y"), &want.dx, 1e-14);

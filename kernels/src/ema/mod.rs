@@ -1,13 +1,13 @@
 //! Exponential moving average: `teacher <- momentum · teacher + (1 - momentum) · student`, in place, element by element.
 //!
-//! Both tensors have as many elements and the same dtype, f32 or f64, on CUDA f32, bf16 or f16; `1 - momentum` is rounded once,
-//! from f64. Empty tensors are left as they are. Every vector width and thread count gives the same bits.
+//! Both tensors have as many elements and the same dtype, f32 or bf16, on CUDA also f16, on the CPU f64; `1 - momentum` is rounded
+//! once, from f64. Empty tensors are left as they are. Every vector width and thread count gives the same bits.
 
 mod cpu;
 mod cuda;
 
 use crate::check::expect_device;
-use engine::{DType, Device, Error, Result, Tensor};
+use engine::{DType, Device, Error, Result, Tensor, bf16};
 
 const OP: &str = "ema";
 
@@ -27,6 +27,7 @@ pub fn update(teacher: &mut Tensor, student: &Tensor, momentum: f64) -> Result<(
     expect_device(OP, teacher, &[("student", student)])?;
     match (teacher.device(), teacher.dtype()) {
         (Device::Cpu, DType::F32) => cpu::update::<f32>(teacher, student, momentum),
+        (Device::Cpu, DType::BF16) => cpu::update::<bf16>(teacher, student, momentum),
         (Device::Cpu, DType::F64) => cpu::update::<f64>(teacher, student, momentum),
         (Device::Cuda(_), _) => cuda::update(teacher, student, momentum),
         (Device::Meta, _) => Ok(()),
@@ -55,6 +56,17 @@ mod tests {
             let scale = f64::from(t.abs() + s.abs());
             assert!((f64::from(*got) - want).abs() <= 2.0 * f64::from(f32::EPSILON) * scale);
         }
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed| (crate::testing::random(seed, &[40_009], DType::F64), DType::BF16);
+        crate::testing::assert_bf16(&[half(1), half(2)], 1.0, |t| {
+            let mut teacher = t[0].new_empty(t[0].dims())?;
+            teacher.fill_with(0..teacher.numel(), |i| (i % 3) as f64)?;
+            update(&mut teacher, &t[1], 0.9)?;
+            Ok(vec![teacher])
+        });
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! The gradient of a weight in f32: `dw[i][tap][j] = sum over rows of y[row][i] * x[pixel(row, tap)][j]`.
+//! The gradient of a weight in f32, from f32 or bf16: `dw[i][tap][j] = sum over rows of y[row][i] * x[pixel(row, tap)][j]`.
 //!
 //! Rows are cut into chunks whose number follows from the shape alone; each chunk sums into its own copy of the gradient (the
 //! first into the result) and the copies are added in order, so that results do not depend on threads. A unit is (chunk, some
 //! taps, some of the outputs i), cut so that its part of the gradient stays in the second-level cache.
+//!
+//! The sum is over rows, so that a lane of bf16 holds values of two neighbouring rows: these are joined block by block.
 
 use super::map::{Map, Run};
+use super::operand::Operand;
 use super::product::{FEW_CHANNELS, fetch_ahead, gather};
 use super::tile::{Outer, Target, prefetch};
-use crate::simd::{self, Kernel, Vector};
+use crate::simd::{Kernel, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,11 +25,11 @@ const CHUNK_ROWS: usize = 1024;
 /// Elements that all copies together may take.
 const COPIES_SIZE: usize = 16 << 20;
 
-pub struct Gradient<'a> {
+pub struct Gradient<'a, S> {
     pub map: &'a Map,
-    pub y: &'a [f32],
+    pub y: &'a [S],
     pub m: usize,
-    pub x: &'a [f32],
+    pub x: &'a [S],
     pub n: usize,
 }
 
@@ -42,15 +45,34 @@ struct Cuts {
 }
 
 /// What a thread reuses from unit to unit.
-#[derive(Default)]
-struct Scratch {
+struct Scratch<S> {
     runs: Vec<Run>,
     y: Vec<*const f32>,
     x: Vec<*const f32>,
-    patches: Vec<f32>,
+    patches: Vec<S>,
+    /// Of rows joined to lanes: where the source is, if it is met, of each row; a row of zeros; and the lanes.
+    sources: Vec<Option<usize>>,
+    zeros: Vec<S>,
+    y_lanes: Vec<f32>,
+    x_lanes: Vec<f32>,
 }
 
-impl Gradient<'_> {
+impl<S> Default for Scratch<S> {
+    fn default() -> Self {
+        Scratch {
+            runs: vec![],
+            y: vec![],
+            x: vec![],
+            patches: vec![],
+            sources: vec![],
+            zeros: vec![],
+            y_lanes: vec![],
+            x_lanes: vec![],
+        }
+    }
+}
+
+impl<S: Operand> Gradient<'_, S> {
     /// Writes `dw`, `[m][taps][n]`.
     pub fn run(&self, dw: &mut [f32]) {
         let cuts = self.cuts();
@@ -61,7 +83,7 @@ impl Gradient<'_> {
         let (tap_parts, output_parts) = (cuts.all_taps.div_ceil(cuts.taps), self.m.div_ceil(cuts.outputs));
         (0..cuts.chunks * tap_parts * output_parts).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
             let (chunk, t, o) = (unit / output_parts / tap_parts, unit / output_parts % tap_parts, unit % output_parts);
-            simd::dispatch(Unit {
+            S::dispatch(Unit {
                 gradient: self,
                 cuts: &cuts,
                 rows: chunk * cuts.chunk..self.map.rows().min((chunk + 1) * cuts.chunk),
@@ -104,17 +126,17 @@ fn add_copies(dw: &mut [f32], copies: &[f32]) {
     });
 }
 
-struct Unit<'a, 'b> {
-    gradient: &'a Gradient<'a>,
+struct Unit<'a, 'b, S> {
+    gradient: &'a Gradient<'a, S>,
     cuts: &'a Cuts,
     rows: Range<usize>,
     taps: Range<usize>,
     outputs: Range<usize>,
-    to: Target,
-    scratch: &'b mut Scratch,
+    to: Target<f32>,
+    scratch: &'b mut Scratch<S>,
 }
 
-impl Kernel for Unit<'_, '_> {
+impl<S: Operand> Kernel for Unit<'_, '_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -129,36 +151,85 @@ impl Kernel for Unit<'_, '_> {
             if g.gathers() {
                 gather(g.map, g.x, g.n, rows.len(), &s.runs, &mut s.patches);
             }
+            if S::PER_LANE > 1 {
+                self.join_y(&rows);
+            }
             for tap in self.taps.clone() {
-                self.list(&rows, tap);
+                match S::PER_LANE {
+                    1 => self.list(&rows, tap),
+                    _ => self.join_x(&rows, tap),
+                }
                 let first = start == self.rows.start;
                 if first || !self.scratch.x.is_empty() {
                     // SAFETY: `list` made both lists equally long.
-                    unsafe { self.outer(tap, !first).run::<V>() }
+                    unsafe { self.outer(tap, !first).run::<S, V>() }
                 }
             }
         }
     }
 }
 
-impl Unit<'_, '_> {
+impl<S: Operand> Unit<'_, '_, S> {
     /// The rows that meet the source under `tap`: pointers to both factors.
     #[inline(always)]
     fn list(&mut self, rows: &Range<usize>, tap: usize) {
         let (g, s) = (self.gradient, &mut *self.scratch);
         s.x.clear();
         s.y.clear();
-        // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y.
-        let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr();
+        // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y. A value is a lane.
+        let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr().cast::<f32>();
         if g.gathers() {
-            s.x.extend(s.patches.chunks_exact(self.cuts.n).map(<[f32]>::as_ptr));
+            s.x.extend(s.patches.chunks_exact(self.cuts.n).map(|patch| patch.as_ptr().cast::<f32>()));
             s.y.extend((0..rows.len()).map(|i| unsafe { y.add(i * g.m) }));
             return;
         }
         for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
-            let x = g.x[met.source * g.n..].as_ptr();
+            let x = g.x[met.source * g.n..].as_ptr().cast::<f32>();
             s.x.extend((0..met.len).map(|i| unsafe { x.add(i * met.step * g.n) }));
             s.y.extend((met.first..met.first + met.len).map(|i| unsafe { y.add(i * g.m) }));
+        }
+    }
+
+    /// Joins the rows of y: `[rows / PER_LANE, outputs]`.
+    #[inline(always)]
+    fn join_y(&mut self, rows: &Range<usize>) {
+        let (g, s, m) = (self.gradient, &mut *self.scratch, self.outputs.len());
+        let row = |row: usize| &g.y[row * g.m + self.outputs.start..][..m];
+        s.zeros.resize(m.max(self.cuts.n), S::zeroed());
+        s.y_lanes.resize(s.y_lanes.len().max(S::lanes(rows.len()) * m), 0.0);
+        for (lanes, first) in s.y_lanes.chunks_exact_mut(m).zip(rows.clone().step_by(S::PER_LANE)) {
+            let second = first + 1;
+            S::join([row(first), if second < rows.end { row(second) } else { &s.zeros[..m] }], lanes);
+        }
+    }
+
+    /// Joins the rows of x under `tap`, `[rows / PER_LANE, n]`, zero where there is none, and lists those that meet the source.
+    #[inline(always)]
+    fn join_x(&mut self, rows: &Range<usize>, tap: usize) {
+        let (g, s, n) = (self.gradient, &mut *self.scratch, self.cuts.n);
+        s.sources.clear();
+        if g.gathers() {
+            s.sources.extend((0..rows.len()).map(|i| Some(i * n)));
+        } else {
+            s.sources.resize(rows.len(), None);
+            for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
+                for (i, source) in s.sources[met.first..][..met.len].iter_mut().enumerate() {
+                    *source = Some((met.source + i * met.step) * n);
+                }
+            }
+        }
+        let values = if g.gathers() { &s.patches[..] } else { g.x };
+        let row = |at: &Option<usize>| at.map_or(&s.zeros[..n], |at| &values[at..][..n]);
+        s.x.clear();
+        s.y.clear();
+        s.x_lanes.resize(s.x_lanes.len().max(S::lanes(rows.len()) * n), 0.0);
+        let y_lanes = s.y_lanes.chunks_exact(self.outputs.len());
+        for ((pair, lanes), y) in s.sources.chunks(S::PER_LANE).zip(s.x_lanes.chunks_exact_mut(n)).zip(y_lanes) {
+            if pair.iter().any(Option::is_some) {
+                S::join([row(&pair[0]), row(pair.get(1).unwrap_or(&None))], lanes);
+                s.x.push(lanes.as_ptr());
+                s.y.push(y.as_ptr());
+            }
         }
     }
 

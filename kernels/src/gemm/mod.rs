@@ -5,6 +5,7 @@ pub mod cuda;
 mod gradient;
 mod map;
 mod naive;
+mod operand;
 mod pack;
 mod product;
 #[cfg(test)]
@@ -14,7 +15,8 @@ mod tile;
 pub use map::{Geometry, MAX_STEP, Map};
 
 use crate::check::sum_dtype;
-use engine::{DType, Device, Element, Error, Result, Tensor};
+use engine::{DType, Device, Element, Error, Result, Tensor, bf16};
+use operand::Operand;
 use pack::Weight;
 
 /// Where a weight element (tap, k, n) lies: its distances along each, in elements.
@@ -35,23 +37,34 @@ pub fn multiply(
     bias: Option<&Tensor>,
     target: &mut Tensor,
 ) -> Result<()> {
-    let (k, n) = (source.channels(), target.channels());
     match source.dtype() {
-        DType::F32 => {
-            let (source, weight) = (source.as_slice()?, view(weight)?);
-            let bias = bias.map(|b| b.as_slice()).transpose()?;
-            for map in maps {
-                product::Product { map, source, channels: k, weight, bias, n }.run(target.as_mut_slice()?);
-            }
-        }
+        DType::F32 => multiply_lanes::<f32>(maps, source, weight, bias, target),
+        DType::BF16 => multiply_lanes::<bf16>(maps, source, weight, bias, target),
         DType::F64 => {
+            let (k, n) = (source.channels(), target.channels());
             let (source, weight) = (source.as_slice::<f64>()?, view(weight)?);
             let bias = bias.map(|b| b.as_slice()).transpose()?;
             for map in maps {
                 naive::product(map, source, k, weight, bias, target.as_mut_slice()?, n);
             }
+            Ok(())
         }
-        dtype => return Err(Error::Unsupported { op, dtype, device: source.device() }),
+        dtype => Err(Error::Unsupported { op, dtype, device: source.device() }),
+    }
+}
+
+fn multiply_lanes<S: Operand>(
+    maps: &[Map],
+    source: &Tensor,
+    weight: (&Tensor, Strides),
+    bias: Option<&Tensor>,
+    target: &mut Tensor,
+) -> Result<()> {
+    let (channels, n) = (source.channels(), target.channels());
+    let (source, weight) = (source.as_slice::<S>()?, view(weight)?);
+    let bias = bias.map(|b| b.as_slice()).transpose()?;
+    for map in maps {
+        product::Product { map, source, channels, weight, bias, n }.run(target.as_mut_slice()?);
     }
     Ok(())
 }
@@ -61,11 +74,15 @@ fn view<T: Element>((weight, s): (&Tensor, Strides)) -> Result<Weight<'_, T>> {
 }
 
 /// `target[i][tap][j] = sum over rows of y[row][i] * x[pixel(row, tap)][j]`, for a map whose rows are the rows of `y` in order.
+/// `target` is f32 where `x` and `y` are bf16.
 pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, target: &mut Tensor) -> Result<()> {
     let (m, n) = (y.channels(), x.channels());
     match y.dtype() {
         DType::F32 => {
-            gradient::Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+            gradient::Gradient::<f32> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+        }
+        DType::BF16 => {
+            gradient::Gradient::<bf16> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
         }
         DType::F64 => naive::weight_gradient::<f64>(map, y.as_slice()?, m, x.as_slice()?, n, target.as_mut_slice()?),
         dtype => return Err(Error::Unsupported { op, dtype, device: y.device() }),

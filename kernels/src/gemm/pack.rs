@@ -1,5 +1,6 @@
 //! Weights rearranged for the tiles: panels of [`width`] columns, each with its rows (tap by tap, channel by channel) in order.
 
+use super::operand::Operand;
 use crate::simd::{self, Kernel, Level, MAX_LANES, Vector};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -21,49 +22,106 @@ impl<T: Copy> Weight<'_, T> {
 
 /// Columns of a panel: as many as the tiles of this CPU's vectors take at once.
 pub fn width() -> usize {
-    if simd::level() == Level::Avx512 { 3 * MAX_LANES } else { MAX_LANES }
+    if simd::level() >= Level::Avx512 { 3 * MAX_LANES } else { MAX_LANES }
 }
 
-/// Packs the given panels of `n` columns, taps and channels: `to[((p * taps + t) * channels + k) * width + j]`, zero behind
-/// column `n`.
-#[inline(always)]
-pub fn panels(
-    w: &Weight<f32>,
-    n: usize,
-    width: usize,
-    panels: Range<usize>,
-    taps: &[usize],
-    ks: Range<usize>,
-    to: &mut [f32],
-) {
-    let size = ks.len() * width;
-    for (t, &tap) in taps.iter().enumerate() {
-        let from = &w.data[tap * w.tap + ks.start * w.k..];
-        let place = |panel: usize| ((panel - panels.start) * taps.len() + t) * size;
+/// How a weight is packed.
+pub struct Packing<'a, S> {
+    pub weight: &'a Weight<'a, S>,
+    /// Columns in all, and of a panel.
+    pub n: usize,
+    pub width: usize,
+    /// Positions of the taps in the weight.
+    pub taps: &'a [usize],
+    pub channels: Range<usize>,
+    /// Whether a lane may hold values of two taps: the channels of all taps lie side by side, as if they were one tap's.
+    pub joined: bool,
+}
+
+impl<S: Operand> Packing<'_, S> {
+    /// Packs panels of lanes: `to[((p * taps + t) * lanes + k) * width + j]`, zero behind column `n`. `wide` is scratch.
+    #[inline(always)]
+    pub fn panels(&self, panels: Range<usize>, to: &mut [f32], wide: &mut Vec<f32>) {
+        let size = self.group_size();
+        let groups = self.taps.len() / self.group();
+        for group in 0..groups {
+            for panel in panels.clone() {
+                let place = ((panel - panels.start) * groups + group) * size;
+                self.panel(panel, group, &mut to[place..][..size], wide);
+            }
+        }
+    }
+
+    /// Packs all panels, on all threads.
+    pub fn all(&self) -> Vec<f32> {
+        let groups = self.taps.len() / self.group();
+        let mut packed = vec![0.0; self.n.div_ceil(self.width) * groups * self.group_size()];
+        packed.par_chunks_mut(self.group_size()).enumerate().for_each_init(Vec::new, |wide, (i, to)| {
+            simd::dispatch(Panel { packing: self, panel: i / groups, group: i % groups, to, wide });
+        });
+        packed
+    }
+
+    /// Taps whose channels share lanes.
+    fn group(&self) -> usize {
+        if self.joined { self.taps.len() } else { 1 }
+    }
+
+    /// Elements of a panel of one group.
+    fn group_size(&self) -> usize {
+        S::lanes(self.group() * self.channels.len()) * self.width
+    }
+
+    /// One panel of one group of taps.
+    #[inline(always)]
+    fn panel(&self, panel: usize, group: usize, to: &mut [f32], wide: &mut Vec<f32>) {
+        let taps = &self.taps[group * self.group()..][..self.group()];
+        let size = self.channels.len() * self.width;
+        if S::PER_LANE == 1 {
+            return taps.iter().zip(to.chunks_exact_mut(size)).for_each(|(&tap, to)| self.values(panel, tap, to));
+        }
+        wide.resize(taps.len() * size, 0.0);
+        taps.iter().zip(wide.chunks_exact_mut(size)).for_each(|(&tap, to)| self.values(panel, tap, to));
+        join_rows(wide, self.width, to);
+    }
+
+    /// The values of one panel of one tap, one to a lane: `to[k * width + j]`.
+    #[inline(always)]
+    fn values(&self, panel: usize, tap: usize, to: &mut [f32]) {
+        let (w, width) = (self.weight, self.width);
+        let from = &w.data[tap * w.tap + self.channels.start * w.k..];
+        let columns = panel * width..self.n.min((panel + 1) * width);
         if w.n == 1 {
-            for panel in panels.clone() {
-                let columns = panel * width..n.min((panel + 1) * width);
-                let rows = to[place(panel)..][..size].chunks_exact_mut(width);
-                rows.enumerate().for_each(|(k, to)| copy(&from[k * w.k..][columns.clone()], to));
-            }
+            let rows = to.chunks_exact_mut(width).enumerate();
+            rows.for_each(|(k, to)| copy(&from[k * w.k..][columns.clone()], to));
         } else {
-            for panel in panels.clone() {
-                let first = panel * width;
-                let to = &mut to[place(panel)..][..size];
-                transpose(&from[first * w.n..], w.k, w.n, width.min(n - first), width, to);
-            }
+            transpose(&from[columns.start * w.n..], w.k, w.n, columns.len(), width, to);
+        }
+    }
+}
+
+/// Lanes of the upper halves of two rows of `width` values each; of the last row alone when it has no other.
+#[inline(always)]
+fn join_rows(rows: &[f32], width: usize, to: &mut [f32]) {
+    for (rows, to) in rows.chunks(2 * width).zip(to.chunks_exact_mut(width)) {
+        let (low, high) = rows.split_at(width);
+        for (to, low) in to.iter_mut().zip(low) {
+            *to = f32::from_bits(low.to_bits() >> 16);
+        }
+        for (to, high) in to.iter_mut().zip(high) {
+            *to = f32::from_bits(to.to_bits() | high.to_bits() & 0xffff_0000);
         }
     }
 }
 
 /// Fills up with zeros.
 #[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
+fn copy<S: Operand>(from: &[S], to: &mut [f32]) {
     let (blocks, rest) = from.as_chunks::<BLOCK>();
     let (to_blocks, _) = to.as_chunks_mut::<BLOCK>();
-    to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = *from);
+    to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = from.map(S::widen));
     if from.len() < to.len() {
-        to[from.len() - rest.len()..from.len()].copy_from_slice(rest);
+        simd::widen(rest, &mut to[from.len() - rest.len()..from.len()]);
         to[from.len()..].fill(0.0);
     }
 }
@@ -72,7 +130,7 @@ const BLOCK: usize = 8;
 
 /// `to[k * width + j] = from[k * k_step + j * n_step]`, in blocks that stay in registers; zero from column `columns` on.
 #[inline(always)]
-fn transpose(from: &[f32], k_step: usize, n_step: usize, columns: usize, width: usize, to: &mut [f32]) {
+fn transpose<S: Operand>(from: &[S], k_step: usize, n_step: usize, columns: usize, width: usize, to: &mut [f32]) {
     let rows = to.len() / width;
     let blocks = if k_step == 1 { rows / BLOCK * BLOCK } else { 0 };
     for j in (0..width).step_by(BLOCK) {
@@ -80,7 +138,7 @@ fn transpose(from: &[f32], k_step: usize, n_step: usize, columns: usize, width: 
         for k in (0..blocks).step_by(BLOCK) {
             let mut block = [[0.0; BLOCK]; BLOCK];
             for (i, row) in block.iter_mut().enumerate().take(count) {
-                row.copy_from_slice(&from[(j + i) * n_step + k..][..BLOCK]);
+                simd::widen(&from[(j + i) * n_step + k..][..BLOCK], row);
             }
             for i in 0..BLOCK {
                 to[(k + i) * width + j..][..BLOCK]
@@ -91,39 +149,25 @@ fn transpose(from: &[f32], k_step: usize, n_step: usize, columns: usize, width: 
             let row = &mut to[k * width + j..][..BLOCK];
             row.fill(0.0);
             for (i, v) in row.iter_mut().enumerate().take(count) {
-                *v = from[k * k_step + (j + i) * n_step];
+                *v = from[k * k_step + (j + i) * n_step].widen();
             }
         }
     }
 }
 
-/// Packs all panels of the given taps, on all threads: `[panels][taps][channels][width]`.
-pub fn all(w: &Weight<f32>, n: usize, width: usize, taps: &[usize], channels: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; n.div_ceil(width) * taps.len() * channels * width];
-    let tap = channels * width;
-    packed.par_chunks_mut(tap).enumerate().for_each(|(i, to)| {
-        let t = i % taps.len();
-        simd::dispatch(Panel { w, n, panel: i / taps.len(), width, tap: taps[t], channels, to });
-    });
-    packed
-}
-
-/// One panel of one tap.
-struct Panel<'a> {
-    w: &'a Weight<'a, f32>,
-    n: usize,
+/// One panel of one group of taps.
+struct Panel<'a, S> {
+    packing: &'a Packing<'a, S>,
     panel: usize,
-    width: usize,
-    tap: usize,
-    channels: usize,
+    group: usize,
     to: &'a mut [f32],
+    wide: &'a mut Vec<f32>,
 }
 
-impl Kernel for Panel<'_> {
+impl<S: Operand> Kernel for Panel<'_, S> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let panel = self.panel..self.panel + 1;
-        panels(self.w, self.n, self.width, panel, &[self.tap], 0..self.channels, self.to);
+        self.packing.panel(self.panel, self.group, self.to, self.wide);
     }
 }

@@ -1,16 +1,19 @@
-//! Rows times weights in f32: `target[row][n] = bias[n] + sum over tap, k of source[pixel(row, tap)][k] * weight[tap][k][n]`.
+//! Rows times weights, f32 or bf16: `target[row][n] = bias[n] + sum over tap, k of source[pixel(row, tap)][k] * weight[tap][k][n]`.
 //!
 //! Rows are gathered through pointers, so no patch matrix is ever written (except for a handful of source channels, where a row
 //! of all taps is shorter than the pointers to it). The work is cut into units of (row block, weight panels). Inside a unit the
 //! order is step (a tap, or some small taps, or a part of the channels), panel, tile: a step's source rows and one panel stay
 //! in the first-level cache. Rows that a tap leaves in the padding are left out of the step's list.
 //!
-//! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads.
+//! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
+//! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
 use super::map::{Map, Met, Run};
-use super::pack::{self, Weight};
+use super::operand::Operand;
+use super::pack::{self, Packing, Weight};
 use super::tile::{MAX_ROWS, Strip, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
+use engine::Element;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -28,11 +31,11 @@ const LONE_TAP_CHANNELS: usize = 48;
 /// Source channels below which rows are copied, all taps side by side.
 pub const FEW_CHANNELS: usize = 8;
 
-pub struct Product<'a> {
+pub struct Product<'a, S> {
     pub map: &'a Map,
-    pub source: &'a [f32],
+    pub source: &'a [S],
     pub channels: usize,
-    pub weight: Weight<'a, f32>,
+    pub weight: Weight<'a, S>,
     pub bias: Option<&'a [f32]>,
     pub n: usize,
 }
@@ -45,39 +48,60 @@ struct Step {
 }
 
 /// What a thread reuses from unit to unit.
-#[derive(Default)]
-struct Scratch {
+struct Scratch<S> {
     runs: Vec<Run>,
+    outputs: Vec<*mut S>,
+    /// Where each row is summed: its output, which is of S where it is written at once, or a row of `sums`.
     targets: Vec<*mut f32>,
-    a: Vec<*const f32>,
+    sums: Vec<f32>,
+    a: Vec<*const S>,
     c: Vec<*mut f32>,
     /// Rows in `a` and `c`, without those that fill up the last tile.
     listed: usize,
     weights: Vec<f32>,
-    patches: Vec<f32>,
+    wide: Vec<f32>,
+    patches: Vec<S>,
     spare: Vec<f32>,
 }
 
-struct Plan {
+struct Plan<S> {
     width: usize,
     steps: Vec<Step>,
     taps: Vec<usize>,
     packed: Option<Vec<f32>>,
-    zeros: Vec<f32>,
+    zeros: Vec<S>,
     /// The bias, or zero, for each output.
     start: Vec<f32>,
 }
 
-impl Product<'_> {
+impl<S> Default for Scratch<S> {
+    fn default() -> Self {
+        Scratch {
+            runs: vec![],
+            outputs: vec![],
+            targets: vec![],
+            sums: vec![],
+            a: vec![],
+            c: vec![],
+            listed: 0,
+            weights: vec![],
+            wide: vec![],
+            patches: vec![],
+            spare: vec![],
+        }
+    }
+}
+
+impl<S: Operand> Product<'_, S> {
     /// Writes the target pixels that the map's rows name.
-    pub fn run(&self, target: &mut [f32]) {
+    pub fn run(&self, target: &mut [S]) {
         let (rows, width, threads) = (self.map.rows(), pack::width(), rayon::current_num_threads());
         let panels = self.n.div_ceil(width);
         let taps: Vec<usize> = (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect();
         let few = rows <= FEW_ROWS;
-        let packed = (!few).then(|| pack::all(&self.weight, self.n, width, &taps, self.channels));
+        let packed = (!few).then(|| self.packing(width, &taps, 0..self.channels).all());
         let steps = self.steps();
-        let zeros = vec![0.0; self.channels * if self.gathers() { taps.len() } else { 1 }];
+        let zeros = vec![S::zeroed(); self.channels * if self.gathers() { taps.len() } else { 1 }];
         let start = self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec);
         let plan = Plan { width, steps, taps, packed, zeros, start };
 
@@ -91,7 +115,7 @@ impl Product<'_> {
             let (b, s) = (i / splits, i % splits);
             let rows = b * block..rows.min((b + 1) * block);
             let panels = s * share..panels.min((s + 1) * share);
-            simd::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
+            S::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
         });
     }
 
@@ -102,7 +126,7 @@ impl Product<'_> {
         }
         if channels >= LONE_TAP_CHANNELS {
             let parts = channels.div_ceil(STEP_CHANNELS);
-            let share = channels.div_ceil(parts);
+            let share = channels.div_ceil(parts).next_multiple_of(S::PER_LANE);
             let part = |i: usize| i * share..channels.min((i + 1) * share);
             return (0..taps)
                 .flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) }))
@@ -118,26 +142,39 @@ impl Product<'_> {
     fn gathers(&self) -> bool {
         self.channels < FEW_CHANNELS && self.map.taps() > 1
     }
+
+    /// Rows of a step's packed weights.
+    fn step_lanes(&self, step: &Step) -> usize {
+        match self.gathers() {
+            true => S::lanes(step.taps.len() * step.channels.len()),
+            false => step.taps.len() * S::lanes(step.channels.len()),
+        }
+    }
+
+    fn packing<'b>(&'b self, width: usize, taps: &'b [usize], channels: Range<usize>) -> Packing<'b, S> {
+        Packing { weight: &self.weight, n: self.n, width, taps, channels, joined: self.gathers() }
+    }
 }
 
 /// The target's rows of one block and columns of some panels.
-struct Unit<'a, 'b> {
-    product: &'a Product<'a>,
-    plan: &'a Plan,
+struct Unit<'a, 'b, S> {
+    product: &'a Product<'a, S>,
+    plan: &'a Plan<S>,
     rows: Range<usize>,
     panels: Range<usize>,
-    to: Target,
-    scratch: &'b mut Scratch,
+    to: Target<S>,
+    scratch: &'b mut Scratch<S>,
 }
 
-impl Kernel for Unit<'_, '_> {
+impl<S: Operand> Kernel for Unit<'_, '_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         fetch_ahead(self.product.map, self.product.source, self.product.channels, &self.rows, &mut self.scratch.runs);
-        self.locate();
+        self.product.map.runs(self.rows.clone(), &mut self.scratch.runs);
         let at_once = self.is_written_at_once();
+        self.locate(at_once);
         if !at_once {
             self.start();
         }
@@ -159,10 +196,13 @@ impl Kernel for Unit<'_, '_> {
                 unsafe { strip.run::<V>(self.scratch.listed) }
             }
         }
+        if !at_once && S::PER_LANE > 1 {
+            self.round();
+        }
     }
 }
 
-impl Unit<'_, '_> {
+impl<S: Operand> Unit<'_, '_, S> {
     /// Whether a single step meets every row, so that its tiles write the outputs rather than add to them.
     #[inline(always)]
     fn is_written_at_once(&self) -> bool {
@@ -174,28 +214,57 @@ impl Unit<'_, '_> {
         }
     }
 
-    /// Finds the block's runs of rows, and where each row is written.
     #[inline(always)]
-    fn locate(&mut self) {
-        let (n, s) = (self.product.n, &mut *self.scratch);
-        self.product.map.runs(self.rows.clone(), &mut s.runs);
+    fn columns(&self) -> Range<usize> {
+        self.panels.start * self.plan.width..self.product.n.min(self.panels.end * self.plan.width)
+    }
+
+    /// The first column of the targets' rows.
+    #[inline(always)]
+    fn first_column(&self, at_once: bool) -> usize {
+        if at_once || S::PER_LANE == 1 { 0 } else { self.columns().start }
+    }
+
+    /// Finds where each of the block's rows is written, and where it is summed.
+    #[inline(always)]
+    fn locate(&mut self, at_once: bool) {
+        let (n, columns) = (self.product.n, self.columns().len());
+        let s = &mut *self.scratch;
         s.spare.resize(n, 0.0);
+        s.outputs.clear();
         s.targets.clear();
         for run in &s.runs {
             let (first, stride) = self.product.map.target(run);
             // SAFETY: the map names pixels of the target.
-            s.targets.extend((0..run.len()).map(|i| unsafe { self.to.0.add((first + i * stride) * n) }));
+            s.outputs.extend((0..run.len()).map(|i| unsafe { self.to.0.add((first + i * stride) * n) }));
+        }
+        if at_once || S::PER_LANE == 1 {
+            s.targets.extend(s.outputs.iter().map(|output| output.cast::<f32>()));
+        } else {
+            s.sums.resize(s.sums.len().max(self.rows.len() * columns), 0.0);
+            s.targets.extend(s.sums.chunks_exact_mut(columns).take(self.rows.len()).map(<[f32]>::as_mut_ptr));
         }
     }
 
     /// The bias, or zero, in every place of the unit.
     #[inline(always)]
     fn start(&mut self) {
-        let columns = self.panels.start * self.plan.width..self.product.n.min(self.panels.end * self.plan.width);
+        let (columns, first) = (self.columns(), self.first_column(false));
         for &row in &self.scratch.targets {
             // SAFETY: this unit alone writes these columns of its rows.
-            let row = unsafe { std::slice::from_raw_parts_mut(row.add(columns.start), columns.len()) };
+            let row = unsafe { std::slice::from_raw_parts_mut(row.add(columns.start - first), columns.len()) };
             row.copy_from_slice(&self.plan.start[columns.clone()]);
+        }
+    }
+
+    /// Rounds the sums to the outputs.
+    #[inline(always)]
+    fn round(&mut self) {
+        let columns = self.columns();
+        for (sums, output) in self.scratch.sums.chunks_exact(columns.len()).zip(&self.scratch.outputs) {
+            // SAFETY: this unit alone writes these columns of its rows.
+            let output = unsafe { std::slice::from_raw_parts_mut(output.add(columns.start), columns.len()) };
+            simd::narrow(sums, output);
         }
     }
 
@@ -207,7 +276,7 @@ impl Unit<'_, '_> {
         s.a.clear();
         s.c.clear();
         if p.gathers() {
-            s.a.extend(s.patches.chunks_exact(p.map.taps() * p.channels).take(rows).map(<[f32]>::as_ptr));
+            s.a.extend(s.patches.chunks_exact(p.map.taps() * p.channels).take(rows).map(<[S]>::as_ptr));
             s.c.extend(&s.targets);
         } else if step.taps.len() == 1 {
             for met in s.runs.iter().filter_map(|run| p.map.met(run, step.taps.start)) {
@@ -243,26 +312,26 @@ impl Unit<'_, '_> {
         if self.plan.packed.is_some() {
             return;
         }
-        let (p, plan, weights) = (self.product, self.plan, &mut self.scratch.weights);
-        let size = step.taps.len() * step.channels.len() * plan.width;
-        weights.resize(weights.len().max(size * self.panels.len()), 0.0);
+        let (plan, s) = (self.plan, &mut *self.scratch);
+        let size = self.product.step_lanes(step) * plan.width;
+        s.weights.resize(s.weights.len().max(size * self.panels.len()), 0.0);
         let taps = &plan.taps[step.taps.clone()];
-        pack::panels(&p.weight, p.n, plan.width, self.panels.clone(), taps, step.channels.clone(), weights);
+        let packing = self.product.packing(plan.width, taps, step.channels.clone());
+        packing.panels(self.panels.clone(), &mut s.weights, &mut s.wide);
     }
 
     /// The arguments of one panel's tiles.
     #[inline(always)]
-    fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip {
+    fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip<S> {
         let (p, plan, s) = (self.product, self.plan, &*self.scratch);
+        let lanes = p.step_lanes(step);
         let b = match &plan.packed {
+            Some(packed) if p.gathers() => &packed[panel * lanes * plan.width..],
             Some(packed) => {
-                let row = (panel * plan.taps.len() + step.taps.start) * p.channels + step.channels.start;
-                &packed[row * plan.width..]
+                let row = (panel * plan.taps.len() + step.taps.start) * S::lanes(p.channels);
+                &packed[(row + S::lanes(step.channels.start)) * plan.width..]
             }
-            None => {
-                let size = step.taps.len() * step.channels.len() * plan.width;
-                &s.weights[(panel - self.panels.start) * size..]
-            }
+            None => &s.weights[(panel - self.panels.start) * lanes * plan.width..],
         };
         // Copied rows hold all taps side by side, as one tap of many channels.
         let taps = step.taps.len();
@@ -278,7 +347,7 @@ impl Unit<'_, '_> {
             width: plan.width,
             c: s.c.as_ptr(),
             start: at_once.then(|| plan.start[col..].as_ptr()),
-            col,
+            col: col - self.first_column(at_once),
             n: plan.width.min(p.n - col),
         }
     }
@@ -286,7 +355,7 @@ impl Unit<'_, '_> {
 
 /// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
 #[inline(always)]
-pub fn fetch_ahead(map: &Map, source: &[f32], channels: usize, rows: &Range<usize>, runs: &mut Vec<Run>) {
+pub fn fetch_ahead<T>(map: &Map, source: &[T], channels: usize, rows: &Range<usize>, runs: &mut Vec<Run>) {
     let next = rows.end..map.rows().min(rows.end + rows.len());
     if map.taps() == 0 || channels < FEW_CHANNELS {
         return;
@@ -299,10 +368,10 @@ pub fn fetch_ahead(map: &Map, source: &[f32], channels: usize, rows: &Range<usiz
 
 /// Copies the sources of a block's rows, all taps side by side, zero where a tap meets padding: `[rows][taps][channels]`.
 #[inline(always)]
-pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<f32>) {
+pub fn gather<T: Element>(map: &Map, source: &[T], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<T>) {
     let size = map.taps() * channels;
     patches.clear();
-    patches.resize(rows * size, 0.0);
+    patches.resize(rows * size, T::zeroed());
     // Values of `taps` neighbouring taps from `tap` on, for the given ones of the rows that `met` has.
     let mut put = |met: &Met, rows: Range<usize>, tap: usize, taps: usize| {
         if rows.is_empty() {
@@ -313,8 +382,8 @@ pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[R
             &source[(met.source + (rows.start - met.first) * met.step) * channels..][..(rows.len() - 1) * step + len];
         let to = &mut patches[rows.start * size + tap * channels..][..(rows.len() - 1) * size + len];
         match len {
-            1 => copy_rows::<1>(from, step, to, size, rows.len()),
-            3 => copy_rows::<3>(from, step, to, size, rows.len()),
+            1 => copy_rows::<1, T>(from, step, to, size, rows.len()),
+            3 => copy_rows::<3, T>(from, step, to, size, rows.len()),
             _ => (0..rows.len()).for_each(|i| to[i * size..][..len].copy_from_slice(&from[i * step..][..len])),
         }
     };
@@ -339,7 +408,7 @@ pub fn gather(map: &Map, source: &[f32], channels: usize, rows: usize, runs: &[R
 
 /// Copies `rows` rows of so few values that a call for each would take longer.
 #[inline(always)]
-fn copy_rows<const LEN: usize>(from: &[f32], from_step: usize, to: &mut [f32], to_step: usize, rows: usize) {
+fn copy_rows<const LEN: usize, T: Copy>(from: &[T], from_step: usize, to: &mut [T], to_step: usize, rows: usize) {
     for row in 0..rows {
         let from = &from[row * from_step..][..LEN];
         to[row * to_step..][..LEN].copy_from_slice(from);

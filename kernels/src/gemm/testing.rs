@@ -19,6 +19,21 @@ pub fn values(dims: &[usize], seed: u64) -> Tensor {
     Tensor::from_slice(&data, dims).expect("values")
 }
 
+/// Eighths in [-1, 1] in bf16: their products, and sums of up to 2^18 of those, are exact in f32 in any order, so that results
+/// have one rounding and the same bits on every CPU.
+pub fn eighths(dims: &[usize], seed: u64) -> Tensor {
+    let eighth = |v: f64| (v * 8.0).round() / 8.0;
+    let data: Vec<f64> = values(dims, seed).to_f64_vec().expect("values").into_iter().map(eighth).collect();
+    Tensor::from_slice(&data, dims).and_then(|t| t.to_dtype(DType::BF16)).expect("bf16")
+}
+
+/// Asserts that `f`, of [`eighths`], is the exact result rounded to the dtype of its result, on every CPU.
+pub fn assert_rounded(what: &str, want: &[f64], f: impl Fn() -> Result<Tensor> + Sync) {
+    let got = on_every_cpu(what, f);
+    let want = Tensor::from_slice(want, got.dims()).and_then(|t| t.to_dtype(got.dtype())).expect("rounded");
+    assert!(got.to_f64_vec() == want.to_f64_vec(), "{what}: not the exact result in {}", got.dtype());
+}
+
 pub fn wide(t: &Tensor) -> Tensor {
     t.to_dtype(DType::F64).expect("f64")
 }
@@ -34,17 +49,17 @@ pub fn assert_near(what: &str, got: &Tensor, want: &[f64], bound: f64) {
 /// Runs `f` with every width of vectors that this CPU has, on one thread and on three, and asserts that all give the same bits.
 pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor {
     let mut first: Option<Tensor> = None;
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         simd::limit(level);
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             let got = pool.install(&f).expect(what);
             let want = first.get_or_insert_with(|| got.clone());
-            let same = want.as_slice::<f32>().expect("f32") == got.as_slice::<f32>().expect("f32");
+            let same = want.to_f64_vec().expect("values") == got.to_f64_vec().expect("values");
             assert!(same, "{what}: {level:?} on {threads} threads differs");
         }
     }
-    simd::limit(Level::Avx512);
+    simd::limit(Level::Avx512Bf16);
     first.expect("ran")
 }
 

@@ -1,23 +1,25 @@
 //! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
 
-use crate::simd::Vector;
+use super::operand::Operand;
+use crate::simd::{Lane, Vector};
 
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
 
 /// A pointer that units on several threads write through, each its own rows and columns.
 #[derive(Clone, Copy)]
-pub struct Target(pub *mut f32);
+pub struct Target<T>(pub *mut T);
 // SAFETY: units write disjoint places.
-unsafe impl Send for Target {}
-unsafe impl Sync for Target {}
+unsafe impl<T> Send for Target<T> {}
+unsafe impl<T> Sync for Target<T> {}
 
 /// Arguments of a sum over taps and channels:
-/// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n.
+/// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n;
+/// for S of several values to a lane, `b` has lanes of neighbouring channels in place of single ones.
 #[derive(Clone, Copy)]
-pub struct Strip {
+pub struct Strip<S> {
     /// Row pointers, tap by tap, `a_step` apart.
-    pub a: *const *const f32,
+    pub a: *const *const S,
     pub a_step: usize,
     pub taps: usize,
     pub k0: usize,
@@ -25,13 +27,13 @@ pub struct Strip {
     pub b: *const f32,
     pub width: usize,
     pub c: *const *mut f32,
-    /// What the sum is added to, the same for every row; without it, what `c` holds.
+    /// What the sum is added to, the same for every row; then `c` is of S. Without it, what `c` holds.
     pub start: Option<*const f32>,
     pub col: usize,
     pub n: usize,
 }
 
-impl Strip {
+impl<S: Operand> Strip<S> {
     /// All `rows` rows in tiles as tall as registers allow.
     ///
     /// # Safety
@@ -90,39 +92,70 @@ impl Strip {
                 for (i, a) in a.iter_mut().enumerate() {
                     *a = (*list.add(i)).add(self.k0);
                 }
-                for k in 0..self.channels {
-                    let mut right = [V::zero(); NV];
-                    for (j, right) in right.iter_mut().enumerate() {
-                        *right = V::load(b.add(j * V::LANES));
-                    }
-                    for (sum, a) in sum.iter_mut().zip(&a) {
-                        let left = V::splat(*a.add(k));
-                        for (sum, right) in sum.iter_mut().zip(&right) {
-                            *sum = left.fma(*right, *sum);
-                        }
-                    }
+                let whole = self.channels / S::PER_LANE * S::PER_LANE;
+                for k in (0..whole).step_by(S::PER_LANE) {
+                    add_lane::<S, V, M, NV>(&mut sum, |i| S::lane(a[i].add(k)), b);
+                    b = b.add(self.width);
+                }
+                if whole < self.channels {
+                    add_lane::<S, V, M, NV>(&mut sum, |i| S::lone(a[i].add(whole)), b);
                     b = b.add(self.width);
                 }
             }
-            let full = self.n == NV * V::LANES;
             for (i, sum) in sum.iter().enumerate() {
-                let c = (*self.c.add(row + i)).add(self.col);
-                let start = self.start.unwrap_or(c);
-                for (j, sum) in sum.iter().enumerate() {
-                    let (c, start) = (c.add(j * V::LANES), start.add(j * V::LANES));
-                    if full {
-                        V::load(start).add(*sum).store(c);
-                    } else {
-                        let n = self.n - (j * V::LANES).min(self.n);
-                        V::load_first(start, n).add(*sum).store_first(c, n);
-                    }
+                let c = *self.c.add(row + i);
+                match self.start {
+                    Some(start) => self.put(start, sum, c.cast::<S>().add(self.col)),
+                    None => self.put(c.add(self.col), sum, c.add(self.col)),
                 }
             }
         }
     }
 }
 
-/// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]`, i < m, j < n.
+impl<S> Strip<S> {
+    /// `to[j] = start[j] + sum[j]`, j < n.
+    #[inline(always)]
+    unsafe fn put<T: Lane, V: Vector, const NV: usize>(&self, start: *const f32, sum: &[V; NV], to: *mut T) {
+        // SAFETY: the caller vouches for n values at both.
+        unsafe {
+            for (j, sum) in sum.iter().enumerate() {
+                let (to, start) = (to.add(j * V::LANES), start.add(j * V::LANES));
+                if self.n == NV * V::LANES {
+                    T::store(V::load(start).add(*sum), to);
+                } else {
+                    let n = self.n - (j * V::LANES).min(self.n);
+                    T::store_first(V::load_first(start, n).add(*sum), to, n);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of one lane of each row, `left(row)`, and the lanes at `b`.
+#[inline(always)]
+unsafe fn add_lane<S: Operand, V: Vector, const M: usize, const NV: usize>(
+    sum: &mut [[V; NV]; M],
+    left: impl Fn(usize) -> f32,
+    b: *const f32,
+) {
+    // SAFETY: the caller vouches for NV vectors at b.
+    unsafe {
+        let mut right = [V::zero(); NV];
+        for (j, right) in right.iter_mut().enumerate() {
+            *right = V::load(b.add(j * V::LANES));
+        }
+        for (i, sum) in sum.iter_mut().enumerate() {
+            let left = V::splat(left(i));
+            for (sum, right) in sum.iter_mut().zip(&right) {
+                *sum = S::multiply_add(left, *right, *sum);
+            }
+        }
+    }
+}
+
+/// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]`, i < m, j < n. A row is lanes: of
+/// a single one, or of as many as an [`Operand`] has in a lane.
 #[derive(Clone, Copy)]
 pub struct Outer {
     pub y: *const *const f32,
@@ -140,25 +173,25 @@ impl Outer {
     /// # Safety
     /// `y` and `x` must list `rows` rows of at least `m` and `n` values, and `c` must have all the places that are written.
     #[inline(always)]
-    pub unsafe fn run<V: Vector>(self) {
+    pub unsafe fn run<S: Operand, V: Vector>(self) {
         let mut j = 0;
         // SAFETY: the parts cover each of the m x n places once; accumulators and operands fit the registers.
         unsafe {
             while j < self.n {
                 let left = self.n - j;
                 if V::LANES == 16 && left >= 48 {
-                    self.columns::<V, 8, 3, true>(j, 48);
+                    self.columns::<S, V, 8, 3, true>(j, 48);
                     j += 48;
                 } else if left >= 2 * V::LANES {
                     if V::LANES == 16 {
-                        self.columns::<V, 8, 2, true>(j, 2 * V::LANES);
+                        self.columns::<S, V, 8, 2, true>(j, 2 * V::LANES);
                     } else {
-                        self.columns::<V, 6, 2, true>(j, 2 * V::LANES);
+                        self.columns::<S, V, 6, 2, true>(j, 2 * V::LANES);
                     }
                     j += 2 * V::LANES;
                 } else {
                     let n = left.min(V::LANES);
-                    self.columns::<V, 8, 1, false>(j, n);
+                    self.columns::<S, V, 8, 1, false>(j, n);
                     j += n;
                 }
             }
@@ -166,31 +199,35 @@ impl Outer {
     }
 
     #[inline(always)]
-    unsafe fn columns<V: Vector, const M: usize, const NV: usize, const FULL: bool>(&self, j: usize, n: usize) {
+    unsafe fn columns<S: Operand, V: Vector, const M: usize, const NV: usize, const FULL: bool>(
+        &self,
+        j: usize,
+        n: usize,
+    ) {
         let mut i = 0;
         // SAFETY: each tile lies below m.
         unsafe {
             while i + M <= self.m {
-                self.tile::<V, M, NV, FULL>(i, j, n);
+                self.tile::<S, V, M, NV, FULL>(i, j, n);
                 i += M;
             }
             if i + 4 <= self.m {
-                self.tile::<V, 4, NV, FULL>(i, j, n);
+                self.tile::<S, V, 4, NV, FULL>(i, j, n);
                 i += 4;
             }
             if i + 2 <= self.m {
-                self.tile::<V, 2, NV, FULL>(i, j, n);
+                self.tile::<S, V, 2, NV, FULL>(i, j, n);
                 i += 2;
             }
             while i < self.m {
-                self.tile::<V, 1, NV, FULL>(i, j, n);
+                self.tile::<S, V, 1, NV, FULL>(i, j, n);
                 i += 1;
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn tile<V: Vector, const M: usize, const NV: usize, const FULL: bool>(
+    unsafe fn tile<S: Operand, V: Vector, const M: usize, const NV: usize, const FULL: bool>(
         &self,
         i0: usize,
         j0: usize,
@@ -209,7 +246,7 @@ impl Outer {
                 for (i, sum) in sum.iter_mut().enumerate() {
                     let left = V::splat(*y.add(i));
                     for j in 0..NV {
-                        sum[j] = left.fma(right[j], sum[j]);
+                        sum[j] = S::multiply_add(left, right[j], sum[j]);
                     }
                 }
             }
@@ -230,9 +267,9 @@ impl Outer {
 
 /// Asks for values that will be read soon to be in the second-level cache: tiles read rows too far apart for the CPU to foresee.
 #[inline(always)]
-pub fn prefetch(values: &[f32]) {
+pub fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(16) {
+    for line in values.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a hint, which reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }

@@ -1,13 +1,14 @@
 //! Every sample's rows are summed in f64 in fixed chunks, and the chunks in order.
 
 use crate::elementwise::CHUNK;
-use crate::real::Real;
-use engine::{DType, Element, Error, Result, Tensor};
+use crate::real::{Real, Stored};
+use engine::{DType, Element, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F32 => forward_typed::<f32>(x),
+        DType::BF16 => forward_typed::<bf16>(x),
         DType::F64 => forward_typed::<f64>(x),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -16,12 +17,13 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
 pub fn backward(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     match dy.dtype() {
         DType::F32 => backward_typed::<f32>(dy, x_dims),
+        DType::BF16 => backward_typed::<bf16>(dy, x_dims),
         DType::F64 => backward_typed::<f64>(dy, x_dims),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: dy.device() }),
     }
 }
 
-fn forward_typed<T: Real>(x: &Tensor) -> Result<Tensor> {
+fn forward_typed<S: Stored>(x: &Tensor) -> Result<Tensor> {
     let (n, c) = (x.dims()[0], x.channels());
     let mut y = Tensor::empty(&[n, c], x.dtype(), x.device())?;
     if y.numel() == 0 {
@@ -29,38 +31,38 @@ fn forward_typed<T: Real>(x: &Tensor) -> Result<Tensor> {
     }
     let sample = x.numel() / n;
     let chunk = (CHUNK / c).max(1) * c;
-    let outputs = y.as_mut_slice::<T>()?.par_chunks_mut(c).zip(x.as_slice::<T>()?.par_chunks(sample));
+    let outputs = y.as_mut_slice::<S>()?.par_chunks_mut(c).zip(x.as_slice::<S>()?.par_chunks(sample));
     outputs.for_each(|(y, x)| {
         let parts: Vec<Vec<f64>> = x.par_chunks(chunk).map(|rows| column_sums(rows, c)).collect();
         for (i, y) in y.iter_mut().enumerate() {
-            *y = T::of(parts.iter().map(|part| part[i]).sum::<f64>() / (sample / c) as f64);
+            *y = S::narrow(S::Real::of(parts.iter().map(|part| part[i]).sum::<f64>() / (sample / c) as f64));
         }
     });
     Ok(y)
 }
 
-fn column_sums<T: Real>(rows: &[T], c: usize) -> Vec<f64> {
+fn column_sums<S: Stored>(rows: &[S], c: usize) -> Vec<f64> {
     let mut sums = vec![0.0; c];
     for row in rows.chunks_exact(c) {
-        for (sum, &v) in sums.iter_mut().zip(row) {
-            *sum += Element::to_f64(v);
+        for (sum, v) in sums.iter_mut().zip(row) {
+            *sum += Element::to_f64(v.widen());
         }
     }
     sums
 }
 
-fn backward_typed<T: Real>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
+fn backward_typed<S: Stored>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     let mut dx = Tensor::empty(x_dims, dy.dtype(), dy.device())?;
     if dx.numel() == 0 {
         return Ok(dx);
     }
     let c = dy.channels();
     let sample = dx.numel() / x_dims[0];
-    let voxels = T::of((sample / c) as f64);
+    let voxels = S::Real::of((sample / c) as f64);
     let chunk = (CHUNK / c).max(1) * c;
-    let inputs = dy.as_slice::<T>()?.par_chunks(c);
-    dx.as_mut_slice::<T>()?.par_chunks_mut(sample).zip(inputs).for_each(|(dx, dy)| {
-        let share: Vec<T> = dy.iter().map(|&v| v / voxels).collect();
+    let inputs = dy.as_slice::<S>()?.par_chunks(c);
+    dx.as_mut_slice::<S>()?.par_chunks_mut(sample).zip(inputs).for_each(|(dx, dy)| {
+        let share: Vec<S> = dy.iter().map(|v| S::narrow(v.widen() / voxels)).collect();
         dx.par_chunks_mut(chunk).for_each(|rows| rows.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&share)));
     });
     Ok(dx)
@@ -69,7 +71,7 @@ fn backward_typed<T: Real>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use crate::global_avg_pool::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]
@@ -95,6 +97,15 @@ mod tests {
         let (x, dy) = (random(1, &[2, 2, 3, 1, 2], DType::F64), random(2, &[2, 2], DType::F64));
         let dx = backward(&dy, x.dims()).expect("backward");
         assert_close(&dx, &numeric_gradient(&x, &dy, |x| forward(x).expect("forward")), 1e-8);
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [[1, 1, 1, 1, 1], [3, 2, 2, 2, 768], [2, 3, 5, 7, 11], [1, 33, 31, 37, 3]] {
+            let both = |t: &[Tensor]| Ok(vec![forward(&t[0])?, backward(&t[1], &dims)?]);
+            assert_bf16(&[half(1, &dims), half(2, &[dims[0], dims[4]])], 1.0, both);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One sum per chunk, sixteen running sums within it.
 
-use crate::real::Real;
+use crate::real::Stored;
 use crate::simd::{self, Kernel, Vector};
 use engine::{Element, Result, Tensor};
 use rayon::prelude::*;
@@ -9,14 +9,14 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 15;
 const LANES: usize = 16;
 
-pub(super) fn forward<T: Real>(x: &Tensor) -> Result<f64> {
+pub(super) fn forward<T: Stored>(x: &Tensor) -> Result<f64> {
     let partials: Vec<f64> = x.as_slice::<T>()?.par_chunks(CHUNK).map(|c| simd::dispatch(SumOfSquares(c))).collect();
     Ok(partials.iter().sum::<f64>().sqrt())
 }
 
 struct SumOfSquares<'a, T>(&'a [T]);
 
-impl<T: Real> Kernel for SumOfSquares<'_, T> {
+impl<T: Stored> Kernel for SumOfSquares<'_, T> {
     type Output = f64;
 
     /// Plain arithmetic, which the compiler turns into vectors of the caller's width; the number of running sums does not
@@ -34,9 +34,9 @@ impl<T: Real> Kernel for SumOfSquares<'_, T> {
 }
 
 #[inline(always)]
-fn add_squares<T: Real>(sums: &mut [f64; LANES], block: &[T]) {
-    for (s, &x) in sums.iter_mut().zip(block) {
-        let x = Element::to_f64(x);
+fn add_squares<T: Stored>(sums: &mut [f64; LANES], block: &[T]) {
+    for (s, x) in sums.iter_mut().zip(block) {
+        let x = Element::to_f64(x.widen());
         *s += x * x;
     }
 }

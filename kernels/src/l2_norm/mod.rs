@@ -1,13 +1,13 @@
 //! Euclidean norm of all elements: `sqrt(Σ x²)`.
 //!
-//! Squares of f32 and f64, on CUDA of f32, bf16 and f16, are summed in f64, over chunks of a fixed size and in a fixed order, so
-//! that the result depends neither on the number of threads nor on the width of vectors. For f32 nothing overflows. The norm of
+//! Squares of f32 and bf16, on CUDA of f16, on the CPU of f64, are summed in f64, over chunks of a fixed size and in a fixed order,
+//! so that the result depends neither on the number of threads nor on the width of vectors. For f32 nothing overflows. The norm of
 //! an empty tensor is 0; a NaN anywhere gives NaN.
 
 mod cpu;
 mod cuda;
 
-use engine::{DType, Device, Error, Result, Tensor};
+use engine::{DType, Device, Error, Result, Tensor, bf16};
 
 const OP: &str = "l2_norm";
 
@@ -15,6 +15,7 @@ const OP: &str = "l2_norm";
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => Tensor::scalar(cpu::forward::<f32>(x)?),
+        (Device::Cpu, DType::BF16) => Tensor::scalar(cpu::forward::<bf16>(x)?),
         (Device::Cpu, DType::F64) => Tensor::scalar(cpu::forward::<f64>(x)?),
         (Device::Cuda(_), _) => cuda::forward(x),
         (Device::Meta, _) => Tensor::empty(&[], DType::F64, Device::Meta),
@@ -44,6 +45,13 @@ mod tests {
                 assert_eq!(pool.install(|| norm(&t)).to_bits(), got.to_bits());
             }
         }
+    }
+
+    #[test]
+    fn bf16_is_summed_in_f64() {
+        let x = crate::testing::random(1, &[40_009], DType::BF16);
+        let want = forward(&x.to_dtype(DType::F64).expect("f64")).expect("norm");
+        assert!((forward(&x).expect("norm") - want).abs() <= 1e-13 * want);
     }
 
     #[test]

@@ -1,22 +1,24 @@
 //! Rows are independent, so each is read from memory once and stays in the first-level cache while it is reduced and written.
-//! A reduction runs in [`LANES`] partial sums, which the compiler turns into vectors of any width with the same result.
+//! Rows of bf16 are widened into a scratch row for that. A reduction runs in [`LANES`] partial sums, which the compiler turns into vectors of any width with the same result.
 
 use super::{Grads, Output};
-use crate::real::Real;
+use crate::check::sum_dtype;
+use crate::real::{Real, Stored};
 use crate::simd::{Kernel, Vector, dispatch};
-use engine::{DType, Element, Error, Result, Tensor};
+use engine::{DType, Element, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 /// Partial sums of one reduction.
 const LANES: usize = 16;
 /// Elements per task of the forward pass, about.
 const TASK: usize = 1 << 15;
-/// Rows whose share of dweight and dbias is summed in x's dtype before the blocks are added up in f64.
+/// Rows whose share of dweight and dbias is summed in the dtype of the arithmetic before the blocks are added up in f64.
 const BLOCK: usize = 64;
 
 pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Output> {
     match x.dtype() {
         DType::F32 => forward_typed::<f32>(x, affine, eps),
+        DType::BF16 => forward_typed::<bf16>(x, affine, eps),
         DType::F64 => forward_typed::<f64>(x, affine, eps),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -25,29 +27,33 @@ pub fn forward(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Resu
 pub fn backward(dy: &Tensor, x: &Tensor, weight: Option<&Tensor>, mean: &Tensor, rstd: &Tensor) -> Result<Grads> {
     match x.dtype() {
         DType::F32 => backward_typed::<f32>(dy, x, weight, mean, rstd),
+        DType::BF16 => backward_typed::<bf16>(dy, x, weight, mean, rstd),
         DType::F64 => backward_typed::<f64>(dy, x, weight, mean, rstd),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
 }
 
-fn forward_typed<T: Real>(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Output> {
+fn forward_typed<S: Stored>(x: &Tensor, affine: Option<(&Tensor, &Tensor)>, eps: f64) -> Result<Output> {
     let (c, rows) = (x.channels(), x.rows());
     let mut y = Tensor::empty(x.dims(), x.dtype(), x.device())?;
-    let mut mean = Tensor::empty(&[rows], x.dtype(), x.device())?;
-    let mut rstd = Tensor::empty(&[rows], x.dtype(), x.device())?;
+    let mut mean = Tensor::empty(&[rows], sum_dtype(x.dtype()), x.device())?;
+    let mut rstd = Tensor::empty(&[rows], sum_dtype(x.dtype()), x.device())?;
     let affine = match affine {
-        Some((weight, bias)) => Some((weight.as_slice::<T>()?, bias.as_slice::<T>()?)),
+        Some((weight, bias)) => Some((weight.as_slice::<S::Real>()?, bias.as_slice::<S::Real>()?)),
         None => None,
     };
     let block = (TASK / c).max(1);
-    let input = x.as_slice::<T>()?.par_chunks(block * c);
-    let stats = mean.as_mut_slice::<T>()?.par_chunks_mut(block).zip(rstd.as_mut_slice::<T>()?.par_chunks_mut(block));
-    let tasks = y.as_mut_slice::<T>()?.par_chunks_mut(block * c).zip(input).zip(stats);
-    tasks.for_each(|((y, x), (mean, rstd))| dispatch(Forward { x, y, mean, rstd, affine, eps: T::of(eps), c }));
+    let input = x.as_slice::<S>()?.par_chunks(block * c);
+    let stats = mean
+        .as_mut_slice::<S::Real>()?
+        .par_chunks_mut(block)
+        .zip(rstd.as_mut_slice::<S::Real>()?.par_chunks_mut(block));
+    let tasks = y.as_mut_slice::<S>()?.par_chunks_mut(block * c).zip(input).zip(stats);
+    tasks.for_each(|((y, x), (mean, rstd))| dispatch(Forward { x, y, mean, rstd, affine, eps: S::Real::of(eps), c }));
     Ok(Output { y, mean, rstd })
 }
 
-fn backward_typed<T: Real>(
+fn backward_typed<S: Stored>(
     dy: &Tensor,
     x: &Tensor,
     weight: Option<&Tensor>,
@@ -55,14 +61,14 @@ fn backward_typed<T: Real>(
     rstd: &Tensor,
 ) -> Result<Grads> {
     let c = x.channels();
-    let weight = weight.map(Tensor::as_slice::<T>).transpose()?;
+    let weight = weight.map(Tensor::as_slice::<S::Real>).transpose()?;
     let mut dx = Tensor::empty(x.dims(), x.dtype(), x.device())?;
     // Per block of rows: dweight, then dbias.
     let share = if weight.is_some() { 2 * c } else { 0 };
-    let mut shares = vec![T::zero(); x.rows().div_ceil(BLOCK) * share];
-    let inputs = dy.as_slice::<T>()?.par_chunks(BLOCK * c).zip(x.as_slice::<T>()?.par_chunks(BLOCK * c));
-    let stats = mean.as_slice::<T>()?.par_chunks(BLOCK).zip(rstd.as_slice::<T>()?.par_chunks(BLOCK));
-    let tasks = dx.as_mut_slice::<T>()?.par_chunks_mut(BLOCK * c).zip(inputs).zip(stats);
+    let mut shares = vec![S::Real::of(0.0); x.rows().div_ceil(BLOCK) * share];
+    let inputs = dy.as_slice::<S>()?.par_chunks(BLOCK * c).zip(x.as_slice::<S>()?.par_chunks(BLOCK * c));
+    let stats = mean.as_slice::<S::Real>()?.par_chunks(BLOCK).zip(rstd.as_slice::<S::Real>()?.par_chunks(BLOCK));
+    let tasks = dx.as_mut_slice::<S>()?.par_chunks_mut(BLOCK * c).zip(inputs).zip(stats);
     let run = |((dx, (dy, x)), (mean, rstd)), affine| dispatch(Backward { dy, x, mean, rstd, dx, affine, c });
     let Some(weight) = weight else {
         tasks.for_each(|task| run(task, None));
@@ -73,7 +79,9 @@ fn backward_typed<T: Real>(
         run(task, Some(Affine { weight, dweight, dbias }));
     });
     let total = add_up(&shares, share);
-    let tensor = |part: &[f64]| Tensor::from_slice(&part.iter().map(|&v| T::of(v)).collect::<Vec<T>>(), &[c]).map(Some);
+    let tensor = |part: &[f64]| {
+        Tensor::from_slice(&part.iter().map(|&v| S::Real::of(v)).collect::<Vec<S::Real>>(), &[c]).map(Some)
+    };
     Ok(Grads { dx, dweight: tensor(&total[..c])?, dbias: tensor(&total[c..])? })
 }
 
@@ -89,22 +97,24 @@ fn add_up<T: Real>(shares: &[T], len: usize) -> Vec<f64> {
 }
 
 /// Whole rows of `c` values, with their statistics.
-struct Forward<'a, T> {
-    x: &'a [T],
-    y: &'a mut [T],
-    mean: &'a mut [T],
-    rstd: &'a mut [T],
-    affine: Option<(&'a [T], &'a [T])>,
-    eps: T,
+struct Forward<'a, S: Stored> {
+    x: &'a [S],
+    y: &'a mut [S],
+    mean: &'a mut [S::Real],
+    rstd: &'a mut [S::Real],
+    affine: Option<(&'a [S::Real], &'a [S::Real])>,
+    eps: S::Real,
     c: usize,
 }
 
-impl<T: Real> Kernel for Forward<'_, T> {
+impl<S: Stored> Kernel for Forward<'_, S> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
+        let mut wide = vec![self.eps; self.c];
         let rows = self.x.chunks_exact(self.c).zip(self.y.chunks_exact_mut(self.c));
         for ((x, y), (mean, rstd)) in rows.zip(self.mean.iter_mut().zip(self.rstd)) {
+            let x = S::wide(x, &mut wide);
             (*mean, *rstd) = moments(x, self.eps);
             match self.affine {
                 None => normalise(x, *mean, *rstd, y),
@@ -117,16 +127,23 @@ impl<T: Real> Kernel for Forward<'_, T> {
 // The loops below are functions because arguments are known not to overlap, and fields of a struct are not.
 
 #[inline(always)]
-fn normalise<T: Real>(x: &[T], mean: T, rstd: T, y: &mut [T]) {
+fn normalise<S: Stored>(x: &[S::Real], mean: S::Real, rstd: S::Real, y: &mut [S]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = (x - mean) * rstd;
+        *y = S::narrow((x - mean) * rstd);
     }
 }
 
 #[inline(always)]
-fn normalise_affine<T: Real>(x: &[T], mean: T, rstd: T, weight: &[T], bias: &[T], y: &mut [T]) {
+fn normalise_affine<S: Stored>(
+    x: &[S::Real],
+    mean: S::Real,
+    rstd: S::Real,
+    weight: &[S::Real],
+    bias: &[S::Real],
+    y: &mut [S],
+) {
     for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-        *y = (x - mean) * rstd * w + b;
+        *y = S::narrow((x - mean) * rstd * w + b);
     }
 }
 
@@ -148,33 +165,34 @@ struct Affine<'a, T> {
 }
 
 /// Whole rows of `c` values with their statistics.
-struct Backward<'a, T> {
-    dy: &'a [T],
-    x: &'a [T],
-    mean: &'a [T],
-    rstd: &'a [T],
-    dx: &'a mut [T],
-    affine: Option<Affine<'a, T>>,
+struct Backward<'a, S: Stored> {
+    dy: &'a [S],
+    x: &'a [S],
+    mean: &'a [S::Real],
+    rstd: &'a [S::Real],
+    dx: &'a mut [S],
+    affine: Option<Affine<'a, S::Real>>,
     c: usize,
 }
 
-impl<T: Real> Kernel for Backward<'_, T> {
+impl<S: Stored> Kernel for Backward<'_, S> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let n = T::of(self.c as f64);
+        let n = S::Real::of(self.c as f64);
+        let [mut wide_dy, mut wide_x, mut g] = [(); 3].map(|()| vec![n; self.c]);
         let rows = self.dy.chunks_exact(self.c).zip(self.x.chunks_exact(self.c)).zip(self.dx.chunks_exact_mut(self.c));
         for (((dy, x), dx), (&mean, &rstd)) in rows.zip(self.mean.iter().zip(self.rstd)) {
-            // dx holds g and then the result.
+            let (dy, x) = (S::wide(dy, &mut wide_dy), S::wide(x, &mut wide_x));
             match &mut self.affine {
-                None => dx.copy_from_slice(dy),
+                None => g.copy_from_slice(dy),
                 Some(Affine { weight, dweight, dbias }) => {
-                    scale(dy, weight, dx);
+                    scale(dy, weight, &mut g);
                     add_share(dy, x, mean, rstd, dweight, dbias);
                 }
             }
-            let (g, gx) = sums(dx, x, |g, x| (g, g * ((x - mean) * rstd)));
-            finish(x, mean, rstd, g / n, gx / n, dx);
+            let (sum, sum_x) = sums(&g, x, |g, x| (g, g * ((x - mean) * rstd)));
+            finish(&g, x, (mean, rstd), (sum / n, sum_x / n), dx);
         }
     }
 }
@@ -194,11 +212,17 @@ fn add_share<T: Real>(dy: &[T], x: &[T], mean: T, rstd: T, dweight: &mut [T], db
     }
 }
 
-/// dx holds g; `g` and `gx` are the means of g and g · x̂.
+/// The statistics of x, and the means of g and g · x̂.
 #[inline(always)]
-fn finish<T: Real>(x: &[T], mean: T, rstd: T, g: T, gx: T, dx: &mut [T]) {
-    for (dx, &x) in dx.iter_mut().zip(x) {
-        *dx = rstd * (*dx - g - (x - mean) * rstd * gx);
+fn finish<S: Stored>(
+    g: &[S::Real],
+    x: &[S::Real],
+    (mean, rstd): (S::Real, S::Real),
+    (mean_g, mean_gx): (S::Real, S::Real),
+    dx: &mut [S],
+) {
+    for ((dx, &g), &x) in dx.iter_mut().zip(g).zip(x) {
+        *dx = S::narrow(rstd * (g - mean_g - (x - mean) * rstd * mean_gx));
     }
 }
 
@@ -252,7 +276,7 @@ fn halve<T: Real>(mut lanes: [T; LANES]) -> T {
 #[cfg(test)]
 mod tests {
     use crate::layer_norm::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;
@@ -376,6 +400,26 @@ mod tests {
     }
 
     #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [vec![5], vec![3, 1], vec![131, 2], vec![2, 3, 17], vec![1, 768], vec![67, 48], vec![5, 3072]] {
+            let c = dims[dims.len() - 1];
+            let rows = dims.iter().product::<usize>() / c;
+            let sums = |seed, n: usize| (random(seed, &[n], DType::F64), DType::F32);
+            let inputs = [half(1, &dims), half(2, &dims), sums(3, c), sums(4, c), sums(5, rows), sums(6, rows)];
+            assert_bf16(&inputs, 1.0, |t| {
+                let out = forward(&t[0], Some((&t[2], &t[3])), EPS)?;
+                let g = backward(&t[1], &t[0], Some(&t[2]), &t[4], &t[5])?;
+                Ok([Some(out.y), Some(g.dx), g.dweight, g.dbias].into_iter().flatten().collect())
+            });
+            assert_bf16(&inputs, 1.0, |t| {
+                let plain = forward(&t[0], None, EPS)?;
+                Ok(vec![plain.y, plain.mean, plain.rstd, backward(&t[1], &t[0], None, &t[4], &t[5])?.dx])
+            });
+        }
+    }
+
+    #[test]
     fn no_rows_are_empty_and_misfits_are_errors() {
         let x = random(1, &[0, 4], DType::F32);
         let w = random(2, &[4], DType::F32);
@@ -391,6 +435,6 @@ mod tests {
         assert!(message.contains("bias is [3]") && message.contains("[2, 4]"), "{message}");
         assert!(forward(&x.to_dtype(DType::F64).expect("f64"), Some((&w, &w)), EPS).is_err());
         assert!(backward(&x, &x, None, &w, &w).is_err());
-        assert!(forward(&Tensor::zeros(&[2, 4], DType::BF16, Device::Cpu).expect("bf16"), None, EPS).is_err());
+        assert!(forward(&Tensor::zeros(&[2, 4], DType::I32, Device::Cpu).expect("i32"), None, EPS).is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! One pass over memory.
 
 use crate::elementwise::{map, zip};
-use engine::{DType, Error, Result, Tensor};
+use engine::{DType, Error, Result, Tensor, bf16};
 
 pub fn forward(x: &Tensor, slope: f64) -> Result<Tensor> {
     let narrow = slope as f32;
     match x.dtype() {
         DType::F32 => map::<f32>(x, |x| if x > 0.0 { x } else { x * narrow }),
+        DType::BF16 => map::<bf16>(x, |x| if x > 0.0 { x } else { x * narrow }),
         DType::F64 => map::<f64>(x, |x| if x > 0.0 { x } else { x * slope }),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -16,6 +17,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, slope: f64) -> Result<Tensor> {
     let narrow = slope as f32;
     match x.dtype() {
         DType::F32 => zip::<f32>(dy, x, |dy, x| if x > 0.0 { dy } else { dy * narrow }),
+        DType::BF16 => zip::<bf16>(dy, x, |dy, x| if x > 0.0 { dy } else { dy * narrow }),
         DType::F64 => zip::<f64>(dy, x, |dy, x| if x > 0.0 { dy } else { dy * slope }),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -24,7 +26,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, slope: f64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use crate::leaky_relu::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]
@@ -44,6 +46,15 @@ mod tests {
         let x = Tensor::from_slice(&[0f64], &[1]).expect("x");
         let dy = Tensor::from_slice(&[2f64], &[1]).expect("dy");
         assert_eq!(backward(&dy, &x, 0.25).and_then(|t| t.item()), Ok(0.5));
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [vec![0], vec![], vec![3, 5], vec![40_009]] {
+            let both = |t: &[Tensor]| Ok(vec![forward(&t[0], 0.01)?, backward(&t[1], &t[0], 0.01)?]);
+            assert_bf16(&[half(1, &dims), half(2, &dims)], 1.0, both);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Linear layer on the CPU: a product whose row i meets source row i.
 
 use super::with_channels;
+use crate::check::sum_dtype;
 use crate::gemm::{Map, Strides, multiply, weight_gradient};
 use engine::{Result, Tensor};
 
@@ -17,7 +18,7 @@ pub fn dgrad(op: &'static str, dy: &Tensor, w: &Tensor) -> Result<Tensor> {
 }
 
 pub fn wgrad(op: &'static str, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let mut dw = Tensor::empty(&[dy.channels(), x.channels()], x.dtype(), x.device())?;
+    let mut dw = Tensor::empty(&[dy.channels(), x.channels()], sum_dtype(x.dtype()), x.device())?;
     weight_gradient(op, &Map::identity(x.rows()), dy, x, &mut dw)?;
     Ok(dw)
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::conv3d::Params;
-use crate::gemm::testing::{assert_gradient, assert_near, definition, on_every_cpu, values, wide};
+use crate::gemm::testing::{
+    assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
+};
 use engine::memory;
 
 /// `[.., C]` as `[1, 1, 1, rows, C]`.
@@ -36,6 +38,14 @@ fn all_three_match_their_definitions() {
         assert_eq!(dx.dims(), dims(inputs));
         assert_near("dgrad", &dx, &want.dx, 1e-6);
         assert_near("wgrad", &on_every_cpu("wgrad", || wgrad(&x, &dy)), &want.dw, 1e-6);
+
+        let (half_x, half_w) = (eighths(&dims(inputs), 1), eighths(&[outputs, inputs], 2));
+        let half_dy = eighths(&dims(outputs), 4);
+        let half_w5 = half_w.reshape(&[outputs, 1, 1, 1, inputs]).expect("reshape");
+        let exact = definition(&pixels(&half_x), &half_w5, &pixels(&half_dy), p);
+        assert_rounded("bf16 fprop", &exact.y, || fprop(&half_x, &half_w, None));
+        assert_rounded("bf16 dgrad", &exact.dx, || dgrad(&half_dy, &half_w));
+        assert_rounded("bf16 wgrad", &exact.dw, || wgrad(&half_x, &half_dy));
 
         let [x, w, bias, dy] = [x, w, bias, dy].map(|t| wide(&t));
         assert_near("f64 fprop", &fprop(&x, &w, Some(&bias)).expect("y"), &want.y, 1e-14);

@@ -1,7 +1,7 @@
 //! One pass over the output, a line along W at a time.
 
 use super::{Order, merged};
-use crate::real::Real;
+use crate::real::Stored;
 use rayon::prelude::*;
 
 /// The (b, d, h) of a line along W, given its index in a tensor of these dims.
@@ -9,7 +9,7 @@ fn line_at(line: usize, [_, d, h, ..]: [usize; 5]) -> [usize; 3] {
     [line / (d * h), line / h % d, line % h]
 }
 
-pub(super) fn gather<T: Real>(dims: [usize; 5], order: Order, x: &[T], y: &mut [T]) {
+pub(super) fn gather<T: Stored>(dims: [usize; 5], order: Order, x: &[T], y: &mut [T]) {
     let out = merged(dims);
     let [_, _, _, width, channels] = out;
     if y.is_empty() {
@@ -22,7 +22,7 @@ pub(super) fn gather<T: Real>(dims: [usize; 5], order: Order, x: &[T], y: &mut [
             for (y, (line, pw)) in y.chunks_exact_mut(dims[4]).zip(slots) {
                 match line.chunks_exact(dims[4]).nth(2 * w + pw) {
                     Some(x) => y.copy_from_slice(x),
-                    None => y.fill(T::zero()),
+                    None => y.fill(T::zeroed()),
                 }
             }
         }
@@ -34,7 +34,7 @@ fn input_line<T>([_, depth, height, width, c]: [usize; 5], x: &[T], [b, d, h]: [
     if d < depth && h < height { &x[((b * depth + d) * height + h) * width * c..][..width * c] } else { &[] }
 }
 
-pub(super) fn scatter<T: Real>(dims: [usize; 5], order: Order, dy: &[T], dx: &mut [T]) {
+pub(super) fn scatter<T: Stored>(dims: [usize; 5], order: Order, dy: &[T], dx: &mut [T]) {
     let [_, half_d, half_h, half_w, channels] = merged(dims);
     let [_, _, _, width, c] = dims;
     if dx.is_empty() {
@@ -47,11 +47,11 @@ pub(super) fn scatter<T: Real>(dims: [usize; 5], order: Order, dy: &[T], dx: &mu
         for (w, dx) in dx.chunks_exact_mut(c).enumerate() {
             let slot = |s: usize| &from[w / 2 * channels + s * c..][..c];
             match held[w % 2] {
-                [None, _] => dx.fill(T::zero()),
+                [None, _] => dx.fill(T::zeroed()),
                 [Some(s), None] => dx.copy_from_slice(slot(s)),
                 [Some(s), Some(t)] => {
                     for (dx, (a, b)) in dx.iter_mut().zip(slot(s).iter().zip(slot(t))) {
-                        *dx = *a + *b;
+                        *dx = T::narrow(a.widen() + b.widen());
                     }
                 }
             }

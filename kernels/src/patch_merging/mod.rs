@@ -12,7 +12,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use engine::{DType, Device, Error, Result, Tensor};
+use engine::{DType, Device, Error, Result, Tensor, bf16};
 
 const OP: &str = "patch_merging";
 
@@ -49,6 +49,7 @@ pub fn gather(x: &Tensor, order: Order) -> Result<Tensor> {
     let mut y = x.new_empty(&merged(dims))?;
     match (x.device(), x.dtype()) {
         (Device::Cpu, DType::F32) => cpu::gather::<f32>(dims, order, x.as_slice()?, y.as_mut_slice()?),
+        (Device::Cpu, DType::BF16) => cpu::gather::<bf16>(dims, order, x.as_slice()?, y.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::gather::<f64>(dims, order, x.as_slice()?, y.as_mut_slice()?),
         (Device::Meta, _) => {}
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),
@@ -71,6 +72,7 @@ pub fn scatter(dy: &Tensor, x_dims: &[usize], order: Order) -> Result<Tensor> {
     let mut dx = dy.new_empty(&dims)?;
     match (dy.device(), dy.dtype()) {
         (Device::Cpu, DType::F32) => cpu::scatter::<f32>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
+        (Device::Cpu, DType::BF16) => cpu::scatter::<bf16>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
         (Device::Cpu, DType::F64) => cpu::scatter::<f64>(dims, order, dy.as_slice()?, dx.as_mut_slice()?),
         (Device::Meta, _) => {}
         (device, dtype) => return Err(Error::Unsupported { op: OP, dtype, device }),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{assert_bf16, random};
 use engine::Element;
 
 const SHAPES: [[usize; 5]; 6] =
@@ -59,6 +60,17 @@ fn f32_gathers_and_scatters() {
 #[test]
 fn f64_gathers_and_scatters() {
     gathers_and_scatters::<f64>();
+}
+
+#[test]
+fn bf16_gathers_and_scatters() {
+    for dims in SHAPES {
+        for order in [Order::Monai13, Order::Monai15, Order::Standard] {
+            let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+            let both = |t: &[Tensor]| Ok(vec![gather(&t[0], order)?, scatter(&t[1], &dims, order)?]);
+            assert_bf16(&[half(1, &dims), half(2, &merged(dims))], 1.0, both);
+        }
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! One pass over memory.
 
 use crate::elementwise::{map, zip};
-use engine::{DType, Error, Result, Tensor};
+use engine::{DType, Error, Result, Tensor, bf16};
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     // Written so that NaN, which is not below 0, passes through.
     match x.dtype() {
         DType::F32 => map::<f32>(x, |x| if x < 0.0 { 0.0 } else { x }),
+        DType::BF16 => map::<bf16>(x, |x| if x < 0.0 { 0.0 } else { x }),
         DType::F64 => map::<f64>(x, |x| if x < 0.0 { 0.0 } else { x }),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
@@ -15,6 +16,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
 pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     match y.dtype() {
         DType::F32 => zip::<f32>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+        DType::BF16 => zip::<bf16>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
         DType::F64 => zip::<f64>(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: y.device() }),
     }
@@ -23,7 +25,7 @@ pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use crate::relu::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     #[test]
@@ -45,6 +47,14 @@ mod tests {
         assert!(y.to_f64_vec().expect("y")[2].is_nan());
         let dy = Tensor::full(&[3], 1.0, DType::F32, Device::Cpu).expect("dy");
         assert_eq!(backward(&dy, &y).expect("backward").to_f64_vec().expect("dx")[..2], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for dims in [vec![0], vec![], vec![3, 5], vec![40_009]] {
+            assert_bf16(&[half(1, &dims), half(2, &dims)], 1.0, |t| Ok(vec![forward(&t[0])?, backward(&t[1], &t[0])?]));
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! (the D and H axes), from which its voxels are then weighted sums (the W axis). The forward table has two taps per target; the
 //! transposed one has, for each input, the outputs that sampled it. A target row is written by one task, its taps in order.
 
-use crate::real::Real;
-use engine::{DType, Error, Result, Tensor};
+use crate::real::{Real, Stored};
+use crate::simd::{Kernel, Vector, dispatch, narrow};
+use engine::{DType, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 pub fn forward(x: &Tensor, size: [usize; 3], align_corners: bool) -> Result<Tensor> {
@@ -52,55 +53,78 @@ fn transpose(taps: &Taps, from: usize) -> Taps {
 fn gather(from: &Tensor, dims: [usize; 5], tables: [Taps; 3]) -> Result<Tensor> {
     match from.dtype() {
         DType::F32 => gather_typed::<f32>(from, dims, tables),
+        DType::BF16 => gather_typed::<bf16>(from, dims, tables),
         DType::F64 => gather_typed::<f64>(from, dims, tables),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: from.device() }),
     }
 }
 
 /// The target of shape `dims`, whose D, H and W axes have a table each.
-fn gather_typed<T: Real>(from: &Tensor, dims: [usize; 5], [along_d, along_h, along_w]: [Taps; 3]) -> Result<Tensor> {
+fn gather_typed<S: Stored>(from: &Tensor, dims: [usize; 5], [along_d, along_h, along_w]: [Taps; 3]) -> Result<Tensor> {
     let mut out = Tensor::empty(&dims, from.dtype(), from.device())?;
     if out.numel() == 0 {
         return Ok(out);
     }
     let [_, d, h, w, c] = dims;
     let (src_d, src_h, src_row) = (from.dims()[1], from.dims()[2], from.dims()[3] * c);
-    let source = from.as_slice::<T>()?;
+    let source = from.as_slice::<S>()?;
     let row_at = |n: usize, d: usize, h: usize| &source[((n * src_d + d) * src_h + h) * src_row..][..src_row];
-    out.as_mut_slice::<T>()?.par_chunks_mut(w * c).enumerate().for_each_init(
-        || vec![T::zero(); src_row],
-        |blend, (row, out)| {
+    out.as_mut_slice::<S>()?.par_chunks_mut(w * c).enumerate().for_each_init(
+        || (vec![S::Real::of(0.0); src_row], vec![S::Real::of(0.0); c]),
+        |(blend, voxel), (row, out)| {
             let (n, d, h) = (row / (d * h), row / h % d, row % h);
-            blend.fill(T::zero());
+            let mut rows = Vec::new();
             for &(d, weight_d) in &along_d[d] {
-                for &(h, weight_h) in &along_h[h] {
-                    add_scaled(blend, row_at(n, d, h), T::of(weight_d * weight_h));
-                }
+                rows.extend(along_h[h].iter().map(|&(h, weight_h)| (row_at(n, d, h), weight_d * weight_h)));
             }
-            for (out, taps) in out.chunks_exact_mut(c).zip(&along_w) {
-                out.fill(T::zero());
-                for &(w, weight) in taps {
-                    add_scaled(out, &blend[w * c..][..c], T::of(weight));
-                }
-            }
+            dispatch(Row { rows: &rows, along_w: &along_w, blend, voxel, out });
         },
     );
     Ok(out)
 }
 
-fn add_scaled<T: Real>(to: &mut [T], from: &[T], weight: T) {
-    if weight == T::zero() {
+/// A row of the target from weighted rows of the source, blended to one; `blend` and `voxel` are scratch.
+struct Row<'a, S: Stored> {
+    rows: &'a [(&'a [S], f64)],
+    along_w: &'a Taps,
+    blend: &'a mut [S::Real],
+    voxel: &'a mut [S::Real],
+    out: &'a mut [S],
+}
+
+impl<S: Stored> Kernel for Row<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let c = self.voxel.len();
+        self.blend.fill(S::Real::of(0.0));
+        for &(row, weight) in self.rows {
+            add_scaled(self.blend, row, S::Real::of(weight));
+        }
+        for (out, taps) in self.out.chunks_exact_mut(c).zip(self.along_w) {
+            self.voxel.fill(S::Real::of(0.0));
+            for &(w, weight) in taps {
+                add_scaled(self.voxel, &self.blend[w * c..][..c], S::Real::of(weight));
+            }
+            narrow(self.voxel, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_scaled<S: Stored>(to: &mut [S::Real], from: &[S], weight: S::Real) {
+    if weight == S::Real::of(0.0) {
         return; // exact samples and borders leave half of the taps without weight
     }
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to += from * weight;
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from.widen() * weight;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::resize::{backward, forward};
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
     /// One voxel at a time, from the definition: sampled input positions and their eight neighbours.
@@ -189,6 +213,20 @@ mod tests {
             pool.install(|| backward(&dy, &[2, 5, 17, 6, 3], false).and_then(|t| t.to_vec::<f32>()).expect("dx"))
         };
         assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        let half = |seed, dims: &[usize]| (random(seed, dims, DType::F64), DType::BF16);
+        for (dims, size) in [([1, 5, 4, 3, 1], [4, 3, 2]), ([2, 3, 5, 2, 3], [7, 11, 1]), ([1, 2, 2, 2, 48], [4, 4, 4])]
+        {
+            let dy = half(2, &[dims[0], size[0], size[1], size[2], dims[4]]);
+            for align in [false, true] {
+                assert_bf16(&[half(1, &dims), dy.clone()], 1.0, |t| {
+                    Ok(vec![forward(&t[0], size, align)?, backward(&t[1], &dims, align)?])
+                });
+            }
+        }
     }
 
     #[test]

@@ -1,27 +1,28 @@
 //! Embeddings are small matrices: one thread.
 
-use crate::real::Real;
-use engine::{DType, Error, Result, Tensor, random};
+use crate::real::{Real, Stored};
+use engine::{DType, Error, Result, Tensor, bf16, random};
 
 pub fn forward(x: &Tensor, p: f64, seed: &Tensor) -> Result<Tensor> {
     let seed = seed.as_slice::<i32>()?.iter().rev().fold(0, |high, &word| high << 32 | u64::from(word.cast_unsigned()));
     match x.dtype() {
         DType::F32 => forward_typed::<f32>(x, p, seed),
+        DType::BF16 => forward_typed::<bf16>(x, p, seed),
         DType::F64 => forward_typed::<f64>(x, p, seed),
         dtype => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
 }
 
-fn forward_typed<T: Real>(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
+fn forward_typed<S: Stored>(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
     let c = x.channels().max(1); // chunks of zero elements do not exist
-    let keep = T::of(1.0 / (1.0 - p));
+    let keep = S::Real::of(1.0 / (1.0 - p));
     let mut y = Tensor::empty(x.dims(), x.dtype(), x.device())?;
-    let rows = y.as_mut_slice::<T>()?.chunks_exact_mut(c).zip(x.as_slice::<T>()?.chunks_exact(c));
+    let rows = y.as_mut_slice::<S>()?.chunks_exact_mut(c).zip(x.as_slice::<S>()?.chunks_exact(c));
     for (r, (y, x)) in rows.enumerate() {
         if random::uniform(seed, r as u64) < p {
-            y.fill(T::zero());
+            y.fill(S::zeroed());
         } else {
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * keep);
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = S::narrow(x.widen() * keep));
         }
     }
     Ok(y)
@@ -30,7 +31,7 @@ fn forward_typed<T: Real>(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use crate::row_dropout;
-    use crate::testing::{assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::random::uniform;
     use engine::{DType, Device, Result, Tensor};
 
@@ -67,6 +68,14 @@ mod tests {
         let (x, dy) = (random(1, &[20, 3], DType::F64), random(2, &[20, 3], DType::F64));
         let dx = forward(&dy, 0.3, 5).expect("backward");
         assert_close(&dx, &numeric_gradient(&x, &dy, |x| forward(x, 0.3, 5).expect("forward")), 1e-8);
+    }
+
+    #[test]
+    fn bf16_is_f64_rounded() {
+        for dims in [vec![200, 7], vec![5, 40, 3], vec![0, 3]] {
+            let x = (random(1, &dims, DType::F64), DType::BF16);
+            assert_bf16(&[x], 1.0, |t| Ok(vec![forward(&t[0], 0.2, 9)?]));
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::gemm::testing::{assert_near, on_every_cpu, values, wide};
+use crate::gemm::testing::{assert_near, assert_rounded, eighths, on_every_cpu, values, wide};
 use engine::{DType, memory};
 
 #[test]
@@ -13,6 +13,10 @@ fn sums_match_the_definition() {
         let y = on_every_cpu("sum", || forward(&x));
         assert_eq!(y.dims(), [channels]);
         assert_near("sum", &y, &want, 1e-7);
+        let half = eighths(dims, 2);
+        let mut exact = vec![0.0; channels];
+        half.to_f64_vec().expect("values").iter().enumerate().for_each(|(i, v)| exact[i % channels] += v);
+        assert_rounded("bf16 sum", &exact, || forward(&half));
         assert_near("f64 sum", &forward(&wide(&x)).expect("sum"), &want, 1e-14);
     }
 }

@@ -1,4 +1,4 @@
-//! The f32 version. A work item is one head of one window: k and v are gathered into panels that stay in the cache, and every
+//! The f32 version, and that of bf16, which is widened where it is gathered and rounded where it is written. A work item is one head of one window: k and v are gathered into panels that stay in the cache, and every
 //! product is a loop over register tiles of ROWS rows by up to two vectors.
 //!
 //! The biases are expanded once per call to `[heads, n, stride]`, so that a row of scores starts from a row of biases.
@@ -7,7 +7,7 @@
 
 use super::grid::{Grid, PADDING, REGIONS, Window};
 use super::{Grads, MASKED, Problem, Saved};
-use crate::simd::{self, Kernel, MAX_LANES, Vector};
+use crate::simd::{self, Kernel, Lane, MAX_LANES, Vector};
 use engine::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ const FLUSH: f32 = 1e-30;
 const GROUPS: usize = 64;
 
 /// What all work items read.
-struct Inputs<'a> {
+struct Inputs<'a, S> {
     grid: &'a Grid,
     heads: usize,
     head_dim: usize,
@@ -36,12 +36,12 @@ struct Inputs<'a> {
     tokens: usize,
     stride: usize,
     codes: Vec<usize>,
-    qkv: &'a [f32],
+    qkv: &'a [S],
     pad: &'a [f32],
     bias: &'a [f32],
 }
 
-impl<'a> Inputs<'a> {
+impl<'a, S: Lane> Inputs<'a, S> {
     fn new(problem: &Problem, grid: &'a Grid, qkv: &'a Tensor, pad: &'a Tensor, bias: &'a Tensor) -> Result<Self> {
         Ok(Inputs {
             grid,
@@ -58,11 +58,15 @@ impl<'a> Inputs<'a> {
         })
     }
 
-    /// One head of q (part 0), k (1) or v (2) of a token in `row`.
-    fn part(&self, part: usize, row: usize, head: usize) -> &[f32] {
+    /// One head of q (part 0), k (1) or v (2) of a token in `row`, each value times `by`.
+    #[inline(always)]
+    fn put_part(&self, part: usize, row: usize, head: usize, by: f32, to: &mut [f32]) {
         let width = 3 * self.channels;
-        let token = if row == PADDING { self.pad } else { &self.qkv[row * width..][..width] };
-        &token[part * self.channels + head * self.head_dim..][..self.head_dim]
+        let at = part * self.channels + head * self.head_dim;
+        match row {
+            PADDING => scale_into(to, &self.pad[at..][..self.head_dim], by),
+            row => scale_into(to, &self.qkv[row * width + at..][..self.head_dim], by),
+        }
     }
 
     fn bias_row(&self, head: usize, token: usize) -> *const f32 {
@@ -98,16 +102,16 @@ fn expand_bias(grid: &Grid, heads: usize, table: &Tensor) -> Result<Tensor> {
 
 /// An output that work items write into, each its own elements.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+struct Shared<T>(*mut T);
 // SAFETY: every (batch element, window, head) writes the elements of its own tokens and head, and those are no other's.
-unsafe impl Send for Shared {}
+unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Shared<T> {
     /// # Safety
     /// `at` lies in the output.
-    unsafe fn at(&self, at: usize) -> *mut f32 {
+    unsafe fn at(&self, at: usize) -> *mut T {
         unsafe { self.0.add(at) }
     }
 }
@@ -138,7 +142,7 @@ fn line(len: usize) -> usize {
     len.next_multiple_of(MAX_LANES)
 }
 
-pub(super) fn forward(
+pub(super) fn forward<S: Lane>(
     problem: &Problem,
     grid: &Grid,
     qkv: &Tensor,
@@ -148,13 +152,13 @@ pub(super) fn forward(
     lse: &mut Tensor,
 ) -> Result<()> {
     let bias = expand_bias(grid, problem.heads, table)?;
-    let inputs = &Inputs::new(problem, grid, qkv, pad, &bias)?;
-    let y = Shared(y.as_mut_slice::<f32>()?.as_mut_ptr());
+    let inputs = &Inputs::<S>::new(problem, grid, qkv, pad, &bias)?;
+    let y = Shared(y.as_mut_slice::<S>()?.as_mut_ptr());
     let lse = Shared(lse.as_mut_slice::<f32>()?.as_mut_ptr());
     let units = problem.batch * grid.windows() * problem.heads;
     (0..units).into_par_iter().for_each(|unit| {
         let (window_index, head) = (unit / problem.heads, unit % problem.heads);
-        with_scratch(Forward::scratch(inputs), |window, scratch| {
+        with_scratch(Forward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, window_index / grid.windows(), window_index % grid.windows());
             simd::dispatch(Forward { inputs, window, head, y, lse, scratch });
         });
@@ -162,23 +166,23 @@ pub(super) fn forward(
     Ok(())
 }
 
-struct Forward<'a> {
-    inputs: &'a Inputs<'a>,
+struct Forward<'a, S> {
+    inputs: &'a Inputs<'a, S>,
     window: &'a Window,
     head: usize,
-    y: Shared,
-    lse: Shared,
+    y: Shared<S>,
+    lse: Shared<f32>,
     scratch: &'a mut [f32],
 }
 
-impl Forward<'_> {
-    fn scratch(x: &Inputs<'_>) -> usize {
+impl<S> Forward<'_, S> {
+    fn scratch(x: &Inputs<'_, S>) -> usize {
         let keys = line(x.stride * x.head_dim) + line(x.tokens * x.head_dim.next_multiple_of(MAX_LANES));
         keys + line(REGIONS * x.stride) + line(ROWS * x.head_dim) + line(ROWS * x.stride)
     }
 }
 
-impl Kernel for Forward<'_> {
+impl<S: Lane> Kernel for Forward<'_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -196,7 +200,7 @@ impl Kernel for Forward<'_> {
         fill_masks(window, x.stride, masks);
         for queries in window.queries.chunks(ROWS) {
             for (q, &t) in q.chunks_exact_mut(x.head_dim).zip(queries) {
-                scale_into(q, x.part(0, window.rows[t], head), x.scale);
+                x.put_part(0, window.rows[t], head, x.scale, q);
             }
             let start = Start::new(x, window, head, masks, queries);
             // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of y and
@@ -215,7 +219,7 @@ impl Kernel for Forward<'_> {
                 }
                 let weights = Left { at: scores.as_ptr(), row: x.stride, step: 1 };
                 let values = Right { at: v.as_ptr(), step: dim, depth: x.tokens };
-                put_product::<V>(weights, values, &to[..queries.len()], &inverse, x.head_dim);
+                put_product::<S, V>(weights, values, &to[..queries.len()], &inverse, x.head_dim);
             }
         }
     }
@@ -238,9 +242,10 @@ fn to_panels(rows: &[f32], dim: usize, head_dim: usize, width: usize, panels: &m
 }
 
 /// k or v of all tokens, `[n, dim]`, zero after head_dim.
-fn gather_rows(x: &Inputs<'_>, part: usize, window: &Window, head: usize, dim: usize, out: &mut [f32]) {
+#[inline(always)]
+fn gather_rows<S: Lane>(x: &Inputs<'_, S>, part: usize, window: &Window, head: usize, dim: usize, out: &mut [f32]) {
     for (out, &row) in out.chunks_exact_mut(dim).zip(&window.rows) {
-        out[..x.head_dim].copy_from_slice(x.part(part, row, head));
+        x.put_part(part, row, head, 1.0, &mut out[..x.head_dim]);
         out[x.head_dim..].fill(0.0);
     }
 }
@@ -257,9 +262,10 @@ fn fill_masks(window: &Window, stride: usize, masks: &mut [f32]) {
     }
 }
 
-fn scale_into(to: &mut [f32], from: &[f32], by: f32) {
+#[inline(always)]
+fn scale_into<S: Lane>(to: &mut [f32], from: &[S], by: f32) {
     for (to, from) in to.iter_mut().zip(from) {
-        *to = from * by;
+        *to = from.widen() * by;
     }
 }
 
@@ -271,7 +277,7 @@ struct Start {
 
 impl Start {
     /// For up to ROWS queries; missing ones repeat the first.
-    fn new(x: &Inputs<'_>, window: &Window, head: usize, masks: &[f32], queries: &[usize]) -> Start {
+    fn new<S: Lane>(x: &Inputs<'_, S>, window: &Window, head: usize, masks: &[f32], queries: &[usize]) -> Start {
         let token = |r: usize| queries[if r < queries.len() { r } else { 0 }];
         let mask_row = |t: usize| masks[usize::from(window.regions[t]) * x.stride..][..x.stride].as_ptr();
         Start {
@@ -395,25 +401,25 @@ unsafe fn exp_row<V: Vector>(row: &mut [f32], top: f32) -> f32 {
 
 /// Writes `left right`, row r times `scale[r]`, to row r of `to`; `dim` columns, which `right` has padded to whole vectors.
 #[inline(always)]
-unsafe fn put_product<V: Vector>(left: Left, right: Right, to: &[*mut f32], scale: &[f32; ROWS], dim: usize) {
+unsafe fn put_product<S: Lane, V: Vector>(left: Left, right: Right, to: &[*mut S], scale: &[f32; ROWS], dim: usize) {
     unsafe {
         let mut at = 0;
         while at + V::LANES < dim {
-            put_columns::<V, 2>(left, right, to, scale, at, dim - at);
+            put_columns::<S, V, 2>(left, right, to, scale, at, dim - at);
             at += 2 * V::LANES;
         }
         if at < dim {
-            put_columns::<V, 1>(left, right, to, scale, at, dim - at);
+            put_columns::<S, V, 1>(left, right, to, scale, at, dim - at);
         }
     }
 }
 
 /// C vectors of columns of [`put_product`], from column `from`; `room` columns are left in `to`.
 #[inline(always)]
-unsafe fn put_columns<V: Vector, const C: usize>(
+unsafe fn put_columns<S: Lane, V: Vector, const C: usize>(
     left: Left,
     right: Right,
-    to: &[*mut f32],
+    to: &[*mut S],
     scale: &[f32; ROWS],
     from: usize,
     room: usize,
@@ -426,8 +432,8 @@ unsafe fn put_columns<V: Vector, const C: usize>(
                     let out = acc[r][c].mul(V::splat(scale[r]));
                     let to = to[r].add(from + c * V::LANES);
                     match room - c * V::LANES {
-                        few if few < V::LANES => out.store_first(to, few),
-                        _ => out.store(to),
+                        few if few < V::LANES => S::store_first(out, to, few),
+                        _ => S::store(out, to),
                     }
                 }
             }
@@ -435,7 +441,7 @@ unsafe fn put_columns<V: Vector, const C: usize>(
     }
 }
 
-pub(super) fn backward(
+pub(super) fn backward<S: Lane>(
     problem: &Problem,
     grid: &Grid,
     saved: Saved<'_>,
@@ -444,10 +450,10 @@ pub(super) fn backward(
     table: &Tensor,
 ) -> Result<Grads> {
     let bias = expand_bias(grid, problem.heads, table)?;
-    let inputs = &Inputs::new(problem, grid, qkv, pad, &bias)?;
-    let saved = [saved.dy.as_slice()?, saved.y.as_slice()?, saved.lse.as_slice()?];
-    let mut dqkv = Tensor::empty(qkv.dims(), DType::F32, Device::Cpu)?;
-    let to = Shared(dqkv.as_mut_slice::<f32>()?.as_mut_ptr());
+    let inputs = &Inputs::<S>::new(problem, grid, qkv, pad, &bias)?;
+    let (saved, lse) = ([saved.dy.as_slice::<S>()?, saved.y.as_slice()?], saved.lse.as_slice()?);
+    let mut dqkv = qkv.new_empty(qkv.dims())?;
+    let to = Shared(dqkv.as_mut_slice::<S>()?.as_mut_ptr());
     let units = problem.batch * grid.windows();
     let groups = units.min(GROUPS);
     // The groups, and with them the order of every sum, follow from the shape alone.
@@ -455,7 +461,7 @@ pub(super) fn backward(
         .into_par_iter()
         .map(|item| {
             let (group, head) = (item / problem.heads, item % problem.heads);
-            group_gradients(inputs, saved, head, group * units / groups..(group + 1) * units / groups, to)
+            group_gradients(inputs, saved, lse, head, group * units / groups..(group + 1) * units / groups, to)
         })
         .collect();
     let dpad = add_pads(problem, &sums)?;
@@ -472,19 +478,20 @@ struct Sums {
 }
 
 /// Gradients of one head of some windows (`units`: batch element and window); dqkv goes to `to`.
-fn group_gradients(
-    inputs: &Inputs<'_>,
-    [dy, y, lse]: [&[f32]; 3],
+fn group_gradients<S: Lane>(
+    inputs: &Inputs<'_, S>,
+    [dy, y]: [&[S]; 2],
+    lse: &[f32],
     head: usize,
     units: std::ops::Range<usize>,
-    to: Shared,
+    to: Shared<S>,
 ) -> Sums {
     let grid = inputs.grid;
     let mut sums = Sums { table: vec![0.0; grid.offsets()], pad: vec![0.0; 2 * inputs.head_dim] };
     let mut table = vec![0.0; grid.offsets() + MAX_LANES];
     for unit in units {
         table.fill(0.0);
-        with_scratch(Backward::scratch(inputs), |window, scratch| {
+        with_scratch(Backward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, unit / grid.windows(), unit % grid.windows());
             let pad = &mut sums.pad;
             simd::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, table: &mut table, pad, scratch });
@@ -524,22 +531,22 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&v| v as f32).collect()
 }
 
-struct Backward<'a> {
-    inputs: &'a Inputs<'a>,
+struct Backward<'a, S> {
+    inputs: &'a Inputs<'a, S>,
     window: &'a Window,
     head: usize,
-    dy: &'a [f32],
-    y: &'a [f32],
+    dy: &'a [S],
+    y: &'a [S],
     lse: &'a [f32],
-    dqkv: Shared,
+    dqkv: Shared<S>,
     /// Gradient of the table, from its last row to its first; MAX_LANES elements longer.
     table: &'a mut [f32],
     pad: &'a mut [f64],
     scratch: &'a mut [f32],
 }
 
-impl Backward<'_> {
-    fn scratch(x: &Inputs<'_>) -> usize {
+impl<S> Backward<'_, S> {
+    fn scratch(x: &Inputs<'_, S>) -> usize {
         let dim = x.head_dim.next_multiple_of(MAX_LANES);
         let keys = 2 * line(x.stride * x.head_dim) + line(x.tokens * dim);
         let sums = 2 * x.tokens.next_multiple_of(ROWS) * dim;
@@ -569,7 +576,7 @@ struct Queries<'a> {
     lse: [f32; BLOCK],
 }
 
-impl Kernel for Backward<'_> {
+impl<S: Lane> Kernel for Backward<'_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -624,8 +631,9 @@ impl Kernel for Backward<'_> {
     }
 }
 
-impl Backward<'_> {
+impl<S: Lane> Backward<'_, S> {
     /// Rows that no query fills keep what an earlier one left; they are computed with and never read.
+    #[inline(always)]
     fn gather_queries(&self, queries: &[usize], dim: usize, block: &mut Queries<'_>) {
         let x = self.inputs;
         for (r, &t) in queries.iter().enumerate() {
@@ -633,11 +641,11 @@ impl Backward<'_> {
             let at = row * x.channels + self.head * x.head_dim;
             let (dy, y) = (&self.dy[at..][..x.head_dim], &self.y[at..][..x.head_dim]);
             let (q_to, dy_to) = (&mut block.q[r * dim..][..dim], &mut block.dy[r * dim..][..dim]);
-            scale_into(q_to, x.part(0, row, self.head), x.scale);
-            dy_to[..x.head_dim].copy_from_slice(dy);
+            x.put_part(0, row, self.head, x.scale, &mut q_to[..x.head_dim]);
+            simd::widen(dy, &mut dy_to[..x.head_dim]);
             q_to[x.head_dim..].fill(0.0);
             dy_to[x.head_dim..].fill(0.0);
-            block.dots[r] = dy.iter().zip(y).map(|(a, b)| a * b).sum();
+            block.dots[r] = dy.iter().zip(y).map(|(a, b)| a.widen() * b.widen()).sum();
             block.lse[r] = self.lse[row * x.heads + self.head];
         }
     }
@@ -682,7 +690,7 @@ impl Backward<'_> {
             }
             let weights = Left { at: ds, row: x.stride, step: 1 };
             let rows = Right { at: keys.k_rows.as_ptr(), step: dim, depth: x.tokens };
-            put_product::<V>(weights, rows, &to[..queries.len()], &[x.scale; ROWS], x.head_dim);
+            put_product::<S, V>(weights, rows, &to[..queries.len()], &[x.scale; ROWS], x.head_dim);
         }
     }
 
@@ -704,6 +712,7 @@ impl Backward<'_> {
     }
 
     /// Writes dk and dv of tokens in the grid, and adds those of padding to `pad`.
+    #[inline(always)]
     fn put_keys(&mut self, dim: usize, keys: &Keys<'_>) {
         let x = self.inputs;
         for (part, sums) in [&*keys.dk, &*keys.dv].into_iter().enumerate() {
@@ -714,8 +723,9 @@ impl Backward<'_> {
                     }
                 } else {
                     let at = (row * 3 + part + 1) * x.channels + self.head * x.head_dim;
-                    // SAFETY: the element is in dqkv and belongs to this work item.
-                    unsafe { std::ptr::copy_nonoverlapping(sum.as_ptr(), self.dqkv.at(at), x.head_dim) };
+                    // SAFETY: the elements are in dqkv and belong to this work item.
+                    let to = unsafe { std::slice::from_raw_parts_mut(self.dqkv.at(at), x.head_dim) };
+                    simd::narrow(&sum[..x.head_dim], to);
                 }
             }
         }

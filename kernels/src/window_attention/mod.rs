@@ -36,7 +36,7 @@ mod meta;
 mod tests;
 
 use crate::check::sum_dtype;
-use engine::{DType, Device, Error, Result, Tensor};
+use engine::{DType, Device, Error, Result, Tensor, bf16};
 use grid::Grid;
 
 const OP: &str = "window_attention";
@@ -87,7 +87,7 @@ struct Problem {
     grid: Option<Grid>,
 }
 
-/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim), f32, f64 (on the CPU), bf16 or f16 (on CUDA, with
+/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim), f32, f64 (on the CPU), bf16, or f16 on CUDA (these two with
 /// pad and table, and their gradients, in f32); pad `[3C]` is what padded tokens hold (the bias of the
 /// linear that made qkv); table `[prod(2 window - 1), heads]`.
 pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<Output> {
@@ -97,7 +97,8 @@ pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<
     let mut lse = Tensor::empty(&[b, d, h, w, p.heads], sums(qkv), qkv.device())?;
     let Some(grid) = &problem.grid else { return Ok(Output { y, lse }) };
     match (qkv.device(), qkv.dtype()) {
-        (Device::Cpu, DType::F32) => cpu::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
+        (Device::Cpu, DType::F32) => cpu::forward::<f32>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
+        (Device::Cpu, DType::BF16) => cpu::forward::<bf16>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cpu, DType::F64) => cpu_f64::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cuda(_), _) => cuda::forward(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Meta, _) => meta::forward(&problem, grid, qkv)?,
@@ -127,7 +128,8 @@ pub fn backward(
     };
     let saved = Saved { dy, y, lse };
     match (qkv.device(), qkv.dtype()) {
-        (Device::Cpu, DType::F32) => cpu::backward(&problem, grid, saved, qkv, pad, table),
+        (Device::Cpu, DType::F32) => cpu::backward::<f32>(&problem, grid, saved, qkv, pad, table),
+        (Device::Cpu, DType::BF16) => cpu::backward::<bf16>(&problem, grid, saved, qkv, pad, table),
         (Device::Cpu, DType::F64) => cpu_f64::backward(&problem, grid, saved, qkv, pad, table),
         (Device::Cuda(_), _) => cuda::backward(&problem, grid, saved, qkv, pad, table),
         (Device::Meta, _) => meta::backward(&problem, grid, qkv, pad, table),
