@@ -96,13 +96,16 @@ fn add_up<T: Real>(shares: &[T], len: usize) -> Vec<f64> {
     total
 }
 
+/// Weight and bias.
+type WeightAndBias<'a, R> = (&'a [R], &'a [R]);
+
 /// Whole rows of `c` values, with their statistics.
 struct Forward<'a, S: Stored> {
     x: &'a [S],
     y: &'a mut [S],
     mean: &'a mut [S::Real],
     rstd: &'a mut [S::Real],
-    affine: Option<(&'a [S::Real], &'a [S::Real])>,
+    affine: Option<WeightAndBias<'a, S::Real>>,
     eps: S::Real,
     c: usize,
 }
