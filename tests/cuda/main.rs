@@ -13,6 +13,7 @@ mod layer;
 mod movement;
 mod norms;
 mod products;
+mod trace;
 mod training;
 mod voco_loss;
 mod window_attention;

@@ -13,6 +13,7 @@ mod launch;
 mod memory;
 mod repeat;
 mod staging;
+mod timeline;
 
 pub use driver::{Driver, Properties, properties, survey};
 pub use event::elapsed;
@@ -23,3 +24,4 @@ pub use memory::usage;
 pub use repeat::{Output, Repeats};
 
 pub(crate) use memory::Buffer;
+pub(crate) use timeline::Timeline;
