@@ -2,6 +2,7 @@
 //! `cargo xtask emulate -- cargo test --release --test cuda` anywhere. Without a device each test prints a line and ends.
 
 mod adamw;
+mod compile;
 mod cosine;
 mod dice_ce;
 mod elementwise;

@@ -5,6 +5,7 @@
 //! be given back while a kernel still reads it: whoever takes it next comes later in the stream. Operations return before the
 //! device is done; reading a tensor's values waits for it. The same work again and again can be captured as a [`Graph`].
 
+mod compile;
 mod driver;
 mod event;
 mod graph;
@@ -15,6 +16,7 @@ mod repeat;
 mod staging;
 mod timeline;
 
+pub use compile::compile;
 pub use driver::{Driver, Properties, properties, survey};
 pub use event::elapsed;
 pub use graph::{Graph, capture, captures};
