@@ -120,7 +120,7 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     let saved = train::saved(&config.out)?;
     let sources = training::source::find(config, &mut note)?;
     let room = plan::room(config, saved.is_some())?;
-    let outcome = train::go(config, saved, sources, room)?;
+    let outcome = train::go(config, saved, sources, room, None)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }
 

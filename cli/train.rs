@@ -26,6 +26,9 @@ pub struct Args {
     /// Go on with the run in --out, or from this checkpoint, with that run's settings
     #[arg(long, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
+    /// Record the second step, with every kernel on a GPU, for Perfetto (ui.perfetto.dev) or Chrome's tracing
+    #[arg(long, value_name = "FILE.json")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
@@ -219,7 +222,10 @@ pub fn command(args: Args) -> Result<bool> {
     let sources = training::source::find(&config, &mut note)?;
     let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
-    let outcome = go(&config, saved, sources, room)?;
+    let outcome = go(&config, saved, sources, room, args.profile.as_deref())?;
+    if let Some(file) = &args.profile {
+        say(format!("profile: {}", file.display()))?;
+    }
     say(summary(&outcome.metrics))?;
     say(format!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss))?;
     let Some(model) = &outcome.model else {
@@ -231,8 +237,14 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(true)
 }
 
-/// Trains on `sources`, with `room` bytes of memory for the loader, and shows how it goes.
-pub(crate) fn go(config: &Config, saved: Option<Saved>, sources: Vec<Source>, room: u64) -> Result<Outcome> {
+/// Trains on `sources`, with `room` bytes of memory for the loader, and shows how it goes. Writes the `profile` of a step.
+pub(crate) fn go(
+    config: &Config,
+    saved: Option<Saved>,
+    sources: Vec<Source>,
+    room: u64,
+    profile: Option<&Path>,
+) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     // half of it for volumes to keep, the other half for those being read
     let mut left_out = note;
@@ -241,7 +253,7 @@ pub(crate) fn go(config: &Config, saved: Option<Saved>, sources: Vec<Source>, ro
     let progress = RefCell::new(Progress::new(config.steps, "step"));
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
     let mut hint = |line: String| progress.borrow().suspend(|| note(format!("note: {line}")));
-    let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop };
+    let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop, profile };
     let outcome = pretrain::run(config, saved, &mut batches, &mut watch);
     progress.borrow().finish();
     engine::memory::flush(); // the pictures need buffers of other sizes

@@ -75,6 +75,11 @@ fn batch(number: u64) -> data::Batch {
 
 /// Runs until the end, or until after step `until`.
 fn train(config: &Config, saved: Option<Saved>, until: u64) -> Result<Outcome> {
+    train_recorded(config, saved, until, None)
+}
+
+/// As [`train`], with a profile of one step.
+fn train_recorded(config: &Config, saved: Option<Saved>, until: u64, profile: Option<&Path>) -> Result<Outcome> {
     let stop = AtomicBool::new(false);
     let first = saved.as_ref().map_or(0, |s| s.step);
     let mut observe = |m: &Metrics| stop.store(m.step >= until, Ordering::Relaxed);
@@ -84,7 +89,7 @@ fn train(config: &Config, saved: Option<Saved>, until: u64) -> Result<Outcome> {
             line.contains(": patch_merging monai-1.3; ") && line.ends_with(" 0 mismatched, 0 missing, 0 unused");
         assert!(resumed && whole, "{line}");
     };
-    let mut watch = Watch { observe: &mut observe, note: &mut note, stop: &stop };
+    let mut watch = Watch { observe: &mut observe, note: &mut note, stop: &stop, profile };
     pretrain::run(config, saved, &mut (first..).map(|i| Ok(batch(i))), &mut watch)
 }
 
@@ -190,7 +195,7 @@ fn the_last_files_wait_for_room_and_an_interrupt_says_what_is_lost() {
         notes.push(line);
         std::fs::remove_dir(&model).expect("room");
     };
-    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop };
+    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop, profile: None };
     let outcome = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect("run");
     assert!(outcome.model.is_some_and(|path| path.exists()));
     assert!(notes.len() == 1 && notes[0].contains("model.safetensors") && notes[0].contains("make room"), "{notes:?}");
@@ -198,7 +203,7 @@ fn the_last_files_wait_for_room_and_an_interrupt_says_what_is_lost() {
     let config = Config { out: folder.path().join("other"), ..config };
     block(&checkpoint::path(&config.out.join("checkpoints"), 1));
     let mut note = |_| stop.store(true, Ordering::Relaxed);
-    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop };
+    let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop, profile: None };
     let error = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect_err("given up");
     let error = error.to_string();
     assert!(
@@ -218,4 +223,27 @@ fn remains_of_a_killed_run_are_removed() {
     let names: Vec<_> =
         std::fs::read_dir(&checkpoints).expect("folder").map(|f| f.expect("file").file_name()).collect();
     assert_eq!(names, ["step-0000001.safetensors"]);
+}
+
+#[test]
+fn the_second_step_is_recorded_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = |name: &str| Config { steps: 3, ..config(&folder.path().join(name)) };
+    let (plain, recorded, file) = (config("plain"), config("recorded"), folder.path().join("step.json"));
+    let want = train(&plain, None, STEPS).expect("run");
+    let got = train_recorded(&recorded, None, STEPS, Some(&file)).expect("recorded run");
+    assert_eq!(losses(&got), losses(&want));
+    let document: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("file")).expect("JSON");
+    let events = document["traceEvents"].as_array().expect("events");
+    let named = |name: &str| events.iter().filter(|e| e["ph"] == "X" && e["name"] == name).collect::<Vec<_>>();
+    assert_eq!([named("step").len(), named("wait for data").len(), named("update").len()], [1; 3]);
+    let products = named("conv3d wgrad");
+    assert!(!products.is_empty() && products.iter().all(|e| e["args"]["FLOP"].as_u64() > Some(0)));
+    let backward = named("conv3d").into_iter().find(|e| e["args"]["forward"].is_string()).expect("a rule");
+    let forward = backward["args"]["forward"].as_str().expect("place");
+    assert!(forward.starts_with("step > forward > backbone.") && forward.ends_with(" > conv3d"), "{forward}");
+    // a file that cannot be written is no run
+    let nowhere = folder.path().join("absent/step.json");
+    let error = train_recorded(&config("none"), None, STEPS, Some(&nowhere)).expect_err("no folder").to_string();
+    assert!(error.starts_with(&nowhere.display().to_string()), "{error}");
 }

@@ -1,9 +1,10 @@
 //! The tape: a list of nodes, walked once in reverse and consumed on the way, so that memory falls as gradients rise.
 
 use crate::{Error, Gradients, ParamId, ParamStore, Result, Sides};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::add;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 /// A value that the tape may track. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -41,10 +42,13 @@ pub struct Pass<'p> {
     grads: &'p mut Gradients,
 }
 
+/// The scopes in which an operation was recorded, for a trace of its backward.
+type Place = Option<Rc<str>>;
+
 enum Node<'a> {
     Leaf,
     Param(ParamId),
-    Op { rule: Box<dyn Rule + 'a>, inputs: Vec<Option<usize>> },
+    Op { rule: Box<dyn Rule + 'a>, inputs: Vec<Option<usize>>, place: Place },
 }
 
 /// Records operations on the parameters of one store, which it borrows, so that they cannot change under it.
@@ -103,7 +107,7 @@ impl<'a> Tape<'a> {
             return Var { value, node: None };
         }
         let inputs = inputs.iter().map(|v| v.node).collect();
-        Var { value, node: self.push(Node::Op { rule: Box::new(rule), inputs }) }
+        Var { value, node: self.push(Node::Op { rule: Box::new(rule), inputs, place: trace::place() }) }
     }
 
     fn push(&self, node: Node<'a>) -> Option<usize> {
@@ -132,7 +136,7 @@ impl<'a> Tape<'a> {
         let rule = Box::new(Checkpoint { f, inputs: values });
         // Tracked even when no input is: the block's parameters are.
         let inputs = inputs.iter().map(|v| v.node).collect();
-        Ok(Var { value, node: self.push(Node::Op { rule, inputs }) })
+        Ok(Var { value, node: self.push(Node::Op { rule, inputs, place: trace::place() }) })
     }
 
     /// Gradients of everything that `output` depends on, starting from `cotangent` = dL/d(output). Errors when a parameter of
@@ -159,7 +163,8 @@ impl<'a> Tape<'a> {
             match node {
                 Node::Leaf => drop(grads.leaves.insert(nodes.len(), dy)),
                 Node::Param(id) => grads.accumulate(self.store, id, &dy)?,
-                Node::Op { rule, inputs } => {
+                Node::Op { rule, inputs, place } => {
+                    let _scope = trace::scope(rule.name()).backward_of(place);
                     let needs: Vec<bool> = inputs.iter().map(Option::is_some).collect();
                     let name = rule.name();
                     let mut pass = Pass { store: self.store, grads };

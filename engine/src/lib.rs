@@ -11,9 +11,11 @@ pub mod dtype;
 pub mod error;
 pub mod memory;
 pub mod meta;
+pub(crate) mod nvtx;
 pub mod random;
 pub mod shape;
 pub mod tensor;
+pub mod trace;
 
 pub use device::Device;
 pub use dtype::{DType, Element};

@@ -1,9 +1,9 @@
 //! A contiguous, row-major array of runtime dtype.
 
-use crate::cuda;
 use crate::memory::Buffer;
 use crate::meta::Entry;
 use crate::{DType, Device, Element, Error, Result, Shape, bf16, f16};
+use crate::{cuda, trace};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -219,7 +219,11 @@ impl Tensor {
     /// The address of the first element on a CUDA device, for kernels that read it. Errors on other devices.
     pub fn device_ptr(&self) -> Result<u64> {
         match &*self.storage {
-            Storage::Cuda(buffer) => Ok(buffer.pointer() + self.range().start as u64),
+            Storage::Cuda(buffer) => {
+                let pointer = buffer.pointer() + self.range().start as u64;
+                trace::note_tensor(pointer, self.range().len());
+                Ok(pointer)
+            }
             other => Err(other.not_on_cuda("device_ptr")),
         }
     }

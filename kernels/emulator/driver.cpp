@@ -309,6 +309,11 @@ API cuDriverGetVersion(int* version) {
     *version = 13000;
     return SUCCESS;
 }
+// NVIDIA's libraries ask for tables of private functions; there are none.
+API cuGetExportTable(const void** table, const void*) {
+    *table = nullptr;
+    return NOT_FOUND;
+}
 API cuGetErrorName(int code, const char** name) {
     for (const ErrorText& error : ERRORS)
         if (error.code == code) return *name = error.name, SUCCESS;

@@ -1,11 +1,20 @@
 //! What operations ask of their inputs before they start.
 
-use engine::{DType, Error, Result, Tensor};
+use engine::trace::{self, Scope};
+use engine::{DType, Device, Error, Result, Tensor, meta};
 
 /// What statistics and sums over many values are kept in, which is the dtype of biases, of a norm's parameters and of all
 /// parameters' gradients: f32 for bf16 and f16, else the same.
 pub fn sum_dtype(dtype: DType) -> DType {
     if dtype.is_half() { DType::F32 } else { dtype }
+}
+
+/// A scope for an operation of so many multiplications, each with an addition, which the meta device's account gets too.
+pub(crate) fn counted(op: &'static str, x: &Tensor, products: usize) -> Scope {
+    if x.device() == Device::Meta {
+        meta::count(2 * products);
+    }
+    trace::scope(op).counting(2 * products)
 }
 
 /// Errors unless the tensor, given with its name, has the dtype for sums over x, is on its device, and has these sizes.

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod cast;
+mod compile;
 mod cosine;
 mod dice_ce;
 mod elementwise;
@@ -14,6 +15,7 @@ mod layer;
 mod movement;
 mod norms;
 mod products;
+mod trace;
 mod training;
 mod voco_loss;
 mod window_attention;

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod plan;
 pub mod pretrain;
+pub mod profile;
 pub mod report;
 pub mod schedule;
 pub mod source;

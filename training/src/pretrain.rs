@@ -7,8 +7,8 @@ use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::steps::{Done, Steps};
-use crate::{Config, Error, Result, file};
-use engine::{Tensor, memory, random};
+use crate::{Config, Error, Result, file, profile};
+use engine::{Tensor, memory, random, trace};
 use models::Voco;
 use models::voco::Values;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Watch<'a> {
     pub note: &'a mut dyn FnMut(String),
     /// Once true, the run writes a checkpoint after the step that it is at, and ends.
     pub stop: &'a AtomicBool,
+    /// Where the recording of one step goes, the second that is run: the first also loads kernels and takes memory.
+    pub profile: Option<&'a Path>,
 }
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
@@ -54,9 +56,15 @@ pub fn run(
     let mut events = Events::create(&config.out, trainer.optimizer.steps())?;
     let mut diagnosis = Diagnosis::new(Plan::from(config));
     metrics.iter().for_each(|m| drop(diagnosis.see(m))); // what was said before a resume is not said again
+    watch.profile.map_or(Ok(()), profile::prepare)?;
     let mut steps = trainer.optimizer.steps();
+    let profiled = (steps + 2).min(config.steps);
     while steps < config.steps {
-        let done = trainer.step(steps + 1, batches)?;
+        let mut step = || trainer.step(steps + 1, batches);
+        let done = match watch.profile.filter(|_| steps + 1 == profiled) {
+            Some(file) => profile::record(file, config.device()?, step)?,
+            None => step()?,
+        };
         steps = done.step;
         lines.write(&done)?;
         events.write(&done, watch.note);
@@ -215,21 +223,28 @@ impl<'c> Trainer<'c> {
 
     fn step(&mut self, step: u64, batches: &mut dyn Iterator<Item = data::Result<data::Batch>>) -> Result<Metrics> {
         let started = Instant::now();
+        let _step = trace::scope("step");
+        let waiting = trace::scope("wait for data");
         let batch = batches.next().ok_or_else(|| Error::Config("the loader has no more batches".into()))??;
+        drop(waiting);
         let waited = started.elapsed();
         self.model.loss_scale = self.optimizer.loss_scale();
         let Done { step: done, grad_norm } =
             &*self.steps.run(&mut self.model, &batch, random::derive(self.config.seed, &[step]))?;
+        let reading = trace::scope("read the losses");
         let values = done.values()?;
+        drop(reading);
         let loss = self.model.loss(&values);
         let Values { intra, inter, reg, base_cosine } = values;
         if !(intra + inter + reg).is_finite() {
             return Err(Error::Diverged { step, loss, signature: diagnosis::not_a_number(intra, inter, reg) });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
-        let grad_norm = grad_norm.item()? / self.model.loss_scale;
+        let grad_norm = grad_norm.item()? / self.model.loss_scale; // waits for the device, so that the time is the step's
         let loss_scale = self.optimizer.scaling().map(|scaling| scaling.scale);
+        let updating = trace::scope("update");
         self.optimizer.step_unless_overflowed(&mut self.model.params, &done.grads, grad_norm, lr)?;
+        drop(updating);
         let seconds = started.elapsed().as_secs_f64();
         let crops = batch.volumes * (self.config.crops + self.config.grid.pow(2));
         let labels = Tensor::from_slice(&batch.labels, done.logits.dims())?;

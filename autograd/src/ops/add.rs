@@ -2,10 +2,11 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::add;
 
 pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    let _scope = trace::scope("add");
     Ok(tape.record(&[a, b], add::forward(a.value(), b.value())?, Add))
 }
 

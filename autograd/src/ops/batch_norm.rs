@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::batch_norm;
 
 /// x `[N, C]`, normalised over N.
 pub fn batch_norm(tape: &Tape, x: &Var, eps: f64) -> Result<Var> {
+    let _scope = trace::scope("batch_norm");
     let out = batch_norm::forward(x.value(), eps)?;
     let rule = BatchNorm { x: x.value().clone(), mean: out.mean, rstd: out.rstd };
     Ok(tape.record(&[x], out.y, rule))

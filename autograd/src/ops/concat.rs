@@ -2,10 +2,11 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::concat;
 
 pub fn concat(tape: &Tape, xs: &[&Var], axis: usize) -> Result<Var> {
+    let _scope = trace::scope("concat");
     let y = concat::forward(&xs.iter().map(|x| x.value()).collect::<Vec<_>>(), axis)?;
     let sizes = xs.iter().map(|x| x.dims()[axis]).collect();
     Ok(tape.record(xs, y, Concat { axis, sizes }))

@@ -3,11 +3,12 @@
 use crate::ops::when;
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::conv_transpose3d::{self, Params};
 use kernels::sum_rows;
 
 pub fn conv_transpose3d(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Params) -> Result<Var> {
+    let _scope = trace::scope("conv_transpose3d");
     let y = conv_transpose3d::fprop(x.value(), w.value(), bias.map(Var::value), p)?;
     let rule = ConvTranspose3d { x: x.value().clone(), w: w.value().clone(), p };
     let inputs = [Some(x), Some(w), bias];

@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::cosine;
 
 /// a `[N, D]`, b `[M, D]` -> `[N, M]`.
 pub fn cosine(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
+    let _scope = trace::scope("cosine");
     let y = cosine::forward(a.value(), b.value())?;
     Ok(tape.record(&[a, b], y, Cosine { a: a.value().clone(), b: b.value().clone() }))
 }

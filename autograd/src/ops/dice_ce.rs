@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::dice_ce;
 
 /// logits `[N, D, H, W, C]`, labels i32 `[N, D, H, W]` -> scalar.
 pub fn dice_ce(tape: &Tape, logits: &Var, labels: &Tensor) -> Result<Var> {
+    let _scope = trace::scope("dice_ce");
     let out = dice_ce::forward(logits.value(), labels)?;
     let rule = DiceCe { logits: logits.value().clone(), labels: labels.clone(), sums: out.sums };
     Ok(tape.record(&[logits], out.loss, rule))

@@ -2,10 +2,11 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::gelu;
 
 pub fn gelu(tape: &Tape, x: &Var) -> Result<Var> {
+    let _scope = trace::scope("gelu");
     let y = gelu::forward(x.value())?;
     let rule = Gelu { x: x.value().clone() };
     Ok(tape.record(&[x], y, rule))

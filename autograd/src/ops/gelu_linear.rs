@@ -4,11 +4,12 @@
 use crate::ops::when;
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::{gelu, linear, sum_rows};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
 pub fn gelu_linear(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
+    let _scope = trace::scope("gelu_linear");
     let y = linear::fprop(&gelu::forward(x.value())?, w.value(), bias.map(Var::value))?;
     let rule = GeluLinear { x: x.value().clone(), w: w.value().clone() };
     let inputs = [Some(x), Some(w), bias];

@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::global_avg_pool;
 
 /// `[N, D, H, W, C]` -> `[N, C]`.
 pub fn global_avg_pool(tape: &Tape, x: &Var) -> Result<Var> {
+    let _scope = trace::scope("global_avg_pool");
     let y = global_avg_pool::forward(x.value())?;
     Ok(tape.record(&[x], y, GlobalAvgPool { x_dims: x.dims().to_vec() }))
 }

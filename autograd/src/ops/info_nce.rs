@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::info_nce::{self, Params};
 
 /// q `[G*S, D]`, k `[G*K, D]`, targets `[G*S, K]` -> scalar.
 pub fn info_nce(tape: &Tape, q: &Var, k: &Var, targets: &Tensor, p: Params) -> Result<Var> {
+    let _scope = trace::scope("info_nce");
     let out = info_nce::forward(q.value(), k.value(), targets, p)?;
     let rule = InfoNce { q: q.value().clone(), k: k.value().clone(), targets: targets.clone(), lse: out.lse, p };
     Ok(tape.record(&[q, k], out.loss, rule))

@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::instance_norm::{self, Params};
 
 /// act(norm(x) + residual).
 pub fn instance_norm(tape: &Tape, x: &Var, residual: Option<&Var>, p: Params) -> Result<Var> {
+    let _scope = trace::scope("instance_norm");
     let out = instance_norm::forward(x.value(), residual.map(Var::value), p)?;
     let y = match p.slope {
         Some(slope) => tape.settle(out.y, |y| before(y, slope))?,

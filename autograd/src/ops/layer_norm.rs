@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::layer_norm;
 
 /// affine = (weight `[C]`, bias `[C]`).
 pub fn layer_norm(tape: &Tape, x: &Var, affine: Option<(&Var, &Var)>, eps: f64) -> Result<Var> {
+    let _scope = trace::scope("layer_norm");
     let out = layer_norm::forward(x.value(), affine.map(|(w, b)| (w.value(), b.value())), eps)?;
     let weight = affine.map(|(w, _)| w.value().clone());
     let rule = LayerNorm { x: x.value().clone(), weight, mean: out.mean, rstd: out.rstd };

@@ -2,10 +2,11 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::leaky_relu;
 
 pub fn leaky_relu(tape: &Tape, x: &Var, slope: f64) -> Result<Var> {
+    let _scope = trace::scope("leaky_relu");
     let y = leaky_relu::forward(x.value(), slope)?;
     let rule = LeakyRelu { x: x.value().clone(), slope };
     Ok(tape.record(&[x], y, rule))

@@ -3,11 +3,12 @@
 use crate::ops::when;
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::{linear, sum_rows};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
 pub fn linear(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> {
+    let _scope = trace::scope("linear");
     let y = linear::fprop(x.value(), w.value(), bias.map(Var::value))?;
     let rule = Linear { x: x.value().clone(), w: w.value().clone() };
     let inputs = [Some(x), Some(w), bias];

@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::patch_merging::{self, Order};
 
 /// `[B, D, H, W, C]` -> `[B, ceil(D/2), ceil(H/2), ceil(W/2), 8C]`.
 pub fn patch_merging(tape: &Tape, x: &Var, order: Order) -> Result<Var> {
+    let _scope = trace::scope("patch_merging");
     let y = patch_merging::gather(x.value(), order)?;
     Ok(tape.record(&[x], y, PatchMerging { x_dims: x.dims().to_vec(), order }))
 }

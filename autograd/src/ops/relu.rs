@@ -2,10 +2,11 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::relu;
 
 pub fn relu(tape: &Tape, x: &Var) -> Result<Var> {
+    let _scope = trace::scope("relu");
     let y = tape.settle(relu::forward(x.value())?, |_| Ok(x.value().to_f64_vec()?))?;
     let rule = Relu { y: y.clone() };
     Ok(tape.record(&[x], y, rule))

@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::resize;
 
 /// Trilinear, `[N, D, H, W, C]` -> `[N, size.., C]`.
 pub fn resize(tape: &Tape, x: &Var, size: [usize; 3], align_corners: bool) -> Result<Var> {
+    let _scope = trace::scope("resize");
     let y = resize::forward(x.value(), size, align_corners)?;
     Ok(tape.record(&[x], y, Resize { x_dims: x.dims().to_vec(), align_corners }))
 }

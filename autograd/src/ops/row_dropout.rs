@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::row_dropout;
 
 /// Zeroes whole rows of `[N, C]` with probability p and scales the others by 1/(1-p); the seed is a tensor, as the kernel's.
 pub fn row_dropout(tape: &Tape, x: &Var, p: f64, seed: &Tensor) -> Result<Var> {
+    let _scope = trace::scope("row_dropout");
     let y = row_dropout::forward(x.value(), p, seed)?;
     Ok(tape.record(&[x], y, RowDropout { p, seed: seed.clone() }))
 }

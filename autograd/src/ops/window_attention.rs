@@ -2,11 +2,12 @@
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
-use engine::Tensor;
+use engine::{Tensor, trace};
 use kernels::window_attention::{self, Params};
 
 /// qkv `[B, D, H, W, 3C]`, pad `[3C]`, table `[offsets, heads]` -> `[B, D, H, W, C]`.
 pub fn window_attention(tape: &Tape, qkv: &Var, pad: &Var, table: &Var, p: Params) -> Result<Var> {
+    let _scope = trace::scope("window_attention");
     let out = window_attention::forward(qkv.value(), pad.value(), table.value(), p)?;
     let rule = WindowAttention {
         qkv: qkv.value().clone(),

@@ -1,5 +1,6 @@
 //! Compiled kernels that are part of the binary, loaded on a device when one of them is first wanted.
 
+use super::compile::{compile, sources};
 use super::driver::Gpu;
 use crate::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
@@ -71,6 +72,12 @@ impl Modules {
 
 fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
     gpu.outside_capture(&format!("loading the kernels of {}", image.name))?;
+    if let Some(folder) = sources() {
+        let code = compile(folder, image.name, gpu.properties.compute)?;
+        // SAFETY: machine code as the compiler gives it carries its length.
+        let load = || unsafe { result::module::load_data(code.as_ptr().cast()) };
+        return gpu.call(format_args!("loading the kernels of {} that were just compiled", image.name), load);
+    }
     let fatbin = image.unpack()?;
     // SAFETY: a fatbin carries its length, and it is aligned as the driver's own.
     let load = || unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
@@ -78,6 +85,7 @@ fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
 }
 
 fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<Function> {
+    gpu.outside_capture(&format!("finding kernel {name}"))?;
     let symbol = CString::new(name).map_err(|e| Error::invalid("launch", format!("kernel name {name:?}: {e}")))?;
     // SAFETY: modules stay loaded until the process ends.
     let handle = gpu.call(format_args!("finding kernel {name} of {}", image.name), || unsafe {

@@ -1,7 +1,8 @@
 //! Starting a kernel.
 
+use super::timeline::What;
 use super::{Image, driver::gpu};
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, trace};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 use std::sync::LazyLock;
@@ -31,14 +32,9 @@ pub struct Grid {
 /// # Safety
 /// `args` must be what the kernel called `name` takes; its pointers must be of live tensors on `device`, not shared where the
 /// kernel writes, and large enough for what it reads and writes under this grid.
-pub unsafe fn launch<A: Pod>(
-    device: Device,
-    image: &'static Image,
-    name: &str,
-    Grid { grid, block, shared }: Grid,
-    args: &A,
-) -> Result<()> {
+pub unsafe fn launch<A: Pod>(device: Device, image: &'static Image, name: &str, size: Grid, args: &A) -> Result<()> {
     let gpu = gpu(device)?;
+    let Grid { grid, block, shared } = size;
     let function = gpu.modules().function(gpu, image, name)?;
     if function.parameter != size_of::<A>() {
         let (takes, given) = (function.parameter, size_of::<A>());
@@ -47,16 +43,20 @@ pub unsafe fn launch<A: Pod>(
     if grid.contains(&0) {
         return Ok(());
     }
-    let mut parameters = [std::ptr::from_ref(args).cast_mut().cast()];
-    gpu.call(format_args!("kernel {name} with {grid:?} blocks of {block:?} threads, {shared} bytes shared"), || {
-        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is loaded for good, and the driver copies the parameter before it returns; the rest is the caller's.
-        unsafe {
-            if shared > SHARED {
-                result::function::set_function_attribute(function.handle, limit, shared.cast_signed())?;
+    let what = || What { name: name.into(), bytes: trace::bytes_of(bytemuck::bytes_of(args)), grid: Some(size) };
+    let start = || {
+        gpu.call(format_args!("kernel {name} with {grid:?} blocks of {block:?} threads, {shared} bytes shared"), || {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded for good, and the driver copies the parameter before it returns; the rest is the caller's.
+            unsafe {
+                if shared > SHARED {
+                    result::function::set_function_attribute(function.handle, limit, shared.cast_signed())?;
+                }
+                let mut parameters = [std::ptr::from_ref(args).cast_mut().cast()];
+                result::launch_kernel(function.handle, grid.into(), block.into(), shared, gpu.stream(), &mut parameters)
             }
-            result::launch_kernel(function.handle, grid.into(), block.into(), shared, gpu.stream(), &mut parameters)
-        }
-    })?;
+        })
+    };
+    gpu.timed(what, start)?;
     if *SYNCHRONOUS { gpu.synchronize(format_args!("kernel {name}")) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 //! mode.
 
 use super::driver::{Gpu, gpu};
+use super::timeline::What;
 use crate::memory::{GUARD, LINE, POISON, Pool, Usage, bucket, checking};
 use crate::{DType, Device, Error, Result, Shape};
 use cudarc::driver::{DriverError, result, sys};
@@ -89,16 +90,27 @@ impl Buffer {
     pub(crate) fn write(&mut self, offset: usize, from: &[u8]) -> Result<()> {
         assert!(offset + from.len() <= self.bytes, "a write outside the buffer");
         self.gpu.outside_capture("copying to the device")?;
-        // SAFETY: the range lies inside the buffer, which nobody else holds.
-        unsafe { self.gpu.staging().write(self.gpu, self.pointer + offset as u64, from) }
+        self.gpu.timed(
+            || What::copy("copy to the device", from.len()),
+            || {
+                // SAFETY: the range lies inside the buffer, which nobody else holds.
+                unsafe { self.gpu.staging().write(self.gpu, self.pointer + offset as u64, from) }
+            },
+        )
     }
 
     /// Copies the bytes from `offset` on, once all work on them is done; they must lie inside.
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
         assert!(offset + to.len() <= self.bytes, "a read outside the buffer");
         self.gpu.outside_capture("copying from the device")?;
-        // SAFETY: the range lies inside the buffer.
-        unsafe { self.gpu.staging().read(self.gpu, self.pointer + offset as u64, to) }
+        let bytes = to.len();
+        self.gpu.timed(
+            || What::copy("copy from the device", bytes),
+            || {
+                // SAFETY: the range lies inside the buffer.
+                unsafe { self.gpu.staging().read(self.gpu, self.pointer + offset as u64, to) }
+            },
+        )
     }
 
     fn set(&mut self, offset: usize, bytes: usize, value: u8) -> Result<()> {
@@ -107,7 +119,8 @@ impl Buffer {
             return Ok(());
         }
         // SAFETY: the callers' ranges lie inside the buffer's lines.
-        self.gpu.call(format_args!("filling memory"), || unsafe { result::memset_d8_async(to, value, bytes, stream) })
+        let fill = || unsafe { result::memset_d8_async(to, value, bytes, stream) };
+        self.gpu.timed(|| What::copy("fill", bytes), || self.gpu.call(format_args!("filling memory"), fill))
     }
 
     /// Bytes of the guard behind the tensor's.
@@ -199,7 +212,11 @@ impl DevicePool {
     }
 
     fn out_of_memory(&self, gpu: &Gpu, bytes: usize) -> Error {
-        let largest = largest(self.live.values().map(|live| (live.shape, live.dtype)));
+        let mut largest = largest(self.live.values().map(|live| (live.shape, live.dtype)));
+        let kept = self.reserves.values().flatten().map(|(lines, buffers)| lines * LINE * buffers.len()).sum::<usize>();
+        if kept > 0 {
+            largest += &format!(", and captured steps ({kept} bytes)");
+        }
         Error::OutOfDeviceMemory { device: gpu.device(), bytes, live: self.pool.usage.live, largest }
     }
 }

@@ -5,6 +5,7 @@
 //! be given back while a kernel still reads it: whoever takes it next comes later in the stream. Operations return before the
 //! device is done; reading a tensor's values waits for it. The same work again and again can be captured as a [`Graph`].
 
+mod compile;
 mod driver;
 mod event;
 mod graph;
@@ -13,7 +14,9 @@ mod launch;
 mod memory;
 mod repeat;
 mod staging;
+mod timeline;
 
+pub use compile::compile;
 pub use driver::{Driver, Properties, properties, survey};
 pub use event::elapsed;
 pub use graph::{Graph, capture, captures};
@@ -23,3 +26,4 @@ pub use memory::usage;
 pub use repeat::{Output, Repeats};
 
 pub(crate) use memory::Buffer;
+pub(crate) use timeline::Timeline;

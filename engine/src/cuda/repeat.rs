@@ -5,7 +5,7 @@
 //! the game begins anew.
 
 use super::graph::{Graph, capture, captures};
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, trace};
 use std::ops::Deref;
 
 /// Work that gives `O` for inputs `I`.
@@ -66,7 +66,7 @@ impl<I, O> Repeats<I, O> {
             Some(Captured { inputs: before, graph, output, .. }) => {
                 Captured { inputs: inputs(Some(before))?, graph, size, output }
             }
-            None if self.graphs && self.last == Some(size) => {
+            None if self.graphs && !trace::recording() && self.last == Some(size) => {
                 let inputs = inputs(None)?;
                 let (graph, output) = capture(self.device, || work(&inputs))?;
                 Captured { graph, size, inputs, output }

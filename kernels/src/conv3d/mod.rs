@@ -16,8 +16,8 @@
 
 pub(crate) mod cpu;
 
-use crate::check::sum_dtype;
-use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only};
+use crate::check::{counted, sum_dtype};
+use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,11 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     let g = geometry(OP, x.dims(), w.dims(), p)?;
     same_dtype(OP, &[x, w])?;
     check_bias(OP, bias, w.dims()[0], x.dtype())?;
+    let _scope = counted(OP, x, g.products(w.numel()));
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
         Device::Cuda(_) => gemm::cuda::fprop(OP, x, w, bias, &g),
-        Device::Meta => shape_only(g.products(w.numel()), x.dtype(), &output_dims(x.dims(), w.dims(), p)?),
+        Device::Meta => Tensor::empty(&output_dims(x.dims(), w.dims(), p)?, x.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -55,10 +56,11 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x_dims, w.dims(), p)?;
     check_dy(OP, dy, &g, w.dims()[0])?;
     same_dtype(OP, &[dy, w])?;
+    let _scope = counted(OP, dy, g.products(w.numel()));
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, None, &g),
         Device::Cuda(_) => gemm::cuda::dgrad(OP, dy, w, None, &g),
-        Device::Meta => shape_only(g.products(w.numel()), dy.dtype(), x_dims),
+        Device::Meta => Tensor::empty(x_dims, dy.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -69,10 +71,11 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x.dims(), w_dims, p)?;
     check_dy(OP, dy, &g, w_dims[0])?;
     same_dtype(OP, &[x, dy])?;
+    let _scope = counted(OP, x, g.products(w_dims.iter().product()));
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
         Device::Cuda(_) => gemm::cuda::wgrad(OP, x, dy, w_dims, &g),
-        Device::Meta => shape_only(g.products(w_dims.iter().product()), sum_dtype(x.dtype()), w_dims),
+        Device::Meta => Tensor::empty(w_dims, sum_dtype(x.dtype()), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

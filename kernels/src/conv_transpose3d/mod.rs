@@ -14,8 +14,8 @@
 
 mod cpu;
 
-use crate::check::sum_dtype;
-use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype, shape_only};
+use crate::check::{counted, sum_dtype};
+use crate::gemm::{self, Geometry, MAX_STEP, check_bias, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,11 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     let g = geometry(OP, x.dims(), w.dims(), p)?;
     same_dtype(OP, &[x, w])?;
     check_bias(OP, bias, w.channels(), x.dtype())?;
+    let _scope = counted(OP, x, g.products(w.numel()));
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
         Device::Cuda(_) => gemm::cuda::dgrad(OP, x, w, bias, &g),
-        Device::Meta => shape_only(g.products(w.numel()), x.dtype(), &output_dims(&g, w.channels())),
+        Device::Meta => Tensor::empty(&output_dims(&g, w.channels()), x.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -45,10 +46,11 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, p: Params) -> Result<Tensor> {
     let g = geometry(OP, &x_dims, w.dims(), p)?;
     check_dy(OP, dy, &x_dims, w.dims(), &g)?;
     same_dtype(OP, &[dy, w])?;
+    let _scope = counted(OP, dy, g.products(w.numel()));
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, &g),
         Device::Cuda(_) => gemm::cuda::fprop(OP, dy, w, None, &g),
-        Device::Meta => shape_only(g.products(w.numel()), dy.dtype(), &x_dims),
+        Device::Meta => Tensor::empty(&x_dims, dy.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -59,10 +61,11 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x.dims(), w_dims, p)?;
     check_dy(OP, dy, x.dims(), w_dims, &g)?;
     same_dtype(OP, &[x, dy])?;
+    let _scope = counted(OP, x, g.products(w_dims.iter().product()));
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
         Device::Cuda(_) => gemm::cuda::wgrad(OP, dy, x, w_dims, &g),
-        Device::Meta => shape_only(g.products(w_dims.iter().product()), sum_dtype(x.dtype()), w_dims),
+        Device::Meta => Tensor::empty(w_dims, sum_dtype(x.dtype()), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

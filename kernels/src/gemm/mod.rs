@@ -15,7 +15,7 @@ mod tile;
 pub use map::{Geometry, MAX_STEP, Map};
 
 use crate::check::sum_dtype;
-use engine::{DType, Device, Element, Error, Result, Tensor, bf16};
+use engine::{DType, Element, Error, Result, Tensor, bf16};
 use operand::Operand;
 use pack::Weight;
 
@@ -88,12 +88,6 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
         dtype => return Err(Error::Unsupported { op, dtype, device: y.device() }),
     }
     Ok(())
-}
-
-/// What a product of that many multiplications leaves on the shape-only device.
-pub fn shape_only(products: usize, dtype: DType, dims: &[usize]) -> Result<Tensor> {
-    engine::meta::count(2 * products);
-    Tensor::empty(dims, dtype, Device::Meta)
 }
 
 /// Errors unless a bias is `[channels]`, of the dtype that goes with operands of `dtype`.

@@ -12,8 +12,8 @@
 mod cpu;
 mod cuda;
 
-use crate::check::sum_dtype;
-use crate::gemm::{check_bias, same_dtype, shape_only};
+use crate::check::{counted, sum_dtype};
+use crate::gemm::{check_bias, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
 /// x `[.., in]`, w `[out, in]`, bias `[out]` -> `[.., out]`.
@@ -23,10 +23,11 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check_last(OP, "x", x, inputs)?;
     same_dtype(OP, &[x, w])?;
     check_bias(OP, bias, outputs, x.dtype())?;
+    let _scope = counted(OP, x, x.rows() * w.numel());
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias),
         Device::Cuda(_) => cuda::fprop(OP, x, w, bias),
-        Device::Meta => shape_only(x.rows() * w.numel(), x.dtype(), &with_channels(x, outputs)),
+        Device::Meta => Tensor::empty(&with_channels(x, outputs), x.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }
@@ -37,10 +38,11 @@ pub fn dgrad(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let [outputs, inputs] = weight_dims(OP, w)?;
     check_last(OP, "dy", dy, outputs)?;
     same_dtype(OP, &[dy, w])?;
+    let _scope = counted(OP, dy, dy.rows() * w.numel());
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w),
         Device::Cuda(_) => cuda::dgrad(OP, dy, w),
-        Device::Meta => shape_only(dy.rows() * w.numel(), dy.dtype(), &with_channels(dy, inputs)),
+        Device::Meta => Tensor::empty(&with_channels(dy, inputs), dy.dtype(), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: dy.dtype(), device }),
     }
 }
@@ -55,10 +57,11 @@ pub fn wgrad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         return Err(Error::shape(OP, format!("x {x:?} and dy {dy:?} must agree in all axes but the last")));
     }
     same_dtype(OP, &[x, dy])?;
+    let _scope = counted(OP, x, x.numel() * dy.channels());
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy),
         Device::Cuda(_) => cuda::wgrad(OP, x, dy),
-        Device::Meta => shape_only(x.numel() * dy.channels(), sum_dtype(x.dtype()), &[dy.channels(), x.channels()]),
+        Device::Meta => Tensor::empty(&[dy.channels(), x.channels()], sum_dtype(x.dtype()), Device::Meta),
         device => Err(Error::Unsupported { op: OP, dtype: x.dtype(), device }),
     }
 }

@@ -1,25 +1,16 @@
-//! Window attention without values: its arithmetic, and the memory of the f32 version on the CPU.
+//! Window attention without values: the memory of the f32 version on the CPU.
 
 use super::cpu::bias_dims;
 use super::grid::Grid;
 use super::{Grads, Problem};
-use engine::{Result, Tensor, meta};
+use engine::{Result, Tensor};
 
-/// Two products: q kᵀ and p v.
 pub(super) fn forward(problem: &Problem, grid: &Grid, qkv: &Tensor) -> Result<()> {
-    meta::count(2 * products(problem, grid));
     qkv.new_empty(&bias_dims(grid, problem.heads)).map(drop)
 }
 
-/// Five products: q kᵀ again, dy vᵀ, and those that give dq, dk and dv.
 pub(super) fn backward(problem: &Problem, grid: &Grid, qkv: &Tensor, pad: &Tensor, table: &Tensor) -> Result<Grads> {
-    meta::count(5 * products(problem, grid));
     let _bias = qkv.new_empty(&bias_dims(grid, problem.heads))?;
     let new = |t: &Tensor| t.new_empty(t.dims());
     Ok(Grads { dqkv: new(qkv)?, dpad: new(pad)?, dtable: new(table)? })
-}
-
-/// Floating-point operations of one product of all pairs of tokens of all windows, padded tokens among them.
-fn products(problem: &Problem, grid: &Grid) -> usize {
-    2 * problem.batch * grid.windows() * grid.tokens().pow(2) * problem.channels
 }

@@ -35,7 +35,7 @@ mod meta;
 #[cfg(test)]
 mod tests;
 
-use crate::check::sum_dtype;
+use crate::check::{counted, sum_dtype};
 use engine::{DType, Device, Error, Result, Tensor, bf16};
 use grid::Grid;
 
@@ -96,6 +96,8 @@ pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<
     let mut y = Tensor::empty(&[b, d, h, w, problem.channels], qkv.dtype(), qkv.device())?;
     let mut lse = Tensor::empty(&[b, d, h, w, p.heads], sums(qkv), qkv.device())?;
     let Some(grid) = &problem.grid else { return Ok(Output { y, lse }) };
+    // two products: q kᵀ and p v
+    let _scope = counted("window_attention forward", qkv, 2 * problem.product(grid));
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cpu, DType::BF16) => cpu::forward::<bf16>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
@@ -127,6 +129,8 @@ pub fn backward(
         return Ok(Grads { dqkv: zeros(qkv)?, dpad: zeros(pad)?, dtable: zeros(table)? });
     };
     let saved = Saved { dy, y, lse };
+    // five products: q kᵀ again, dy vᵀ, and those that give dq, dk and dv
+    let _scope = counted("window_attention backward", qkv, 5 * problem.product(grid));
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(&problem, grid, saved, qkv, pad, table),
         (Device::Cpu, DType::BF16) => cpu::backward::<bf16>(&problem, grid, saved, qkv, pad, table),
@@ -157,6 +161,11 @@ impl Problem {
         expect("table", table, &[table_rows, p.heads], sums(qkv), qkv)?;
         let grid = (batch * d * h * w > 0).then(|| Grid::new([d, h, w], p));
         Ok(Problem { batch, channels: wide / 3, heads: p.heads, grid })
+    }
+
+    /// Multiplications of one product of all pairs of tokens of all windows, padded tokens among them.
+    fn product(&self, grid: &Grid) -> usize {
+        self.batch * grid.windows() * grid.tokens().pow(2) * self.channels
     }
 
     fn head_dim(&self) -> usize {

@@ -1,10 +1,12 @@
 use super::{Conv3d, NORM_EPS, Scope};
 use autograd::{Result, Tape, Var, ops};
+use engine::trace;
 use kernels::instance_norm;
 
 /// MONAI's `UnetResBlock`: LReLU(IN(conv2(LReLU(IN(conv1(x))))) + r), with r = x, or IN(conv3(x)) when the channels change.
 /// The 3³ convolutions have no bias, the instance norms no parameters.
 pub struct ResidualBlock {
+    name: String,
     conv1: Conv3d,
     conv2: Conv3d,
     conv3: Option<Conv3d>,
@@ -18,10 +20,11 @@ impl ResidualBlock {
         let conv1 = Conv3d::same(scope.child("conv1").child("conv"), inputs, outputs, 3);
         let conv2 = Conv3d::same(scope.child("conv2").child("conv"), outputs, outputs, 3);
         let conv3 = (inputs != outputs).then(|| Conv3d::same(scope.child("conv3").child("conv"), inputs, outputs, 1));
-        ResidualBlock { conv1, conv2, conv3 }
+        ResidualBlock { name: scope.name(), conv1, conv2, conv3 }
     }
 
     pub fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
+        let _scope = trace::scope(&self.name);
         let y = ops::instance_norm(tape, &self.conv1.forward(tape, x)?, None, NORM_ACT)?;
         let y = self.conv2.forward(tape, &y)?;
         match self.conv3 {

@@ -16,6 +16,11 @@ impl<'b> Scope<'b> {
         Scope { prefix: format!("{}{name}.", self.prefix), builder: self.builder }
     }
 
+    /// What the parameters' names begin with, without the last dot.
+    pub fn name(&self) -> String {
+        self.prefix.trim_end_matches('.').into()
+    }
+
     /// A factor of products.
     pub(super) fn operand(&mut self, name: &str, dims: &[usize], init: Init) -> ParamId {
         self.builder.add(format!("{}{name}", self.prefix), dims, Role::Operand, init)

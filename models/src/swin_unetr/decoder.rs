@@ -3,6 +3,7 @@
 use super::Features;
 use crate::layers::{Conv3d, ConvTranspose3d, ResidualBlock, Scope};
 use autograd::{Result, Tape, Var, ops};
+use engine::trace;
 
 pub struct Decoder {
     /// decoder5 (coarsest) to decoder1.
@@ -44,6 +45,7 @@ impl UpBlock {
     }
 
     fn forward(&self, tape: &Tape, x: &Var, skip: &Var) -> Result<Var> {
+        let _scope = trace::scope("up");
         let up = self.transpose.forward(tape, x)?;
         self.block.forward(tape, &ops::concat(tape, &[&up, skip], 4)?)
     }

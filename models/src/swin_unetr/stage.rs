@@ -2,6 +2,7 @@
 
 use crate::layers::{LayerNorm, Linear, ResidualBlock, Scope};
 use autograd::{ParamId, Result, Tape, Var, ops};
+use engine::trace;
 use kernels::patch_merging::Order;
 use kernels::window_attention;
 
@@ -40,6 +41,7 @@ impl Stage {
 
 /// x + attention(norm1(x)), then x + mlp(norm2(x)).
 struct Block {
+    name: String,
     norm1: LayerNorm,
     qkv: Linear,
     table: ParamId,
@@ -62,10 +64,11 @@ impl Block {
         let linear1 = Linear::new(scope.child("mlp.linear1"), channels, 4 * channels, true);
         let linear2 = Linear::new(scope.child("mlp.linear2"), 4 * channels, channels, true);
         let attention = window_attention::Params { heads, window: WINDOW, shift };
-        Block { norm1, qkv, table, proj, norm2, linear1, linear2, attention }
+        Block { name: scope.name(), norm1, qkv, table, proj, norm2, linear1, linear2, attention }
     }
 
     fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
+        let _scope = trace::scope(&self.name);
         let x = ops::add(tape, x, &self.attend(tape, &self.norm1.forward(tape, x)?)?)?;
         let hidden = self.linear1.forward(tape, &self.norm2.forward(tape, &x)?)?;
         ops::add(tape, &x, &self.linear2.after_gelu(tape, &hidden)?)
@@ -82,6 +85,7 @@ impl Block {
 
 /// Eight neighbours side by side, normalised and reduced from 8C to 2C channels.
 struct PatchMerging {
+    name: String,
     norm: LayerNorm,
     reduction: Linear,
     order: Order,
@@ -91,10 +95,11 @@ impl PatchMerging {
     fn new(mut scope: Scope, channels: usize, order: Order) -> Self {
         let reduction = Linear::new(scope.child("reduction"), 8 * channels, 2 * channels, false);
         let norm = LayerNorm::new(scope.child("norm"), 8 * channels);
-        PatchMerging { norm, reduction, order }
+        PatchMerging { name: scope.name(), norm, reduction, order }
     }
 
     fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
+        let _scope = trace::scope(&self.name);
         let gathered = ops::patch_merging(tape, x, self.order)?;
         self.reduction.forward(tape, &self.norm.forward(tape, &gathered)?)
     }

@@ -9,7 +9,7 @@ mod projector;
 use crate::swin_unetr::{SwinUnetr, SwinUnetrConfig};
 use crate::{Error, Result};
 use autograd::{Gradients, ParamStore, ParamStoreBuilder, Sides, Tape, Var, ops};
-use engine::{DType, Device, Tensor, random};
+use engine::{DType, Device, Tensor, random, trace};
 use kernels::voco_loss::{self, Form};
 use kernels::{cosine, ema, info_nce, row_dropout};
 use projector::Projector;
@@ -263,6 +263,7 @@ impl Voco {
             Some(sides) => Tape::new(params).with_sides(sides),
             None => Tape::new(params),
         };
+        let forward = trace::scope("forward");
         let embedding = networks.embed(&networks.backbone, &tape, batch)?;
         let kept = dropout(&tape, &embedding, config, &controls.seeds)?;
         let student = networks.student.forward(&tape, &kept)?;
@@ -278,6 +279,8 @@ impl Voco {
         }
         let student = student.into_value();
         drop((embedding, kept));
+        drop(forward);
+        let _backward = trace::scope("backward");
         let grads = tape.backward(&terms, controls.weights.clone())?;
         let cosines = base_cosines(&student, p)?;
         Ok(Step { terms: terms.into_value(), cosines, logits, grads })
@@ -327,6 +330,7 @@ fn dropout(tape: &Tape, embedding: &Var, config: VocoConfig, seeds: &Tensor) -> 
 impl Networks {
     /// Moves the teacher towards the student.
     fn follow(&self, params: &ParamStore, teacher: &mut ParamStore) -> Result<()> {
+        let _scope = trace::scope("teacher's update");
         let followed = match self.config.teacher {
             Teacher::Projector => params.section("student.")?,
             Teacher::Whole => params.slab().clone(),
