@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 SETTINGS = json.loads(sys.stdin.readline())
 CUDA = SETTINGS["device"].startswith("cuda")
-DTYPE = {"f32": torch.float32, "bf16": torch.bfloat16}[SETTINGS["dtype"]]
+DTYPE = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[SETTINGS["dtype"]]
 BATCH, ENOUGH, LONG, LEAST, FEWEST, MOST = 1e-3, 0.2, 2.0, 5, 3, 50  # as in cli/bench/kernels/time.rs
 
 

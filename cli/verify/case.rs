@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 pub struct Case {
     pub path: PathBuf,
     pub kind: String,
-    /// What it is computed in: F32, F64 or BF16.
+    /// What it is computed in: F32, F64, BF16 or F16.
     pub dtype: DType,
     /// Those of the file, and those that `attrs.made` describes.
     pub tensors: BTreeMap<String, Tensor>,
     attrs: serde_json::Value,
-    /// The errors of PyTorch's own bf16 run, by tensor; read where the case is computed in bf16.
+    /// The errors of PyTorch's own bf16 run, by tensor; read where the case is computed in 16 bits.
     pub bf16_errors: BTreeMap<String, f64>,
 }
 
@@ -51,7 +51,7 @@ impl Case {
         };
         let kind = entry("kind")?;
         let attrs = serde_json::from_str(&entry("attrs")?).map_err(|e| bad(format!("attrs: {e}")))?;
-        let bf16_errors = if dtype == DType::BF16 { bf16_errors(path)? } else { BTreeMap::new() };
+        let bf16_errors = if dtype.is_half() { bf16_errors(path)? } else { BTreeMap::new() };
         let mut case = Case { path: path.to_path_buf(), kind, dtype, tensors: BTreeMap::new(), attrs, bf16_errors };
         for (name, view) in SafeTensors::deserialize(&bytes).map_err(broken)?.tensors() {
             let tensor = tensor(&view).map_err(|e| bad(format!("{name}: {e}")))?;

@@ -3,8 +3,8 @@
 //! The error of a tensor is ‖ours - reference‖ / ‖reference‖. The bound is 1e-5, or three times the error that PyTorch itself
 //! makes in float32 (`attrs.torch_float32_error`) where that is more. A gradient that is zero in exact arithmetic is compared
 //! with the case's largest one, and a sequence of losses (`float32.*` present) with PyTorch's own drift. Computed in float64,
-//! everything else must come within 1e-6; in bf16, within twice the error of PyTorch's bf16 run and 1/256, or 2 % where that run
-//! is not known. NaN passes nowhere.
+//! everything else must come within 1e-6; in bf16 and f16, within twice the error of PyTorch's bf16 run and 1/256, or 2 % where
+//! that run is not known. NaN passes nowhere.
 
 use super::Computed;
 use super::case::Case;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 pub const BOUND: f64 = 1e-5;
 /// What rounding may cost a computation in float64: the cases are stored in float32, and volumes are read into it.
 const F64_BOUND: f64 = 1e-6;
-/// What rounding to bf16 may cost at the least: one unit in the last place of 8 bits,
+/// What rounding to 16 bits may cost at the least: one unit in the last place of bf16's 8,
 const BF16_BOUND: f64 = 1.0 / 256.0;
 /// how much worse than PyTorch's bf16 run ours may be,
 const OVER_PYTORCH_BF16: f64 = 2.0;
@@ -89,13 +89,13 @@ pub fn compare(case: &Case, computed: &Computed) -> Result<Vec<Comparison>> {
         all.push(match case.tensors.get(&format!("float32.{}", expected.name)) {
             Some(float32) if case.dtype == DType::F32 => along_steps(name, &got, &want, float32)?,
             _ if expected.role == "grad" && norm(&want) < ZERO * largest => {
-                let bound = if case.dtype == DType::BF16 { BF16_BOUND } else { ZERO_BOUND };
+                let bound = if case.dtype.is_half() { BF16_BOUND } else { ZERO_BOUND };
                 Comparison { tensor: name.clone(), error: norm(&got) / largest, bound }
             }
             _ => {
                 let bound = match case.dtype {
                     DType::F64 => F64_BOUND,
-                    DType::BF16 => case
+                    DType::BF16 | DType::F16 => case
                         .bf16_errors
                         .get(name)
                         .map_or(BF16_UNKNOWN, |torch| BF16_BOUND.max(OVER_PYTORCH_BF16 * torch)),

@@ -42,7 +42,8 @@ pub struct Args {
     #[arg(long, value_name = "D", default_value_t)]
     pub device: DeviceChoice,
     /// What to compute in. f64 tries the rules themselves: rounding cannot move a LeakyReLU input to the other side of zero,
-    /// so bounds are tighter (1e-6) and the same for all. bf16, on GPUs, is for single operations; whole networks are left out
+    /// so bounds are tighter (1e-6) and the same for all. bf16 and f16, on GPUs, are for single operations; whole networks are left
+    /// out
     #[arg(long, value_enum, default_value_t)]
     pub dtype: Precision,
     /// Folder with the CT volumes of `preprocess` cases [default: DIR/../../ct]
@@ -65,6 +66,7 @@ pub enum Precision {
     F32,
     F64,
     Bf16,
+    F16,
 }
 
 impl From<Precision> for DType {
@@ -73,6 +75,7 @@ impl From<Precision> for DType {
             Precision::F32 => DType::F32,
             Precision::F64 => DType::F64,
             Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
         }
     }
 }
@@ -81,7 +84,7 @@ impl From<Precision> for DType {
 #[derive(Clone, Debug)]
 pub struct Context {
     pub device: Device,
-    /// F32, F64 or BF16.
+    /// F32, F64, BF16 or F16.
     pub dtype: DType,
     /// The folder of the cases: `attrs.weights` names a file in it, or in its parent.
     pub folder: PathBuf,
@@ -131,7 +134,7 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(kind, _)| *kind)
 }
 
-/// Kinds that are computed in float32 where others are in bf16: losses, the update, and what no network computes.
+/// Kinds that are computed in float32 where others are in 16 bits: losses, the update, and what no network computes.
 const FLOAT32: &[&str] = &["adamw", "dice_ce", "info_nce", "preprocess", "sliding_window", "voco_loss"];
 
 /// The kind of files that only hold parameters for other cases.
@@ -154,7 +157,7 @@ pub enum Verdict {
     Failed(String),
     /// A readable file of parameters.
     Weights,
-    /// A whole network in bf16: at random weights its gradients are mostly noise, in PyTorch too.
+    /// A whole network in 16 bits: at random weights its gradients are mostly noise, in PyTorch too.
     NotJudged,
 }
 
@@ -231,11 +234,11 @@ fn judge(file: &Path, context: &Context) -> Result<(Verdict, Option<AsComputed>)
         let known: Vec<&str> = kinds().collect();
         return Err(Error::Message(format!("unknown kind \"{}\"; known are {}", case.kind, known.join(", "))));
     };
-    if case.dtype == DType::BF16 && FLOAT32.contains(&case.kind.as_str()) {
+    if case.dtype.is_half() && FLOAT32.contains(&case.kind.as_str()) {
         case = case.computed_in(DType::F32);
     }
     Ok(match run {
-        Run::Network(_) | Run::Steps(_) if case.dtype == DType::BF16 => (Verdict::NotJudged, None),
+        Run::Network(_) | Run::Steps(_) if case.dtype.is_half() => (Verdict::NotJudged, None),
         Plain(compute) | Run::Steps(compute) => {
             (Verdict::Compared(compare::compare(&case, &compute(&case, context)?)?), None)
         }

@@ -51,10 +51,11 @@ impl<'c> Inputs<'c> {
     }
 }
 
-/// What an input is computed in. Beside bf16 only products take weights in it: biases, tables and the weights of norms stay float32.
+/// What an input is computed in. In 16 bits only products take weights in them: biases, tables and the weights of norms stay
+/// float32.
 fn dtype(case: &Case, name: &str) -> DType {
     let product = name.ends_with("weight") && case.kind != "layer_norm";
-    if case.dtype == DType::BF16 && name != "x" && !product { DType::F32 } else { case.dtype }
+    if case.dtype.is_half() && name != "x" && !product { DType::F32 } else { case.dtype }
 }
 
 /// y = f(inputs) and the gradient of every input.

@@ -41,7 +41,7 @@ impl Report {
     pub fn finish(self, folder: &Path) -> Result<bool> {
         let Report { json, ok, failed, weights, not_judged } = self;
         if ok + failed == 0 {
-            return Err(Error::file(folder, "only weights or whole networks in bf16, no reference case to compute"));
+            return Err(Error::file(folder, "only weights or whole networks in 16 bits, no reference case to compute"));
         }
         if json {
             let cases = ok + failed;
@@ -87,7 +87,7 @@ fn text_line(outcome: &Outcome) -> String {
         }
         Verdict::Failed(detail) => format!("{name:32} {detail}  FAILED"),
         Verdict::Weights => format!("{name:32} weights, readable"),
-        Verdict::NotJudged => format!("{name:32} a whole network, not judged in bf16"),
+        Verdict::NotJudged => format!("{name:32} a whole network, not judged in 16 bits"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Element types, known at run time.
 
-use half::bf16;
+use half::{bf16, f16};
 use std::fmt;
 
 /// The type of a tensor's elements. `F64` exists for gradient checks, on the CPU only.
@@ -8,6 +8,7 @@ use std::fmt;
 pub enum DType {
     F32,
     BF16,
+    F16,
     I32,
     U8,
     F64,
@@ -18,14 +19,19 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::U8 => 1,
-            DType::BF16 => 2,
+            DType::BF16 | DType::F16 => 2,
             DType::F32 | DType::I32 => 4,
             DType::F64 => 8,
         }
     }
 
     pub fn is_float(self) -> bool {
-        matches!(self, DType::F32 | DType::BF16 | DType::F64)
+        matches!(self, DType::F32 | DType::BF16 | DType::F16 | DType::F64)
+    }
+
+    /// Whether it is one of the floats of 16 bits, beside which sums, statistics and masters are kept in f32.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::BF16 | DType::F16)
     }
 }
 
@@ -34,6 +40,7 @@ impl fmt::Display for DType {
         f.write_str(match self {
             DType::F32 => "f32",
             DType::BF16 => "bf16",
+            DType::F16 => "f16",
             DType::I32 => "i32",
             DType::U8 => "u8",
             DType::F64 => "f64",
@@ -62,6 +69,7 @@ element! {
     f32 => F32, f64::from, |v| v as f32;
     f64 => F64, |v| v, |v| v;
     bf16 => BF16, bf16::to_f64, |v: f64| bf16::from_f32(v as f32);
+    f16 => F16, f16::to_f64, f16::from_f64;
     i32 => I32, f64::from, |v| v as i32;
     u8 => U8, f64::from, |v| v as u8;
 }

@@ -18,7 +18,7 @@ use std::sync::{LazyLock, Mutex};
 struct Line([u8; LINE]);
 
 pub(crate) const LINE: usize = 64;
-pub(crate) const POISON: u8 = 0xff; // as f32, f64 and bf16 this is NaN
+pub(crate) const POISON: u8 = 0xff; // as any float this is NaN
 pub(crate) const GUARD: u8 = 0xa5;
 
 static POOL: LazyLock<Mutex<Pool<Vec<Line>>>> = LazyLock::new(Default::default);

@@ -3,7 +3,7 @@
 use crate::cuda;
 use crate::memory::Buffer;
 use crate::meta::Entry;
-use crate::{DType, Device, Element, Error, Result, Shape, bf16};
+use crate::{DType, Device, Element, Error, Result, Shape, bf16, f16};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -79,6 +79,7 @@ impl Tensor {
             (_, DType::F32) => fill::<f32>(self, range, value),
             (_, DType::F64) => fill::<f64>(self, range, value),
             (_, DType::BF16) => fill::<bf16>(self, range, value),
+            (_, DType::F16) => fill::<f16>(self, range, value),
             (_, DType::I32) => fill::<i32>(self, range, value),
             (_, DType::U8) => fill::<u8>(self, range, value),
         }
@@ -225,6 +226,7 @@ impl Tensor {
         let want = match T::DTYPE {
             DType::F32 => "f32",
             DType::BF16 => "bf16",
+            DType::F16 => "f16",
             DType::I32 => "i32",
             DType::U8 => "u8",
             DType::F64 => "f64",
@@ -255,6 +257,7 @@ impl Tensor {
             (_, DType::F32) => widen::<f32>(self),
             (_, DType::F64) => widen::<f64>(self),
             (_, DType::BF16) => widen::<bf16>(self),
+            (_, DType::F16) => widen::<f16>(self),
             (_, DType::I32) => widen::<i32>(self),
             (_, DType::U8) => widen::<u8>(self),
         }
@@ -276,6 +279,7 @@ impl Tensor {
             DType::F32 => narrow::<f32>(&values, self.dims()),
             DType::F64 => narrow::<f64>(&values, self.dims()),
             DType::BF16 => narrow::<bf16>(&values, self.dims()),
+            DType::F16 => narrow::<f16>(&values, self.dims()),
             DType::I32 => narrow::<i32>(&values, self.dims()),
             DType::U8 => narrow::<u8>(&values, self.dims()),
         };
@@ -320,6 +324,7 @@ impl Tensor {
             (_, DType::F32) => self.permuted::<f32>(order),
             (_, DType::F64) => self.permuted::<f64>(order),
             (_, DType::BF16) => self.permuted::<bf16>(order),
+            (_, DType::F16) => self.permuted::<f16>(order),
             (_, DType::I32) => self.permuted::<i32>(order),
             (_, DType::U8) => self.permuted::<u8>(order),
         }
@@ -415,7 +420,16 @@ mod tests {
         let t = Tensor::from_slice(&[0.0f32, 1.5, -2.25, 300.0], &[4]).expect("tensor");
         let back = |d| t.to_dtype(d).and_then(|t| t.to_f64_vec()).expect("convert");
         assert_eq!(back(DType::BF16), [0.0, 1.5, -2.25, 300.0]);
+        assert_eq!(back(DType::F16), [0.0, 1.5, -2.25, 300.0]);
         assert_eq!(back(DType::I32), [0.0, 1.0, -2.0, 300.0]);
         assert_eq!(back(DType::U8), [0.0, 1.0, 0.0, 255.0]);
+    }
+
+    #[test]
+    fn f16_rounds_to_even_has_subnormals_and_ends_at_65504() {
+        let values = [1.0 + 2f64.powi(-11), 1.0 + 3.0 * 2f64.powi(-11), 2f64.powi(-24), 1e-8, 65_519.0, -65_520.0];
+        let t = Tensor::from_slice(&values, &[6]).and_then(|t| t.to_dtype(DType::F16)).expect("tensor");
+        let want = [1.0, 1.0 + 2f64.powi(-9), 2f64.powi(-24), 0.0, 65_504.0, f64::NEG_INFINITY];
+        assert_eq!(t.to_f64_vec().expect("values"), want);
     }
 }

@@ -1,4 +1,4 @@
-// Neighbouring elements moved together, and loops over whole arrays of f32 or bf16 that are computed in f32.
+// Neighbouring elements moved together, and loops over whole arrays of f32, bf16 or f16 that are computed in f32.
 #pragma once
 #include "device.cuh"
 

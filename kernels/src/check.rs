@@ -3,9 +3,9 @@
 use engine::{DType, Error, Result, Tensor};
 
 /// What statistics and sums over many values are kept in, which is the dtype of biases, of a norm's parameters and of all
-/// parameters' gradients: f32 for bf16, else the same.
+/// parameters' gradients: f32 for bf16 and f16, else the same.
 pub fn sum_dtype(dtype: DType) -> DType {
-    if dtype == DType::BF16 { DType::F32 } else { dtype }
+    if dtype.is_half() { DType::F32 } else { dtype }
 }
 
 /// Errors unless the tensor, given with its name, has the dtype for sums over x, is on its device, and has these sizes.

@@ -13,11 +13,12 @@ pub(crate) const THREADS: u32 = 256;
 /// Blocks that keep a multiprocessor busy under such kernels: 2048 threads, all that it holds.
 const BLOCKS: u32 = 2048 / THREADS;
 
-/// The ending of the names of kernels for x's dtype. Errors for other dtypes than f32 and bf16.
+/// The ending of the names of kernels for x's dtype. Errors for other dtypes than f32, bf16 and f16.
 pub(crate) fn suffix(op: &'static str, x: &Tensor) -> Result<&'static str> {
     match x.dtype() {
         DType::F32 => Ok("f32"),
         DType::BF16 => Ok("bf16"),
+        DType::F16 => Ok("f16"),
         dtype => Err(Error::Unsupported { op, dtype, device: x.device() }),
     }
 }

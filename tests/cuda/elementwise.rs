@@ -1,10 +1,9 @@
 //! Operations that treat every element by itself, or every row, and the norm of all elements.
 
-use super::{assert_close, device, exact, random, twice, unit};
+use super::{DTYPES, assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Tensor};
-use kernels::{add, ema, l2_norm, leaky_relu, relu, row_dropout};
+use kernels::{add, ema, l2_norm, leaky_relu, linear, relu, row_dropout};
 
-const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 /// Nothing, one, less than 16 bytes, a prime, and more than the threads of a grid with 16 bytes each.
 const SIZES: [usize; 5] = [0, 1, 3, 4099, 70_001];
 
@@ -69,6 +68,19 @@ fn sums_and_scaled_copies_agree_with_f64() {
                 let scaled = add::scale(&exact(&a), -0.3).expect("f64");
                 assert_close(&twice(|| add::scale(x, -0.3)), &scaled, bound(dtype));
             }
+        }
+    }
+}
+
+#[test]
+fn what_f16_cannot_hold_is_infinite_and_the_norm_shows_it() {
+    let Some(device) = device() else { return };
+    for (dtype, finite) in [(DType::F16, false), (DType::BF16, true), (DType::F32, true)] {
+        let x = Tensor::full(&[131, 8], 60_000.0, dtype, device).expect("large");
+        let (sum, product) = (add::forward(&x, &x), linear::fprop(&x, &x, None));
+        for t in [sum.expect("sum"), product.expect("product")] {
+            assert!(t.to_f64_vec().expect("values").iter().all(|v| v.is_finite() == finite && !v.is_nan()), "{dtype}");
+            assert_eq!(l2_norm::forward(&t).expect("norm").is_finite(), finite);
         }
     }
 }

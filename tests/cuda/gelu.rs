@@ -1,4 +1,4 @@
-use super::{assert_close, device, exact, random, unit};
+use super::{DTYPES, assert_close, device, exact, random, unit};
 use engine::{DType, Tensor};
 use kernels::gelu;
 
@@ -11,7 +11,7 @@ fn bound(dtype: DType) -> f64 {
 #[test]
 fn both_directions_agree_with_f64() {
     let Some(device) = device() else { return };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in DTYPES {
         for dims in [&[3, 5, 7][..], &[1], &[4097], &[0, 3]] {
             let (x, dy) = (random(1, dims, dtype), random(2, dims, dtype));
             let [there, dy_there] = [&x, &dy].map(|t| t.to_device(device).expect("copy"));

@@ -6,7 +6,7 @@ use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Device, Result, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-static IMAGE: Image = Image::new("gelu for tests", include_bytes!("../../kernels/images/gelu.fatbin"));
+static IMAGE: Image = Image::new("gelu for tests", include_bytes!("../../kernels/images/gelu.fatbin.zst"));
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

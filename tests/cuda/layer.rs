@@ -16,7 +16,7 @@ fn a_device_that_is_not_there_is_an_error_with_a_remedy() {
 #[test]
 fn values_come_back_as_they_went() {
     let Some(device) = device() else { return };
-    for dtype in [DType::F32, DType::BF16, DType::F64, DType::U8, DType::I32] {
+    for dtype in [DType::F32, DType::BF16, DType::F16, DType::F64, DType::U8, DType::I32] {
         let here = random(1, &[5, 3], dtype);
         let there = here.to_device(device).expect("copy");
         assert_eq!((there.device(), there.dtype(), there.dims()), (device, dtype, here.dims()));

@@ -12,6 +12,7 @@ mod launch;
 mod layer;
 mod movement;
 mod norms;
+mod precision;
 mod products;
 mod training;
 mod voco_loss;
@@ -65,9 +66,16 @@ fn twice(f: impl Fn() -> engine::Result<Tensor>) -> Tensor {
     first
 }
 
-/// Rounding to f32, or to bf16, moves a value by at most this share: half of the distance to the next.
+/// What the kernels of networks compute in.
+const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+/// Rounding to f32, bf16 or f16 moves a value by at most this share: half of the distance to the next.
 fn unit(dtype: DType) -> f64 {
-    if dtype == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-24) }
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-24),
+    }
 }
 
 /// Fails unless two runs gave the same bits.

@@ -1,11 +1,9 @@
 //! Operations that move voxels: concatenation, patch merging, resize.
 
-use super::{assert_close, device, exact, random, twice, unit};
+use super::{DTYPES, assert_close, device, exact, random, twice, unit};
 use engine::{DType, Tensor};
 use kernels::patch_merging::{Order, gather, scatter};
 use kernels::{concat, resize};
-
-const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 #[test]
 fn joined_tensors_hold_the_same_bits_and_are_cut_again() {

@@ -1,11 +1,10 @@
 //! Norms and the mean over space.
 
-use super::{assert_close, device, exact, random, twice, unit};
+use super::{DTYPES, assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Tensor};
 use kernels::instance_norm::Params;
 use kernels::{batch_norm, global_avg_pool, instance_norm, layer_norm};
 
-const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 const EPS: f64 = 1e-5;
 
 fn there(t: &Tensor, device: Device) -> Tensor {

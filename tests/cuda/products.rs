@@ -1,17 +1,15 @@
 //! Convolutions, transposed convolutions, linear layers and bias gradients against the CPU's f64.
 
-use super::{assert_close, device, exact, random, twice, unit};
+use super::{DTYPES, assert_close, device, exact, random, twice, unit};
 use engine::{DType, Device, Error, Tensor};
 use kernels::{conv_transpose3d as transposed, conv3d as conv, linear, sum_rows};
 
-const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
-
-/// A sum of k products of normal values, all of them exact in f32 for bf16 inputs. Each addition rounds by at most 2^-24 of what
-/// is there so far, whose square is j for the jth, so that as noise they add up to the square root of k / 2 of the result's. The
-/// tensor cores may instead cut off 2^-23 at every eighth product, always towards zero: at most k / 6. The bias and splits of k
-/// add a few roundings more.
+/// A sum of k products of normal values, all of them exact in f32 for inputs of 16 bits. Each addition rounds by at most 2^-24 of
+/// what is there so far, whose square is j for the jth, so that as noise they add up to the square root of k / 2 of the result's.
+/// The tensor cores may instead cut off 2^-23 at every eighth product, always towards zero: at most k / 6. The bias and splits of
+/// k add a few roundings more.
 fn sum_bound(k: usize, dtype: DType) -> f64 {
-    let cut = if dtype == DType::BF16 { k as f64 / 6.0 } else { 0.0 };
+    let cut = if dtype.is_half() { k as f64 / 6.0 } else { 0.0 };
     unit(DType::F32) * (cut + (k as f64).sqrt() + 4.0)
 }
 
@@ -93,16 +91,17 @@ fn convolutions_of_large_volumes_agree_with_f64() {
     let Some(device) = device() else { return };
     let (p, size) = (params([1; 3], [1; 3]), [31, 15, 29]);
     let dims = |n: usize, channels: usize| [n, size[0], size[1], size[2], channels];
-    let dtype = DType::BF16;
-    let (x, w, bias) =
-        (random(1, &dims(2, 96), dtype), random(2, &[14, 3, 3, 3, 96], dtype), random(3, &[14], DType::F32));
-    let want = conv::fprop(&exact(&x), &exact(&w), Some(&exact(&bias)), p);
-    let [x, w, bias] = [x, w, bias].map(|t| there(&t, device));
-    check(|| conv::fprop(&x, &w, Some(&bias), p), want, bound(27 * 96, dtype));
-    let (dy, w) = (random(4, &dims(1, 48), dtype), random(5, &[48, 3, 3, 3, 56], dtype));
-    let want = conv::dgrad(&exact(&dy), &exact(&w), &dims(1, 56), p);
-    let [dy, w] = [dy, w].map(|t| there(&t, device));
-    check(|| conv::dgrad(&dy, &w, &dims(1, 56), p), want, bound(27 * 48, dtype));
+    for dtype in [DType::BF16, DType::F16] {
+        let (x, w, bias) =
+            (random(1, &dims(2, 96), dtype), random(2, &[14, 3, 3, 3, 96], dtype), random(3, &[14], DType::F32));
+        let want = conv::fprop(&exact(&x), &exact(&w), Some(&exact(&bias)), p);
+        let [x, w, bias] = [x, w, bias].map(|t| there(&t, device));
+        check(|| conv::fprop(&x, &w, Some(&bias), p), want, bound(27 * 96, dtype));
+        let (dy, w) = (random(4, &dims(1, 48), dtype), random(5, &[48, 3, 3, 3, 56], dtype));
+        let want = conv::dgrad(&exact(&dy), &exact(&w), &dims(1, 56), p);
+        let [dy, w] = [dy, w].map(|t| there(&t, device));
+        check(|| conv::dgrad(&dy, &w, &dims(1, 56), p), want, bound(27 * 48, dtype));
+    }
 }
 
 #[test]

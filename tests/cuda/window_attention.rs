@@ -1,6 +1,6 @@
 //! Window attention against the CPU's f64.
 
-use super::{assert_close, device, exact, random, same_bits, unit};
+use super::{DTYPES, assert_close, device, exact, random, same_bits, unit};
 use engine::{DType, Device, Tensor};
 use kernels::window_attention::{Grads, Output, Params, backward, forward};
 
@@ -71,14 +71,14 @@ fn all((out, g): &(Output, Grads)) -> [&Tensor; 5] {
 /// In f32: sums of up to some hundred roundings, most of which cancel, and weights within a few units (scores of up to 8 in base 2,
 /// rounded, and 2 units of the exponential).
 ///
-/// In bf16 a weight, or its derivative ds, is rounded by up to a unit before it multiplies, each on its own, and so is the result:
+/// In 16 bits a weight, or its derivative ds, is rounded by up to a unit before it multiplies, each on its own, and so is the result:
 /// two units for y and the gradients of v. ds also has an error from D, made from a y that was rounded by as much, and D is not
 /// larger than dy · v, of which it is the mean: three units for the gradients of q and k, of which dpad and dtable are sums. lse
 /// comes from products that are exact.
 #[test]
 fn outputs_and_gradients_agree_with_f64() {
     let Some(device) = device() else { return };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in DTYPES {
         for case in CASES {
             let inputs = Inputs::new(case, dtype);
             let (want, want_g) = inputs.map(exact).run();
@@ -87,7 +87,7 @@ fn outputs_and_gradients_agree_with_f64() {
             same_bits(&all(&got), &all(&inputs.run()));
             let (out, g) = got;
             let sums = 32.0 * unit(DType::F32);
-            let rounded = |times: f64| sums + if dtype == DType::BF16 { times * unit(dtype) } else { 0.0 };
+            let rounded = |times: f64| sums + if dtype.is_half() { times * unit(dtype) } else { 0.0 };
             assert_close(&out.y, &want.y, rounded(2.0));
             assert_close(&out.lse, &want.lse, sums);
             assert_close(&g.dqkv, &want_g.dqkv, rounded(3.0));
@@ -101,7 +101,7 @@ fn outputs_and_gradients_agree_with_f64() {
 #[test]
 fn broken_numbers_show() {
     let Some(device) = device() else { return };
-    for dtype in [DType::F32, DType::BF16] {
+    for dtype in DTYPES {
         for (part, bad) in [(0, f64::NAN), (1, f64::NAN), (2, f64::NAN), (0, f64::INFINITY), (1, f64::INFINITY)] {
             let mut inputs = Inputs::new((1, [3, 3, 3], 1, 4, [7; 3], [0; 3]), dtype);
             let mut values = inputs.qkv.to_f64_vec().expect("qkv");

@@ -6,7 +6,8 @@ use cust::module::Module;
 use cust::stream::{Stream, StreamFlags};
 use std::error::Error;
 
-static GELU: &[u8] = include_bytes!("../../../kernels/images/gelu.fatbin");
+/// A fatbin, packed with zstd.
+static GELU: &[u8] = include_bytes!("../../../kernels/images/gelu.fatbin.zst");
 
 /// `GeluArgs` of gelu.cu.
 #[repr(C)]
@@ -32,7 +33,7 @@ fn gelu(x: f64) -> f64 {
 fn main() -> Result<(), Box<dyn Error>> {
     cust::init(cust::CudaFlags::empty())?;
     let _context = cust::context::Context::new(cust::device::Device::get_device(0)?)?;
-    let module = Module::from_fatbin(GELU, &[])?;
+    let module = Module::from_fatbin(zstd::decode_all(GELU)?, &[])?;
     let kernel = module.get_function("gelu_forward_f32")?;
     let stream = Stream::new(StreamFlags::NON_BLOCKING, None)?;
 

@@ -49,6 +49,17 @@ enum Stored {
     #[default]
     F32,
     Bf16,
+    F16,
+}
+
+impl From<Stored> for DType {
+    fn from(stored: Stored) -> DType {
+        match stored {
+            Stored::F32 => DType::F32,
+            Stored::Bf16 => DType::BF16,
+            Stored::F16 => DType::F16,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -106,7 +117,7 @@ pub fn command(args: &Args) -> Result<bool> {
         return Err(Error::Message("bench kernels: --crops must be at least 1".into()));
     }
     let device = args.device.resolve()?;
-    let dtype = if args.dtype == Stored::Bf16 { DType::BF16 } else { DType::F32 };
+    let dtype = args.dtype.into();
     let mut peer = args.peer.as_ref().map(|python| peer::Process::start(python, device, dtype)).transpose()?;
     let mut measured = Measured {
         device: device.to_string(),
@@ -151,6 +162,7 @@ fn hardware(device: Device) -> Result<String> {
 fn find_ceilings(device: Device, dtype: DType) -> Result<Ceilings> {
     let unit = match (device, dtype) {
         (Device::Cuda(_), DType::BF16) => Unit::Bf16,
+        (Device::Cuda(_), DType::F16) => Unit::F16,
         _ => Unit::F32,
     };
     let mut flops = 0.0;

@@ -6,17 +6,34 @@ use cudarc::driver::{DriverError, result, sys};
 use std::collections::{HashMap, hash_map::Entry};
 use std::ffi::CString;
 
-/// The kernels of one source file, compiled for several architectures (a fatbin).
+/// The kernels of one source file, compiled for several architectures (a fatbin) and packed with zstd: compilers pack each
+/// architecture for itself, and they are nearly alike.
 #[derive(Debug)]
 pub struct Image {
     name: &'static str,
-    fatbin: &'static [u8],
+    packed: &'static [u8],
 }
 
 impl Image {
     /// Names must differ from image to image.
-    pub const fn new(name: &'static str, fatbin: &'static [u8]) -> Image {
-        Image { name, fatbin }
+    pub const fn new(name: &'static str, packed: &'static [u8]) -> Image {
+        Image { name, packed }
+    }
+
+    /// The fatbin, in words: the driver wants it aligned to 8 bytes.
+    fn unpack(&self) -> Result<Vec<u64>> {
+        let damaged = || {
+            let name = self.name;
+            Error::invalid(
+                "launch",
+                format!("the image of {name} is damaged: run cargo xtask kernels and build the binary again"),
+            )
+        };
+        let size = zstd_safe::get_frame_content_size(self.packed).ok().flatten().ok_or_else(damaged)?;
+        let mut fatbin = vec![0u64; (size as usize).div_ceil(8)];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut fatbin);
+        zstd_safe::decompress(bytes, self.packed).map_err(|_| damaged())?;
+        Ok(fatbin)
     }
 }
 
@@ -53,10 +70,9 @@ impl Modules {
 }
 
 fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
-    let mut aligned = vec![0u64; image.fatbin.len().div_ceil(8)];
-    bytemuck::cast_slice_mut(&mut aligned)[..image.fatbin.len()].copy_from_slice(image.fatbin);
-    // SAFETY: the image is a fatbin, which carries its length, and is aligned as the driver's own.
-    let load = || unsafe { result::module::load_data(aligned.as_ptr().cast()) };
+    let fatbin = image.unpack()?;
+    // SAFETY: a fatbin carries its length, and it is aligned as the driver's own.
+    let load = || unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
     gpu.call(format_args!("loading the kernels of {}", image.name), load)
 }
 
@@ -81,4 +97,23 @@ fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<F
         ));
     }
     Ok(Function { handle, parameter })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_unpacked_whole_and_aligned_and_damage_is_an_error() {
+        let fatbin: Vec<u8> = (0..10_001u32).map(|i| (i * i >> 8) as u8).collect();
+        let mut packed = Vec::with_capacity(20_000);
+        zstd_safe::compress(&mut packed, &fatbin, 19).expect("packed");
+        let packed: &'static [u8] = packed.leak();
+        let words = Image::new("kernels", packed).unpack().expect("unpacked");
+        assert_eq!(&bytemuck::cast_slice::<u64, u8>(&words)[..fatbin.len()], fatbin);
+        for damaged in [&packed[..packed.len() - 1], &packed[1..], &[]] {
+            let error = Image::new("gelu", damaged).unpack().expect_err("damaged").to_string();
+            assert!(error.starts_with("launch: the image of gelu is damaged: run cargo xtask"), "{error}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("adamw", include_bytes!("../../images/adamw.fatbin"));
+static IMAGE: Image = Image::new("adamw", include_bytes!("../../images/adamw.fatbin.zst"));
 
 /// `AdamwArgs` of adamw.cu.
 #[repr(C)]

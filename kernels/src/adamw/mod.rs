@@ -12,8 +12,8 @@
 //!
 //! Loshchilov and Hutter, "Decoupled weight decay regularization", with the maximum of Reddi et al., "On the convergence of
 //! Adam and beyond", in the order and with the corrections of `torch.optim.AdamW(amsgrad=True)`. The scalars are computed in
-//! f64. All five tensors have one shape and one dtype, f32 or f64; on CUDA devices f32, of which the gradient may be bf16 instead. A
-//! low-precision copy of x, for products, is overwritten in the same pass. An empty parameter is left as it is.
+//! f64. All five tensors have one shape and one dtype, f32 or f64; on CUDA devices f32, of which the gradient may be bf16 or f16
+//! instead. A low-precision copy of x, for products, is overwritten in the same pass. An empty parameter is left as it is.
 
 mod cpu;
 mod cuda;
@@ -63,7 +63,7 @@ fn check(param: &Tensor, copy: Option<&Tensor>, grad: &Tensor, state: &State<'_>
         if t.dims() != param.dims() {
             return Err(Error::shape(OP, format!("{name} is {:?}, the parameter {:?}", t.shape(), param.shape())));
         }
-        let halved = name == "gradient" && t.dtype() == DType::BF16 && matches!(t.device(), Device::Cuda(_));
+        let halved = name == "gradient" && t.dtype().is_half() && matches!(t.device(), Device::Cuda(_));
         if t.dtype() != param.dtype() && !halved {
             return Err(Error::DType { op: OP, got: t.dtype(), want: "the parameter's dtype for gradient and state" });
         }

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("add", include_bytes!("../../images/add.fatbin"));
+static IMAGE: Image = Image::new("add", include_bytes!("../../images/add.fatbin.zst"));
 
 /// `AddArgs` of add.cu.
 #[repr(C)]

@@ -45,7 +45,7 @@ pub fn accumulate_at(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     }
 }
 
-/// x · factor, with the factor rounded first to the dtype of the arithmetic: x's, and f32 for bf16.
+/// x · factor, with the factor rounded first to the dtype of the arithmetic: x's, and f32 for bf16 and f16.
 pub fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::scale(x, factor),

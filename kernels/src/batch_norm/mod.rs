@@ -2,7 +2,8 @@
 //! mean = Σ x / N, rstd = 1 / √(Σ (x − mean)² / N + eps) (the biased variance), y = x̂ = (x − mean) · rstd.
 //! Backward, with means over the rows: dx = rstd · (dy − mean(dy) − x̂ · mean(dy · x̂)).
 //!
-//! f32 and f64, on CUDA f32 and bf16 with f32 arithmetic; mean and rstd are `[C]`, of x's dtype, f32 for bf16. One row has no variance and is an error, as in PyTorch; so is a zero-sized axis.
+//! f32 and f64, on CUDA f32, bf16 and f16 with f32 arithmetic; mean and rstd are `[C]`, of x's dtype, f32 for bf16 and f16. One
+//! row has no variance and is an error, as in PyTorch; so is a zero-sized axis.
 
 mod cpu;
 mod cuda;

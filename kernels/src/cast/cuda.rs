@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("cast", include_bytes!("../../images/cast.fatbin"));
+static IMAGE: Image = Image::new("cast", include_bytes!("../../images/cast.fatbin.zst"));
 
 /// Elements that a thread moves at once, where it can: 16 bytes of the narrower array.
 const WIDE: usize = 8;

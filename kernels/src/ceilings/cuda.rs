@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch, properties};
 use engine::{DType, Device, Result, Tensor};
 
-static IMAGE: Image = Image::new("ceilings", include_bytes!("../../images/ceilings.fatbin"));
+static IMAGE: Image = Image::new("ceilings", include_bytes!("../../images/ceilings.fatbin.zst"));
 
 /// `ACCUMULATORS` and `TILES` of ceilings.cu.
 const ACCUMULATORS: usize = 16;

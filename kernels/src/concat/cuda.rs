@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("concat", include_bytes!("../../images/concat.fatbin"));
+static IMAGE: Image = Image::new("concat", include_bytes!("../../images/concat.fatbin.zst"));
 
 /// `ConcatArgs` of concat.cu.
 #[repr(C)]

@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{Device, Result, Tensor};
 
-static IMAGE: Image = Image::new("conformance", include_bytes!("../../images/conformance.fatbin"));
+static IMAGE: Image = Image::new("conformance", include_bytes!("../../images/conformance.fatbin.zst"));
 
 /// `ConformanceArgs` of conformance.cu.
 #[repr(C)]

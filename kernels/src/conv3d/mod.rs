@@ -10,9 +10,9 @@
 //! ```
 //!
 //! x is `[N, D, H, W, Ci]`, w `[Co, KD, KH, KW, Ci]`, y `[N, Do, Ho, Wo, Co]`. The bias' gradient is [`crate::sum_rows`] of dy.
-//! f32 and f64 on the CPU; f32 (CUDA cores) and bf16 (tensor cores, sums in f32) on CUDA. In bf16 x, w and dy are bf16 and give
-//! y and dx in bf16, rounded once; the bias and dw, which belong to f32 masters, are f32. Axes of size zero, and kernels larger
-//! than the padded input, are errors.
+//! f32 and f64 on the CPU; f32 (CUDA cores), bf16 and f16 (tensor cores, sums in f32) on CUDA. x, w and dy are of one
+//! dtype and give y and dx in it, rounded once; the bias and dw, which belong to f32 masters, are f32 in 16 bits too. Axes of
+//! size zero, and kernels larger than the padded input, are errors.
 
 pub(crate) mod cpu;
 

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("cosine", include_bytes!("../../images/cosine.fatbin"));
+static IMAGE: Image = Image::new("cosine", include_bytes!("../../images/cosine.fatbin.zst"));
 /// Columns of a gradient that one block computes.
 const SLAB: usize = 8 * THREADS as usize;
 

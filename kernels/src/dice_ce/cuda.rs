@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("dice_ce", include_bytes!("../../images/dice_ce.fatbin"));
+static IMAGE: Image = Image::new("dice_ce", include_bytes!("../../images/dice_ce.fatbin.zst"));
 /// Probabilities that a block holds in shared memory.
 const TILE: usize = 8192;
 /// Blocks that share a sample at most.

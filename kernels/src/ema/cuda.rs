@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("ema", include_bytes!("../../images/ema.fatbin"));
+static IMAGE: Image = Image::new("ema", include_bytes!("../../images/ema.fatbin.zst"));
 
 /// `EmaArgs` of ema.cu.
 #[repr(C)]

@@ -1,7 +1,7 @@
 //! Exponential moving average: `teacher <- momentum · teacher + (1 - momentum) · student`, in place, element by element.
 //!
-//! Both tensors have as many elements and the same dtype, f32 or f64, on CUDA f32 or bf16; `1 - momentum` is rounded once, from
-//! f64. Empty tensors are left as they are. Every vector width and thread count gives the same bits.
+//! Both tensors have as many elements and the same dtype, f32 or f64, on CUDA f32, bf16 or f16; `1 - momentum` is rounded once,
+//! from f64. Empty tensors are left as they are. Every vector width and thread count gives the same bits.
 
 mod cpu;
 mod cuda;

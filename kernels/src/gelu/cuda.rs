@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("gelu", include_bytes!("../../images/gelu.fatbin"));
+static IMAGE: Image = Image::new("gelu", include_bytes!("../../images/gelu.fatbin.zst"));
 
 /// `GeluArgs` of gelu.cu.
 #[repr(C)]

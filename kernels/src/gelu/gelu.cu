@@ -1,7 +1,7 @@
 // GELU with the exact error function, y = x · Φ(x) with Φ(x) = erfc(−x / √2) / 2, and its backward,
 // dx = dy · (Φ(x) + x · φ(x)) with φ(x) = exp(−x² / 2) / √(2π). erfc keeps the relative accuracy of both tails.
 //
-// Arrays of n elements of any shape, f32 or bf16, computed in f32 and rounded once. Threads walk in strides of the grid: any
+// Arrays of n elements of any shape, f32, bf16 or f16, computed in f32 and rounded once. Threads walk in strides of the grid: any
 // one-dimensional launch of up to THREADS threads a block will do, and none changes a bit. Moves two elements per element
 // forward, three backward; overwrites.
 #include "../../cuda/device.cuh"
@@ -39,5 +39,7 @@ template <class T> DEVICE void backward(const GeluArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) gelu_forward_f32(const GeluArgs args) { forward<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) gelu_forward_bf16(const GeluArgs args) { forward<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) gelu_forward_f16(const GeluArgs args) { forward<f16>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) gelu_backward_f32(const GeluArgs args) { backward<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) gelu_backward_bf16(const GeluArgs args) { backward<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) gelu_backward_f16(const GeluArgs args) { backward<f16>(args); }

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Error, Result, Tensor};
 
-static IMAGE: Image = Image::new("gemm", include_bytes!("../../images/gemm.fatbin"));
+static IMAGE: Image = Image::new("gemm", include_bytes!("../../images/gemm.fatbin.zst"));
 
 /// Blocks that a product is split for when it has fewer tiles: a few for each multiprocessor of any GPU. The same on all of them,
 /// so that results are.

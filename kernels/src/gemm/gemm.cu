@@ -29,8 +29,7 @@
 //   any_f32                       256 × 48    256    3 steps, 58 368         any
 //   wgrad: 48 × 192 in place of 256 × 48 and of 128 × 48, 3 steps, 46 080; 96 × 96 in place of 128 × 96, 4 steps, 49 152
 //
-// f32 is f32 throughout (fused multiply-add, no TF32). The templates take f16 as they take bf16; its kernels are not
-// instantiated as long as no tensor has that dtype.
+// f32 is f32 throughout (fused multiply-add, no TF32). f16 has the kernels of bf16, with f16 for bf16 in their names.
 //
 // Arithmetic: 2 · positions · taps · ci · co operations each. Bytes from beyond the block: a tile reads 64 · (BM + BN) a step;
 // neighbouring taps read nearly the same positions again, out of L1 and L2. A brick reads 600 positions for 256 once for all 27
@@ -631,35 +630,68 @@ template <class E, bool TRANSPOSED> DEVICE void brick_product(const GemmArgs& ar
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_bf16(const GemmArgs args) {
     fprop<TensorCore<bf16, 4, 4, 1, false, false>, 3, true>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_fprop_f16(const GemmArgs args) {
+    fprop<TensorCore<f16, 4, 4, 1, false, false>, 3, true>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_square_bf16(const GemmArgs args) {
     fprop<TensorCore<bf16, 4, 2, 2, false, false>, 4, true>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_fprop_square_f16(const GemmArgs args) {
+    fprop<TensorCore<f16, 4, 2, 2, false, false>, 4, true>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_any_bf16(const GemmArgs args) {
     fprop<TensorCore<bf16, 2, 4, 1, false, false>, 4, false>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_fprop_any_f16(const GemmArgs args) {
+    fprop<TensorCore<f16, 2, 4, 1, false, false>, 4, false>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_bf16(const GemmArgs args) {
     dgrad<TensorCore<bf16, 4, 4, 1, false, true>, 3, true>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_f16(const GemmArgs args) {
+    dgrad<TensorCore<f16, 4, 4, 1, false, true>, 3, true>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_square_bf16(const GemmArgs args) {
     dgrad<TensorCore<bf16, 4, 2, 2, false, true>, 4, true>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_square_f16(const GemmArgs args) {
+    dgrad<TensorCore<f16, 4, 2, 2, false, true>, 4, true>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_any_bf16(const GemmArgs args) {
     dgrad<TensorCore<bf16, 2, 4, 1, false, true>, 4, false>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_any_f16(const GemmArgs args) {
+    dgrad<TensorCore<f16, 2, 4, 1, false, true>, 4, false>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_brick_bf16(const GemmArgs args) {
     brick_product<bf16, false>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_fprop_brick_f16(const GemmArgs args) {
+    brick_product<f16, false>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_brick_bf16(const GemmArgs args) {
     brick_product<bf16, true>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_dgrad_brick_f16(const GemmArgs args) {
+    brick_product<f16, true>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_bf16(const GemmArgs args) {
     wgrad<TensorCore<bf16, 3, 1, 4, true, true>, 3, true>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_f16(const GemmArgs args) {
+    wgrad<TensorCore<f16, 3, 1, 4, true, true>, 3, true>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_square_bf16(const GemmArgs args) {
     wgrad<TensorCore<bf16, 3, 2, 2, true, true>, 4, true>(args);
 }
+extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_square_f16(const GemmArgs args) {
+    wgrad<TensorCore<f16, 3, 2, 2, true, true>, 4, true>(args);
+}
 extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_any_bf16(const GemmArgs args) {
     wgrad<TensorCore<bf16, 3, 1, 4, true, true>, 3, false>(args);
+}
+extern "C" __global__ void __launch_bounds__(128) gemm_wgrad_any_f16(const GemmArgs args) {
+    wgrad<TensorCore<f16, 3, 1, 4, true, true>, 3, false>(args);
 }
 extern "C" __global__ void __launch_bounds__(256) gemm_fprop_f32(const GemmArgs args) {
     fprop<CudaCore<8, 6, 32, 8, false, false>, 3, true>(args);
@@ -720,3 +752,4 @@ template <class Out> DEVICE void sum_splits(const GemmSumArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(256) gemm_sum_f32(const GemmSumArgs args) { sum_splits<float>(args); }
 extern "C" __global__ void __launch_bounds__(256) gemm_sum_bf16(const GemmSumArgs args) { sum_splits<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(256) gemm_sum_f16(const GemmSumArgs args) { sum_splits<f16>(args); }

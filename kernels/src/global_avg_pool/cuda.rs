@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("global_avg_pool", include_bytes!("../../images/global_avg_pool.fatbin"));
+static IMAGE: Image = Image::new("global_avg_pool", include_bytes!("../../images/global_avg_pool.fatbin.zst"));
 
 /// `SumsArgs`, `MeanArgs` and `SpreadArgs` of global_avg_pool.cu, which are alike.
 #[repr(C)]

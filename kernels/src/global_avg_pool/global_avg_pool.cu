@@ -1,8 +1,8 @@
 // Mean over space: y[n, c] = Σ x[n, v, c] / S over the S voxels v; backward dx[n, v, c] = dy[n, c] / S.
 //
-// x, dx are [N, D, H, W, C], y, dy [N, C], in f32 or bf16; columns.cuh sees x as [N, S, C]. Forward: sums (pieces: reads x) in f32,
-// then mean (a warp a channel) in f64, rounded once. Backward: spread (pieces: reads dy, writes dx). Outputs are overwritten. The
-// `any` kernels move one element at a time, the plain ones 16 bytes.
+// x, dx are [N, D, H, W, C], y, dy [N, C], in f32, bf16 or f16; columns.cuh sees x as [N, S, C]. Forward: sums (pieces: reads x)
+// in f32, then mean (a warp a channel) in f64, rounded once. Backward: spread (pieces: reads dy, writes dx). Outputs are
+// overwritten. The `any` kernels move one element at a time, the plain ones 16 bytes.
 #include "../../cuda/columns.cuh"
 
 constexpr int THREADS = COLUMN_THREADS;
@@ -60,11 +60,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_any_f
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_bf16(const SumsArgs args) {
     sums<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_f16(const SumsArgs args) {
+    sums<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_any_bf16(const SumsArgs args) {
     sums<bf16, 1>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_sums_any_f16(const SumsArgs args) {
+    sums<f16, 1>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_mean_f32(const MeanArgs args) { mean<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_mean_bf16(const MeanArgs args) { mean<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_mean_f16(const MeanArgs args) { mean<f16>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_f32(const SpreadArgs args) {
     spread<float, WIDE<float>>(args);
 }
@@ -74,6 +81,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_any
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_bf16(const SpreadArgs args) {
     spread<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_f16(const SpreadArgs args) {
+    spread<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_any_bf16(const SpreadArgs args) {
     spread<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) global_avg_pool_spread_any_f16(const SpreadArgs args) {
+    spread<f16, 1>(args);
 }

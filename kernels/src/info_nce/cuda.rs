@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("info_nce", include_bytes!("../../images/info_nce.fatbin"));
+static IMAGE: Image = Image::new("info_nce", include_bytes!("../../images/info_nce.fatbin.zst"));
 /// Rows of a tile, as in info_nce.cu.
 const TILE: usize = 64;
 

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("instance_norm", include_bytes!("../../images/instance_norm.fatbin"));
+static IMAGE: Image = Image::new("instance_norm", include_bytes!("../../images/instance_norm.fatbin.zst"));
 
 /// `MomentsArgs` of instance_norm.cu, and so on.
 #[repr(C)]

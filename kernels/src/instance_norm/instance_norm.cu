@@ -5,8 +5,8 @@
 //   dz · u = dy · y on either side;
 //   from x: u = x − mean, factor rstd; dz, the gradient of the residual, is written first, and then takes dy's place.
 //
-// x, residual, y, dy, dz, dx are [N, D, H, W, C] in f32 or bf16, which columns.cuh sees as [N, D·H·W, C]; mean, rstd, offset and
-// factor [N, C] and the partial results are f32. Arithmetic is f32, totals over the pieces f64; results are rounded once.
+// x, residual, y, dy, dz, dx are [N, D, H, W, C] in f32, bf16 or f16, which columns.cuh sees as [N, D·H·W, C]; mean, rstd, offset
+// and factor [N, C] and the partial results are f32. Arithmetic is f32, totals over the pieces f64; results are rounded once.
 //
 // Forward: moments (pieces: reads x), statistics (a warp a channel), forward (pieces: reads x, residual, writes y).
 // Backward: sums (pieces: reads dy, h; from x also y, and writes dz), rules (a warp a channel), backward (pieces: reads dy or
@@ -187,8 +187,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_moments_any_
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_moments_bf16(const MomentsArgs args) {
     moments<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_moments_f16(const MomentsArgs args) {
+    moments<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_moments_any_bf16(const MomentsArgs args) {
     moments<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_moments_any_f16(const MomentsArgs args) {
+    moments<f16, 1>(args);
 }
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_f32(const ForwardArgs args) {
     forward<float, WIDE<float>>(args);
@@ -199,8 +205,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_any_
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_bf16(const ForwardArgs args) {
     forward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_f16(const ForwardArgs args) {
+    forward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_any_bf16(const ForwardArgs args) {
     forward<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_forward_any_f16(const ForwardArgs args) {
+    forward<f16, 1>(args);
 }
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_f32(const SumsArgs args) {
     sums<float, WIDE<float>>(args);
@@ -209,7 +221,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_any_f32
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_bf16(const SumsArgs args) {
     sums<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_f16(const SumsArgs args) {
+    sums<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_any_bf16(const SumsArgs args) { sums<bf16, 1>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_sums_any_f16(const SumsArgs args) { sums<f16, 1>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_f32(const BackwardArgs args) {
     backward<float, WIDE<float>>(args);
 }
@@ -219,6 +235,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_any
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_bf16(const BackwardArgs args) {
     backward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_f16(const BackwardArgs args) {
+    backward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_any_bf16(const BackwardArgs args) {
     backward<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) instance_norm_backward_any_f16(const BackwardArgs args) {
+    backward<f16, 1>(args);
 }

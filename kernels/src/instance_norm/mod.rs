@@ -8,9 +8,9 @@
 //! rule); dresidual = dz; dx = rstd · (dz − mean(dz) − x̂ · mean(dz · x̂)). Without a residual x̂ follows from y alone, so x is not
 //! read unless the slope is too small to divide by (below [`MIN_INVERTIBLE_SLOPE`]): a caller that no longer has x may pass y.
 //!
-//! x, residual, y `[N, D, H, W, C]` in f32 or f64, on CUDA in f32 or bf16 with f32 arithmetic; mean and rstd `[N, C]`, of x's dtype,
-//! f32 for bf16. One voxel per sample has no variance and is an error,
-//! as in PyTorch; so is any zero-sized axis. The slope must not be negative.
+//! x, residual, y `[N, D, H, W, C]` in f32 or f64, on CUDA in f32, bf16 or f16 with f32 arithmetic; mean and rstd `[N, C]`, of
+//! x's dtype, f32 for bf16 and f16. One voxel per sample has no variance and is an error, as in PyTorch; so is any zero-sized
+//! axis. The slope must not be negative.
 
 mod cpu;
 pub(crate) mod cuda;

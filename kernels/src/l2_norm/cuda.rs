@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("l2_norm", include_bytes!("../../images/l2_norm.fatbin"));
+static IMAGE: Image = Image::new("l2_norm", include_bytes!("../../images/l2_norm.fatbin.zst"));
 
 /// The most partial sums; a constant, so that results are the same on all cards.
 const PIECES: usize = 1024;

@@ -1,8 +1,8 @@
 // Euclidean norm: √(Σ x²) with all squares and sums in f64.
 //
-// x is n elements in f32 or bf16. Block b sums the squares of elements b · piece and on into partial[b]; the total, by one block,
-// is norm = √(Σ partial). n, the number of pieces and THREADS decide the order of additions. Reads x once; overwrites partial
-// and norm.
+// x is n elements in f32, bf16 or f16. Block b sums the squares of elements b · piece and on into partial[b]; the total, by one
+// block, is norm = √(Σ partial). n, the number of pieces and THREADS decide the order of additions. Reads x once; overwrites
+// partial and norm.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -47,3 +47,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) l2_norm_total(const TotalA
 
 extern "C" __global__ void __launch_bounds__(THREADS) l2_norm_squares_f32(const SquaresArgs args) { squares<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) l2_norm_squares_bf16(const SquaresArgs args) { squares<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) l2_norm_squares_f16(const SquaresArgs args) { squares<f16>(args); }

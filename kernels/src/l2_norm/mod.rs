@@ -1,8 +1,8 @@
 //! Euclidean norm of all elements: `sqrt(Σ x²)`.
 //!
-//! Squares of f32 and f64, on CUDA of f32 and bf16, are summed in f64, over chunks of a fixed size and in a fixed order, so that
-//! the result depends neither on the number of threads nor on the width of vectors. For f32 nothing overflows. The norm of an empty tensor is 0;
-//! a NaN anywhere gives NaN.
+//! Squares of f32 and f64, on CUDA of f32, bf16 and f16, are summed in f64, over chunks of a fixed size and in a fixed order, so
+//! that the result depends neither on the number of threads nor on the width of vectors. For f32 nothing overflows. The norm of
+//! an empty tensor is 0; a NaN anywhere gives NaN.
 
 mod cpu;
 mod cuda;

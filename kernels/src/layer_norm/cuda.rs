@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("layer_norm", include_bytes!("../../images/layer_norm.fatbin"));
+static IMAGE: Image = Image::new("layer_norm", include_bytes!("../../images/layer_norm.fatbin.zst"));
 
 /// Chunks of a row that one lane should have.
 const LANE_CHUNKS: usize = 2;

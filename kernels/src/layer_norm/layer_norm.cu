@@ -2,11 +2,11 @@
 // y = x̂ · weight + bias, or x̂ without weight. Backward, with g = dy · weight: dx = rstd · (g − Σ g / C − x̂ · Σ (g · x̂) / C),
 // dweight = Σ dy · x̂ and dbias = Σ dy over the rows.
 //
-// x, y, dy, dx are [rows, C] in f32 or bf16; weight, bias, dweight, dbias [C] and mean, rstd [rows] in f32. Arithmetic is f32,
-// results are rounded once. `forward` and `backward` give a row to `lanes` neighbouring lanes (a power of two up to 32), which
-// read it again for each pass, out of the cache: any one-dimensional launch of whole warps, up to THREADS threads, will do.
-// `shares` sums dy · x̂ and dy over pieces of the rows (columns.cuh), and `total` the pieces in f64, a warp a channel. The order of
-// additions depends on the shape alone. Forward moves two elements per element, backward three, shares two; outputs are
+// x, y, dy, dx are [rows, C] in f32, bf16 or f16; weight, bias, dweight, dbias [C] and mean, rstd [rows] in f32. Arithmetic is
+// f32, results are rounded once. `forward` and `backward` give a row to `lanes` neighbouring lanes (a power of two up to 32),
+// which read it again for each pass, out of the cache: any one-dimensional launch of whole warps, up to THREADS threads, will do.
+// `shares` sums dy · x̂ and dy over pieces of the rows (columns.cuh), and `total` the pieces in f64, a warp a channel. The order
+// of additions depends on the shape alone. Forward moves two elements per element, backward three, shares two; outputs are
 // overwritten. The `any` kernels move one element at a time, for C that is no multiple of 16 bytes or arrays that are not aligned
 // to them; the plain ones 16 bytes.
 #include "../../cuda/columns.cuh"
@@ -187,8 +187,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_forward_any_f32
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_forward_bf16(const ForwardArgs args) {
     forward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_forward_f16(const ForwardArgs args) {
+    forward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_forward_any_bf16(const ForwardArgs args) {
     forward<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_forward_any_f16(const ForwardArgs args) {
+    forward<f16, 1>(args);
 }
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_f32(const BackwardArgs args) {
     backward<float, WIDE<float>>(args);
@@ -199,8 +205,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_any_f3
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_bf16(const BackwardArgs args) {
     backward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_f16(const BackwardArgs args) {
+    backward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_any_bf16(const BackwardArgs args) {
     backward<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_backward_any_f16(const BackwardArgs args) {
+    backward<f16, 1>(args);
 }
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_f32(const SharesArgs args) {
     shares<float, WIDE<float>>(args);
@@ -211,6 +223,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_any_f32(
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_bf16(const SharesArgs args) {
     shares<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_f16(const SharesArgs args) {
+    shares<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_any_bf16(const SharesArgs args) {
     shares<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_shares_any_f16(const SharesArgs args) {
+    shares<f16, 1>(args);
 }

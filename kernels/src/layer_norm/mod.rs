@@ -5,8 +5,8 @@
 //! Backward, with g = dy · weight and means over the row: dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)),
 //! dweight = Σ dy · x̂ and dbias = Σ dy over all rows, summed in fixed blocks of rows in a fixed order.
 //!
-//! x `[…, C]` with C >= 1 in f32 or f64, on CUDA in f32 or bf16 with f32 arithmetic; weight and bias `[C]`, mean and rstd `[rows]`,
-//! and the gradients dweight and dbias are of x's dtype, f32 for bf16. No rows give empty results (and zero
+//! x `[…, C]` with C >= 1 in f32 or f64, on CUDA in f32, bf16 or f16 with f32 arithmetic; weight and bias `[C]`, mean and rstd
+//! `[rows]`, and the gradients dweight and dbias are of x's dtype, f32 for bf16 and f16. No rows give empty results (and zero
 //! dweight and dbias); C = 0 is an error.
 
 mod cpu;

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("leaky_relu", include_bytes!("../../images/leaky_relu.fatbin"));
+static IMAGE: Image = Image::new("leaky_relu", include_bytes!("../../images/leaky_relu.fatbin.zst"));
 
 /// `LeakyReluArgs` of leaky_relu.cu.
 #[repr(C)]

@@ -1,6 +1,6 @@
 // LeakyReLU: y = x where x > 0, else slope · x; backward dx = dy where x > 0, else slope · dy.
 //
-// Arrays of n elements of any shape, f32 or bf16, computed in f32 and rounded once. Threads walk in strides of the grid, 16
+// Arrays of n elements of any shape, f32, bf16 or f16, computed in f32 and rounded once. Threads walk in strides of the grid, 16
 // bytes at a time where all arrays are aligned: any one-dimensional launch of up to THREADS threads a block will do, and none
 // changes a bit. Moves two elements per element forward, three backward; overwrites.
 #include "../../cuda/elements.cuh"
@@ -30,9 +30,13 @@ template <class T> DEVICE void backward(const LeakyReluArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_forward_f32(const LeakyReluArgs args) { forward<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_forward_bf16(const LeakyReluArgs args) { forward<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_forward_f16(const LeakyReluArgs args) { forward<f16>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_backward_f32(const LeakyReluArgs args) {
     backward<float>(args);
 }
 extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_backward_bf16(const LeakyReluArgs args) {
     backward<bf16>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) leaky_relu_backward_f16(const LeakyReluArgs args) {
+    backward<f16>(args);
 }

@@ -9,7 +9,7 @@ use engine::{Device, Error, Result, Tensor};
 
 const OP: &str = "leaky_relu";
 
-/// The slope is rounded to the dtype of the arithmetic: x's, and f32 for bf16.
+/// The slope is rounded to the dtype of the arithmetic: x's, and f32 for bf16 and f16.
 pub fn forward(x: &Tensor, slope: f64) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => cpu::forward(x, slope),

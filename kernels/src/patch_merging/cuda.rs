@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("patch_merging", include_bytes!("../../images/patch_merging.fatbin"));
+static IMAGE: Image = Image::new("patch_merging", include_bytes!("../../images/patch_merging.fatbin.zst"));
 
 /// `PatchMergingArgs` of patch_merging.cu.
 #[repr(C)]

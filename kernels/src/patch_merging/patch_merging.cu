@@ -4,9 +4,9 @@
 //   order of the slots; zero where there is none.
 //
 // x, dx are [B, D, H, W, C], y, dy [B, ⌈D/2⌉, ⌈H/2⌉, ⌈W/2⌉, 8, C]. A gather copies units, of 16 bytes where C elements and the
-// addresses are multiples of that, else of one element; a scatter adds up to two f32 or bf16 in f32, in chunks of as many bytes
-// (`any`: one element). Threads walk over the output in strides of the grid: any one-dimensional launch of up to THREADS threads
-// a block will do, and none changes a bit. Writes each output once and reads as much or less; overwrites.
+// addresses are multiples of that, else of one element; a scatter adds up to two f32, bf16 or f16 in f32, in chunks of as many
+// bytes (`any`: one element). Threads walk over the output in strides of the grid: any one-dimensional launch of up to THREADS
+// threads a block will do, and none changes a bit. Writes each output once and reads as much or less; overwrites.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -85,6 +85,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) patch_merging_scatter_any_
 extern "C" __global__ void __launch_bounds__(THREADS) patch_merging_scatter_bf16(const PatchMergingArgs args) {
     scatter<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) patch_merging_scatter_f16(const PatchMergingArgs args) {
+    scatter<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) patch_merging_scatter_any_bf16(const PatchMergingArgs args) {
     scatter<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) patch_merging_scatter_any_f16(const PatchMergingArgs args) {
+    scatter<f16, 1>(args);
 }

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("relu", include_bytes!("../../images/relu.fatbin"));
+static IMAGE: Image = Image::new("relu", include_bytes!("../../images/relu.fatbin.zst"));
 
 /// `ReluArgs` of relu.cu.
 #[repr(C)]

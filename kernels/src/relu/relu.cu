@@ -1,8 +1,8 @@
 // ReLU: y = max(x, 0), NaN staying NaN; backward dx = dy where y > 0, else 0.
 //
-// Arrays of n elements of any shape, f32 or bf16. Threads walk in strides of the grid, 16 bytes at a time where all arrays are
-// aligned: any one-dimensional launch of up to THREADS threads a block will do, and none changes a bit. Moves two elements per
-// element forward, three backward; overwrites.
+// Arrays of n elements of any shape, f32, bf16 or f16. Threads walk in strides of the grid, 16 bytes at a time where all arrays
+// are aligned: any one-dimensional launch of up to THREADS threads a block will do, and none changes a bit. Moves two elements
+// per element forward, three backward; overwrites.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -26,5 +26,7 @@ template <class T> DEVICE void backward(const ReluArgs& args) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) relu_forward_f32(const ReluArgs args) { forward<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) relu_forward_bf16(const ReluArgs args) { forward<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) relu_forward_f16(const ReluArgs args) { forward<f16>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) relu_backward_f32(const ReluArgs args) { backward<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) relu_backward_bf16(const ReluArgs args) { backward<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) relu_backward_f16(const ReluArgs args) { backward<f16>(args); }

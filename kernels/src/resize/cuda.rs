@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Error, Result, Tensor};
 
-static IMAGE: Image = Image::new("resize", include_bytes!("../../images/resize.fatbin"));
+static IMAGE: Image = Image::new("resize", include_bytes!("../../images/resize.fatbin.zst"));
 
 /// `ResizeArgs` of resize.cu.
 #[repr(C)]

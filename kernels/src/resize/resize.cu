@@ -4,10 +4,10 @@
 // multiply. Positions are computed in whole numbers, so that weights are rounded once. Backward is the transpose, for each voxel
 // of dx the sum over the outputs that sampled it, which are neighbours.
 //
-// x, dx are [N, D, H, W, C], y, dy [N, O…, C], in f32 or bf16, computed in f32 and rounded once. Threads walk over the voxels of
-// the result in strides of the grid, a chunk of channels each (16 bytes; `any`: one element): any one-dimensional launch of up to
-// THREADS threads a block will do, and none changes a bit. Forward reads up to eight voxels for each output, backward as many
-// outputs as sampled the voxel, neighbours mostly out of the cache. Overwrites.
+// x, dx are [N, D, H, W, C], y, dy [N, O…, C], in f32, bf16 or f16, computed in f32 and rounded once. Threads walk over the
+// voxels of the result in strides of the grid, a chunk of channels each (16 bytes; `any`: one element): any one-dimensional
+// launch of up to THREADS threads a block will do, and none changes a bit. Forward reads up to eight voxels for each output,
+// backward as many outputs as sampled the voxel, neighbours mostly out of the cache. Overwrites.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -133,7 +133,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) resize_forward_any_f32(con
 extern "C" __global__ void __launch_bounds__(THREADS) resize_forward_bf16(const ResizeArgs args) {
     forward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS) resize_forward_f16(const ResizeArgs args) {
+    forward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS) resize_forward_any_bf16(const ResizeArgs args) { forward<bf16, 1>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) resize_forward_any_f16(const ResizeArgs args) { forward<f16, 1>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_f32(const ResizeArgs args) {
     backward<float, WIDE<float>>(args);
 }
@@ -143,6 +147,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_any_f32
 extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_bf16(const ResizeArgs args) {
     backward<bf16, WIDE<bf16>>(args);
 }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_f16(const ResizeArgs args) {
+    backward<f16, WIDE<f16>>(args);
+}
 extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_any_bf16(const ResizeArgs args) {
     backward<bf16, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2) resize_backward_any_f16(const ResizeArgs args) {
+    backward<f16, 1>(args);
 }

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Image, launch};
 use engine::{Result, Tensor};
 
-static IMAGE: Image = Image::new("row_dropout", include_bytes!("../../images/row_dropout.fatbin"));
+static IMAGE: Image = Image::new("row_dropout", include_bytes!("../../images/row_dropout.fatbin.zst"));
 
 /// `RowDropoutArgs` of row_dropout.cu.
 #[repr(C)]

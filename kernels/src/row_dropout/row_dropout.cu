@@ -1,8 +1,8 @@
 // Row dropout: row r of x, of C elements, becomes zero when its random number is below p, and x / (1 − p) otherwise. The number
 // is the splitmix64 hash of (seed, r) in its upper 53 bits; it is compared as a whole number, to ⌈p · 2⁵³⌉, which is exact.
 //
-// x and y are [rows, C] in f32 or bf16, n = rows · C. Threads walk in strides of the grid: any one-dimensional launch of up to
-// THREADS threads a block will do, and none changes a bit. Moves two elements per element; overwrites.
+// x and y are [rows, C] in f32, bf16 or f16, n = rows · C. Threads walk in strides of the grid: any one-dimensional launch of up
+// to THREADS threads a block will do, and none changes a bit. Moves two elements per element; overwrites.
 #include "../../cuda/elements.cuh"
 
 constexpr int THREADS = 256;
@@ -37,4 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_dropout_forward_f32(co
 }
 extern "C" __global__ void __launch_bounds__(THREADS) row_dropout_forward_bf16(const RowDropoutArgs args) {
     forward<bf16>(args);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) row_dropout_forward_f16(const RowDropoutArgs args) {
+    forward<f16>(args);
 }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("sum_rows", include_bytes!("../../images/sum_rows.fatbin"));
+static IMAGE: Image = Image::new("sum_rows", include_bytes!("../../images/sum_rows.fatbin.zst"));
 
 /// The most blocks of rows.
 const BLOCKS: usize = 512;

@@ -1,8 +1,7 @@
 //! Sum over all axes but the last: `y[c] = sum over r of x[r, c]`, the gradient of a bias.
 //!
-//! x is `[.., C]` with rows r over all other axes, y `[C]`. f32 (summed in f64) and f64 on the CPU; f32 and bf16, both to
-//! f32, on CUDA. Without rows the sum is zero; a scalar
-//! has no axis to keep and is an error.
+//! x is `[.., C]` with rows r over all other axes, y `[C]`. f32 (summed in f64) and f64 on the CPU; f32, bf16 and f16, all
+//! to f32, on CUDA. Without rows the sum is zero; a scalar has no axis to keep and is an error.
 
 mod cpu;
 mod cuda;

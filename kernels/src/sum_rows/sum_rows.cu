@@ -1,9 +1,9 @@
 // y[c] = Σ_r x[r, c]: the gradient of a bias.
 //
-// x is [rows, channels] in f32 or bf16, y [blocks, channels] in f32: block b sums rows b · block_rows and on, so that a second
-// launch over the first one's result, with one block, finishes. A thread adds every so many-th row for one chunk of neighbouring
-// channels (16 bytes in the plain kernels, one element in the `any` ones, for rows that are no multiple of 16 bytes or not
-// aligned), then the block's threads are added in order.
+// x is [rows, channels] in f32, bf16 or f16, y [blocks, channels] in f32: block b sums rows b · block_rows and on, so that a
+// second launch over the first one's result, with one block, finishes. A thread adds every so many-th row for one chunk of
+// neighbouring channels (16 bytes in the plain kernels, one element in the `any` ones, for rows that are no multiple of 16 bytes
+// or not aligned), then the block's threads are added in order.
 //
 // Launch: 256 threads; x: blocks of rows, y: blocks of 256 chunks. Reads x once, writes 4 · blocks · channels bytes, one addition
 // for each element. y is overwritten. The order of additions depends on the shapes alone.
@@ -70,4 +70,6 @@ template <class E, int V> DEVICE void sum_rows(const SumRowsArgs& args) {
 extern "C" __global__ void __launch_bounds__(256) sum_rows_f32(const SumRowsArgs args) { sum_rows<float, 4>(args); }
 extern "C" __global__ void __launch_bounds__(256) sum_rows_any_f32(const SumRowsArgs args) { sum_rows<float, 1>(args); }
 extern "C" __global__ void __launch_bounds__(256) sum_rows_bf16(const SumRowsArgs args) { sum_rows<bf16, 8>(args); }
+extern "C" __global__ void __launch_bounds__(256) sum_rows_f16(const SumRowsArgs args) { sum_rows<f16, 8>(args); }
 extern "C" __global__ void __launch_bounds__(256) sum_rows_any_bf16(const SumRowsArgs args) { sum_rows<bf16, 1>(args); }
+extern "C" __global__ void __launch_bounds__(256) sum_rows_any_f16(const SumRowsArgs args) { sum_rows<f16, 1>(args); }

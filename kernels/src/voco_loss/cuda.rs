@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Result, Tensor};
 
-static IMAGE: Image = Image::new("voco_loss", include_bytes!("../../images/voco_loss.fatbin"));
+static IMAGE: Image = Image::new("voco_loss", include_bytes!("../../images/voco_loss.fatbin.zst"));
 /// f64 values that are kept of each volume.
 const VOLUME: usize = 7;
 /// Columns of a gradient that one block computes.

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use engine::cuda::{Grid, Image, launch};
 use engine::{DType, Error, Result, Tensor};
 
-static IMAGE: Image = Image::new("window_attention", include_bytes!("../../images/window_attention.fatbin"));
+static IMAGE: Image = Image::new("window_attention", include_bytes!("../../images/window_attention.fatbin.zst"));
 
 /// Blocks that windows are dealt to, about: a few for each place on a large device.
 const BLOCKS: usize = 2048;
@@ -206,7 +206,7 @@ impl<'a> Call<'a> {
 
     /// Rows of a warp, columns of a tile, and bytes of an element.
     fn tile(&self) -> (usize, usize, usize) {
-        if self.qkv.dtype() == DType::BF16 { (16, 64, 2) } else { (32 / (self.wide_head() / 16), 32, 4) }
+        if self.qkv.dtype().is_half() { (16, 64, 2) } else { (32 / (self.wide_head() / 16), 32, 4) }
     }
 
     /// With as many warps as fit. Errors when not even one does.

@@ -64,7 +64,7 @@ impl Params {
     }
 }
 
-/// y `[B, D, H, W, C]`; lse `[B, D, H, W, heads]`, in f32 where qkv is bf16.
+/// y `[B, D, H, W, C]`; lse `[B, D, H, W, heads]`, in f32 where qkv is bf16 or f16.
 pub struct Output {
     pub y: Tensor,
     pub lse: Tensor,
@@ -87,8 +87,8 @@ struct Problem {
     grid: Option<Grid>,
 }
 
-/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim), f32, f64 (on the CPU) or bf16 (on CUDA, with pad and
-/// table, and their gradients, in f32); pad `[3C]` is what padded tokens hold (the bias of the
+/// qkv `[B, D, H, W, 3C]`, its last axis laid out (3, heads, head_dim), f32, f64 (on the CPU), bf16 or f16 (on CUDA, with
+/// pad and table, and their gradients, in f32); pad `[3C]` is what padded tokens hold (the bias of the
 /// linear that made qkv); table `[prod(2 window - 1), heads]`.
 pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<Output> {
     let problem = Problem::new(qkv, pad, table, p)?;

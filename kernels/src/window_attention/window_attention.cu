@@ -17,12 +17,12 @@
 //   window_attention_keys                                     k, v       q, dy     dk, dv; pad_parts, where there is padding
 //   window_attention_sums                                     –          –         dtable, dpad
 //
-// qkv, y, dy, dqkv are f32 or bf16; pad, table, lse, delta, gradients of pad and table f32. bf16 multiplies on tensor cores
-// (mma m16n8k16; p and ds are rounded to bf16 as operands, not in their sums), f32 on CUDA cores; all sums are f32.
+// qkv, y, dy, dqkv are f32, bf16 or f16; pad, table, lse, delta, gradients of pad and table f32. 16 bits multiply on tensor
+// cores (mma m16n8k16; p and ds are rounded as operands, not in their sums), f32 on CUDA cores; all sums are f32.
 //
 // Launch of the three attention kernels: groups · chunks · heads blocks, heads fastest, of `warps` ≤ 8 warps. A block walks over
 // the windows of its group, window = group, group + groups, …, and takes rows chunk · warps · R and on, R = 16 a warp in
-// bf16, 32, 16, 8 in f32 (1, 2, 4 threads a row). Columns pass through a ring of two tiles of COLUMNS tokens, filled by
+// 16 bits, 32, 16, 8 in f32 (1, 2, 4 threads a row). Columns pass through a ring of two tiles of COLUMNS tokens, filled by
 // cp.async. Dynamic shared memory: see Block. delta: any blocks of THREADS. sums: blocks of THREADS for 32 outputs each.
 //
 // Nothing is added to memory: each warp sums ds in its own table in shared memory, where the 8 (f32: 32) queries that meet one
@@ -662,6 +662,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) window_attention_sums_f32(
 
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_delta_f32(const WindowAttentionArgs args) { dots<float>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_delta_bf16(const WindowAttentionArgs args) { dots<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) window_attention_delta_f16(const WindowAttentionArgs args) { dots<f16>(args); }
 
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_forward_16_f32(const WindowAttentionArgs args) { forward<Cuda<16, FORWARD>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_forward_32_f32(const WindowAttentionArgs args) { forward<Cuda<32, FORWARD>>(args); }
@@ -673,11 +674,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) window_attention_keys_16_f
 extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_keys_32_f32(const WindowAttentionArgs args) { backward<Cuda<32, KEYS>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_keys_64_f32(const WindowAttentionArgs args) { backward<Cuda<64, KEYS>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_forward_16_bf16(const WindowAttentionArgs args) { forward<Tensor<bf16, 16, FORWARD>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) window_attention_forward_16_f16(const WindowAttentionArgs args) { forward<Tensor<f16, 16, FORWARD>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_forward_32_bf16(const WindowAttentionArgs args) { forward<Tensor<bf16, 32, FORWARD>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_forward_32_f16(const WindowAttentionArgs args) { forward<Tensor<f16, 32, FORWARD>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_forward_64_bf16(const WindowAttentionArgs args) { forward<Tensor<bf16, 64, FORWARD>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_forward_64_f16(const WindowAttentionArgs args) { forward<Tensor<f16, 64, FORWARD>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_queries_16_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 16, QUERIES>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) window_attention_queries_16_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 16, QUERIES>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_queries_32_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 32, QUERIES>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_queries_32_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 32, QUERIES>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_queries_64_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 64, QUERIES>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_queries_64_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 64, QUERIES>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) window_attention_keys_16_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 16, KEYS>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) window_attention_keys_16_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 16, KEYS>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_keys_32_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 32, KEYS>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) window_attention_keys_32_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 32, KEYS>>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_keys_64_bf16(const WindowAttentionArgs args) { backward<Tensor<bf16, 64, KEYS>>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) window_attention_keys_64_f16(const WindowAttentionArgs args) { backward<Tensor<f16, 64, KEYS>>(args); }
