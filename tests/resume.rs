@@ -2,15 +2,17 @@
 
 use data::Geometry;
 use engine::random::uniform;
-use models::state_dict;
+use engine::{Device, Tensor};
+use models::{Voco, state_dict};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use training::checkpoint::{self, Saved};
+use training::checkpoint::{self, Best, Saved};
 use training::config::{LossKind, Precision, TeacherKind};
 use training::metrics::Metrics;
+use training::optimizer::AdamW;
 use training::pretrain::{self, Outcome, Watch};
-use training::{Config, Result};
+use training::{Config, LossScale, Result};
 
 const STEPS: u64 = 4;
 const ROI: usize = 64;
@@ -246,4 +248,45 @@ fn the_second_step_is_recorded_and_nothing_else_changes() {
     let nowhere = folder.path().join("absent/step.json");
     let error = train_recorded(&config("none"), None, STEPS, Some(&nowhere)).expect_err("no folder").to_string();
     assert!(error.starts_with(&nowhere.display().to_string()), "{error}");
+}
+
+/// What is computed in 16 bits is kept in f32: the file holds the masters, and how the loss is scaled.
+#[test]
+fn a_checkpoint_in_16_bits_gives_back_masters_rounded_copies_and_the_scale() {
+    let folder = tempfile::tempdir().expect("folder");
+    for (precision, scaled) in [(Precision::Bf16, false), (Precision::Fp16, true)] {
+        let config = Config { precision, ..config(folder.path()) };
+        let mut model = Voco::new(config.voco(), precision.dtype(), Device::Cpu, 1).expect("model");
+        let shake = |slab: &mut Tensor| {
+            let values = slab.as_mut_slice::<f32>()?.iter_mut().zip(0..);
+            values.for_each(|(v, i)| *v += 0.1 * uniform(7, i) as f32);
+            Ok(())
+        };
+        model.params.update(shake).expect("other values than those that are drawn");
+        let state = [11, 12, 13].map(|seed| {
+            let mut slab = model.params.zeros_like().expect("state");
+            slab.fill_with(0..slab.numel(), |i| uniform(seed, i as u64)).expect("state");
+            slab
+        });
+        let scaling: Option<LossScale> =
+            scaled.then(|| serde_json::from_str(r#"{"scale": 1024.0, "good": 7, "skipped": 6}"#).expect("a scale"));
+        let optimizer = AdamW::resume(&model.params, config.adamw(), state, 9, scaling).expect("optimiser");
+        let best = Best { step: 9, loss: 0.5 };
+        checkpoint::save(folder.path(), &config, &model, &optimizer, best).expect("saved");
+
+        let saved = Saved::read(&checkpoint::path(folder.path(), 9)).expect("read");
+        let (restored, resumed) = saved.restore(&config, &mut |_| ()).expect("restored");
+        assert_eq!((resumed.scaling(), resumed.steps()), (scaling, 9));
+        for (ours, theirs) in resumed.state().iter().zip(optimizer.state()) {
+            assert!(ours.to_vec::<f32>() == theirs.to_vec::<f32>());
+        }
+        for (ours, theirs) in [(&restored.params, &model.params), (&restored.teacher_params, &model.teacher_params)] {
+            assert!(ours.dtype() == precision.dtype() && ours.slab().to_vec::<f32>() == theirs.slab().to_vec::<f32>());
+            for id in ours.ids() {
+                let read =
+                    |t: autograd::Result<Tensor>| t.and_then(|t| Ok((t.dtype(), t.to_f64_vec()?))).expect("read");
+                assert_eq!(read(ours.operand(id)), read(theirs.operand(id)), "{}", ours.name(id));
+            }
+        }
+    }
 }

@@ -3,19 +3,19 @@
 //! A network is computed in one dtype, which the store of its parameters knows: f32, f64 for gradient checks, or one that is lower
 //! and faster. In a lower one not everything follows:
 //!
-//! | | f32 | bf16 | f64 |
+//! | | f32 | bf16, f16 | f64 |
 //! |---|---|---|---|
-//! | operands of products: weights of convolutions and linear layers, what they are multiplied with, queries, keys, values | f32 | bf16 | f64 |
-//! | results of layers, and the gradients of all these but the weights | f32 | bf16 | f64 |
+//! | operands of products: weights of convolutions and linear layers, what they are multiplied with, queries, keys, values | f32 | the same | f64 |
+//! | results of layers, and the gradients of all these but the weights | f32 | the same | f64 |
 //! | sums inside a product, statistics of norms, softmax | f32 | f32 | f64 |
 //! | biases, parameters of norms, tables of positions | f32 | f32 | f64 |
 //! | masters of all parameters, their gradients, the optimiser's moments, averages over steps | f32 | f32 | f64 |
 //! | what a network takes and gives (crops, embeddings, projections, logits), cosines and losses of it | f32 | f32 | f64 |
-//!
-//! fp16 will take bf16's place where a card has no bf16; its range is so small that losses must be scaled ([`is_scaled`]).
+//! | a factor on the loss | | f16 | |
 //!
 //! The two dtypes of a column are the network's and what [`sum_dtype`] says of it. The kernels keep to the third row by themselves,
-//! and refuse other combinations; parameters say their [`Role`], and a network casts at its borders ([`enter`], [`leave`]).
+//! and refuse other combinations; parameters say their [`Role`], a network casts at its borders ([`enter`], [`leave`]), and an
+//! optimiser asks for the factor ([`is_scaled`]).
 
 use crate::{Result, Tape, Var, ops};
 use engine::DType;
@@ -45,9 +45,9 @@ pub fn master(dtype: DType) -> DType {
     sum_dtype(dtype)
 }
 
-/// Whether the gradients of a network in this dtype are lost unless its loss is scaled.
+/// Whether small gradients of a network in this dtype are lost unless its loss is multiplied by a large number.
 pub fn is_scaled(dtype: DType) -> bool {
-    dtype.size() == 2 && dtype != DType::BF16
+    dtype == DType::F16
 }
 
 /// A network's input, in what the network is computed in.

@@ -97,7 +97,7 @@ fn measure(args: &Args) -> Result<Measured> {
     let feature_size = args.feature_size.unwrap_or(args.size.feature_size());
     let precision = training::config::Precision::from(args.precision);
     precision.check(device)?;
-    let dtype = precision.dtype()?;
+    let dtype = precision.dtype();
     let planned = planned(feature_size, args, dtype)?;
     let mut bench = Bench::new(feature_size, args, dtype, device)?;
     bench.step()?;

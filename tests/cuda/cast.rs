@@ -1,5 +1,5 @@
 use super::{device, random, same_bits, twice};
-use engine::{DType, Tensor, bf16};
+use engine::{DType, Tensor};
 use kernels::cast;
 
 /// Nothing, one, less than 16 bytes, a prime, and more than the threads of a grid with 16 bytes each.
@@ -8,11 +8,11 @@ const SIZES: [usize; 5] = [0, 1, 7, 4099, 150_001];
 #[test]
 fn casts_have_the_hosts_bits_at_every_size_and_address() {
     let Some(device) = device() else { return };
-    for (from, to) in [(DType::F32, DType::BF16), (DType::BF16, DType::F32)] {
+    for (from, to) in [DType::BF16, DType::F16].into_iter().flat_map(|low| [(DType::F32, low), (low, DType::F32)]) {
         for n in SIZES {
             let here = random(1, &[n + 8], from);
             let there = here.to_device(device).expect("copy");
-            // a multiple of 16 bytes, or not: f32 at 4 and 32, bf16 at 2 and 16
+            // a multiple of 16 bytes, or not: f32 at 4 and 32, the others at 2 and 16
             for start in [0, 1, 8] {
                 let part = |t: &Tensor| t.rows_at(start, n).expect("view");
                 let ours = twice(|| cast::forward(&part(&there), to));
@@ -26,17 +26,19 @@ fn casts_have_the_hosts_bits_at_every_size_and_address() {
 #[test]
 fn ties_go_to_even_and_what_is_no_number_stays_so() {
     let Some(device) = device() else { return };
-    let x = [257.0, 259.0, -259.0, 257.001, 3.4e38, f32::MIN_POSITIVE / 4.0, f32::NEG_INFINITY, -0.0, f32::NAN];
+    let tiny = f32::MIN_POSITIVE / 4.0;
+    let half = 2f32.powi(-25); // of the smallest f16
+    let x = [257.0, 259.0, -259.0, 257.001, 2049.0, 2051.0, 65519.0, 65520.0, 3.4e38, tiny, half, 3.0 * half, -0.0];
+    let x = [&x[..], &[f32::NEG_INFINITY, f32::NAN]].concat();
     let here = Tensor::from_slice(&x, &[x.len()]).expect("x");
-    let there = here.to_device(device).and_then(|t| cast::forward(&t, DType::BF16)).expect("cast");
-    let (ours, want) = (there.to_vec::<bf16>().expect("ours"), cast::forward(&here, DType::BF16).expect("want"));
-    let want = want.to_vec::<bf16>().expect("want");
-    assert!(ours[8].is_nan() && want[8].is_nan());
-    assert_eq!(
-        ours[..8].iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
-        want[..8].iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-    );
-    assert_eq!((ours[0].to_f32(), ours[1].to_f32(), ours[4].to_f32()), (256.0, 260.0, f32::INFINITY));
+    for dtype in [DType::BF16, DType::F16] {
+        let there = here.to_device(device).and_then(|t| cast::forward(&t, dtype)).expect("cast");
+        let bits = |t: &Tensor| t.to_f64_vec().expect("values").iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let (ours, want) = (bits(&there), bits(&cast::forward(&here, dtype).expect("on the host")));
+        let (numbers, nan) = (x.len() - 1, |bits: u64| f64::from_bits(bits).is_nan());
+        assert_eq!(ours[..numbers], want[..numbers], "{dtype}");
+        assert!(nan(ours[numbers]) && nan(want[numbers]), "{dtype}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod launch;
 mod layer;
 mod movement;
 mod norms;
+mod precision;
 mod products;
 mod trace;
 mod training;

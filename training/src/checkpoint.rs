@@ -126,7 +126,7 @@ impl Saved {
 
     /// The model and the optimiser as they were. `note` hears what was loaded.
     pub fn restore(mut self, config: &Config, note: &mut dyn FnMut(String)) -> Result<(Voco, AdamW)> {
-        let mut model = Voco::new(config.voco(), config.precision.dtype()?, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), config.precision.dtype(), config.device()?, config.seed)?;
         let mut state = Vec::new();
         for name in AdamW::STATE {
             state.push(self.tensors.remove(name).ok_or_else(|| self.lacks(name))?);

@@ -45,22 +45,21 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Errors with what there are no kernels for.
-    pub fn dtype(self) -> Result<DType> {
+    pub fn dtype(self) -> DType {
         match self {
-            Precision::F32 => Ok(DType::F32),
-            Precision::Bf16 => Ok(DType::BF16),
-            Precision::Fp16 => Err(Error::Config("precision fp16 has no kernels yet: use --precision bf16".into())),
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Fp16 => DType::F16,
         }
     }
 
     /// Errors when nothing can be computed in it on this device.
     pub fn check(self, device: Device) -> Result<()> {
-        if self.dtype()? == DType::F32 || device != Device::Cpu {
+        if self == Precision::F32 || device != Device::Cpu {
             return Ok(());
         }
-        let remedy = "give --device cuda, or --precision f32";
-        Err(Error::Config(format!("precision {} needs a GPU, for the CPU computes in f32: {remedy}", self.dtype()?)))
+        let (dtype, remedy) = (self.dtype(), "give --device cuda, or --precision f32");
+        Err(Error::Config(format!("computing in {dtype} needs a GPU, the CPU does it in f32: {remedy}")))
     }
 }
 
@@ -278,7 +277,6 @@ impl Config {
             let n = self.loader_threads;
             return refuse(format!("loader_threads {n}: use 1 to {MOST_THREADS} (--loader-threads)"));
         }
-        self.precision.dtype()?;
         self.device().map(drop)
     }
 }

@@ -166,9 +166,9 @@ mod tests {
 
     #[test]
     fn only_what_needs_it_is_scaled() {
-        for dtype in [DType::F32, DType::BF16, DType::F64] {
+        for (dtype, scale) in [(DType::F32, 1.0), (DType::BF16, 1.0), (DType::F64, 1.0), (DType::F16, 65536.0)] {
             let params = ParamStore::none(dtype, Device::Cpu).expect("parameters");
-            assert_eq!(AdamW::new(&params, AdamWConfig::default()).expect("optimiser").scaling(), None);
+            assert_eq!(AdamW::new(&params, AdamWConfig::default()).expect("optimiser").loss_scale(), scale, "{dtype}");
         }
     }
 }

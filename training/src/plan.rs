@@ -58,7 +58,7 @@ impl Plan {
     /// Errors with settings that no model can be built of.
     pub fn new(config: &Config) -> Result<Plan> {
         let account = meta::open();
-        let dtype = config.precision.dtype()?;
+        let dtype = config.precision.dtype();
         let mut model = Voco::new(config.voco(), dtype, Device::Meta, config.seed)?;
         let mut optimizer = AdamW::new(&model.params, config.adamw())?;
         let batch = batch(config)?;

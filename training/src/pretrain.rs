@@ -213,7 +213,7 @@ impl<'c> Trainer<'c> {
             let (model, optimizer) = saved.restore(config, note)?;
             return Ok(Trainer { config, model, optimizer, steps });
         }
-        let mut model = Voco::new(config.voco(), config.precision.dtype()?, config.device()?, config.seed)?;
+        let mut model = Voco::new(config.voco(), config.precision.dtype(), config.device()?, config.seed)?;
         if let Some(path) = &config.weights {
             checkpoint::load_backbone(path, &mut model, note)?;
         }

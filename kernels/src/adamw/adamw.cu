@@ -2,9 +2,9 @@
 //   m = β1 m + (1 - β1) g,  v = β2 v + (1 - β2) g²,  vmax = max(vmax, v),  x = keep x - step_size m / (√vmax / root + ε).
 //
 // x, m, v and vmax f32, updated in place; g f32, bf16 or f16, and multiplied by `unscale` first. The kernels with two dtypes in
-// their names, the gradient's and another, also overwrite `copy` with x in the latter, rounded to nearest even. The factors are the
-// same for all elements and come rounded once from f64. Threads walk in strides of the grid: any one-dimensional launch will do.
-// Moves 36 bytes an element, 2 less for a gradient of 16 bits and 2 more for a copy.
+// their names, the gradient's and another, also overwrite `copy` with x in the latter, rounded to nearest even. The factors are
+// the same for all elements and come rounded once from f64. Threads walk in strides of the grid: any one-dimensional launch will
+// do. Moves 36 bytes an element, 2 less for a gradient in 16 bits and 2 more for a copy.
 #include "../../cuda/device.cuh"
 
 constexpr int THREADS = 256;

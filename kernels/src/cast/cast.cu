@@ -1,4 +1,4 @@
-// The same n numbers in another dtype: narrow takes f32 to bf16, to nearest even, and widen takes bf16 to f32.
+// The same n numbers in another dtype: narrow takes f32 to bf16 or f16, to nearest even, and widen takes them to f32.
 //
 // Threads walk in strides of the grid, 16 bytes of the narrower array at a time where both arrays are aligned: any
 // one-dimensional launch of up to THREADS threads a block will do, and none changes a bit. Moves 6 bytes an element; overwrites y.
@@ -46,4 +46,6 @@ template <class T> DEVICE void widen(const CastArgs& args) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) cast_narrow_bf16(const CastArgs args) { narrow<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) cast_narrow_f16(const CastArgs args) { narrow<f16>(args); }
 extern "C" __global__ void __launch_bounds__(THREADS) cast_widen_bf16(const CastArgs args) { widen<bf16>(args); }
+extern "C" __global__ void __launch_bounds__(THREADS) cast_widen_f16(const CastArgs args) { widen<f16>(args); }

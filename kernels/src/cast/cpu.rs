@@ -1,13 +1,15 @@
 //! One pass in fixed chunks.
 
 use crate::elementwise::CHUNK;
-use engine::{DType, Element, Error, Result, Tensor, bf16};
+use engine::{DType, Element, Error, Result, Tensor, bf16, f16};
 use rayon::prelude::*;
 
 pub(super) fn into(x: &Tensor, y: &mut Tensor) -> Result<()> {
     match (x.dtype(), y.dtype()) {
         (DType::F32, DType::BF16) => convert(x, y, bf16::from_f32),
         (DType::BF16, DType::F32) => convert(x, y, bf16::to_f32),
+        (DType::F32, DType::F16) => convert(x, y, f16::from_f32),
+        (DType::F16, DType::F32) => convert(x, y, f16::to_f32),
         (dtype, _) => Err(Error::Unsupported { op: super::OP, dtype, device: x.device() }),
     }
 }
