@@ -142,7 +142,7 @@ pub struct Options {
     /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
     #[arg(long, value_name = "D")]
     device: Option<DeviceChoice>,
-    /// What products are computed in; in 16 bits, on GPUs, parameters, sums, statistics and losses stay in f32 [default: f32]
+    /// What products are computed in; in 16 bits, of which the CPU knows bf16, parameters, sums, statistics and losses stay in f32 [default: f32]
     #[arg(long)]
     precision: Option<Precision>,
     /// Recompute activations in backward: less memory, a third more arithmetic

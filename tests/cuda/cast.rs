@@ -7,7 +7,7 @@ const SIZES: [usize; 5] = [0, 1, 7, 4099, 150_001];
 
 #[test]
 fn casts_have_the_hosts_bits_at_every_size_and_address() {
-    let Some(device) = device() else { return };
+    let device = device();
     for (from, to) in [DType::BF16, DType::F16].into_iter().flat_map(|low| [(DType::F32, low), (low, DType::F32)]) {
         for n in SIZES {
             let here = random(1, &[n + 8], from);
@@ -25,7 +25,7 @@ fn casts_have_the_hosts_bits_at_every_size_and_address() {
 
 #[test]
 fn ties_go_to_even_and_what_is_no_number_stays_so() {
-    let Some(device) = device() else { return };
+    let device = device();
     let tiny = f32::MIN_POSITIVE / 4.0;
     let half = 2f32.powi(-25); // of the smallest f16
     let x = [257.0, 259.0, -259.0, 257.001, 2049.0, 2051.0, 65519.0, 65520.0, 3.4e38, tiny, half, 3.0 * half, -0.0];
@@ -43,7 +43,7 @@ fn ties_go_to_even_and_what_is_no_number_stays_so() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let Some(device) = device() else { return };
+    let device = device();
     let x = random(1, &[4], DType::F32).to_device(device).expect("copy");
     assert!(cast::forward(&x, DType::F64).is_err());
     let mut y = Tensor::zeros(&[4], DType::BF16, device).expect("y");

@@ -1,5 +1,5 @@
 //! The driver layer and the kernels on a CUDA device: `cargo test --release --test cuda` where there is one, or
-//! `cargo xtask emulate -- cargo test --release --test cuda` anywhere. Without a device each test prints a line and ends.
+//! `cargo xtask emulate -- cargo test --release --test cuda` anywhere. Not part of a plain `cargo test`, where there may be none.
 
 mod adamw;
 mod cast;
@@ -24,8 +24,6 @@ mod window_attention;
 use engine::cuda::survey;
 use engine::{DType, Device, Tensor, random::normal};
 use std::cell::RefCell;
-use std::io::Write;
-use std::panic::Location;
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Which tests have the device: many at a time, or one that counts memory.
@@ -41,30 +39,26 @@ thread_local! {
     static TURN: RefCell<Option<Turn>> = const { RefCell::new(None) };
 }
 
-/// The first device; None, and a line that says so, where there is none. Turns on the check mode of the memory pools.
-#[track_caller]
-fn device() -> Option<Device> {
+/// The first device. Turns on the check mode of the memory pools.
+fn device() -> Device {
     TURN.take();
     TURN.set(Some(Turn::Shared { _turn: TURNS.read().unwrap_or_else(|e| e.into_inner()) }));
-    find(Location::caller())
+    find()
 }
 
 /// The same, while no other test has it.
-#[track_caller]
-fn device_alone() -> Option<Device> {
+fn device_alone() -> Device {
     TURN.take();
     TURN.set(Some(Turn::Alone { _turn: TURNS.write().unwrap_or_else(|e| e.into_inner()) }));
-    find(Location::caller())
+    find()
 }
 
-fn find(caller: &Location) -> Option<Device> {
+fn find() -> Device {
     if let Some(problem) = survey().problem {
-        // not with println, which a test that passes keeps to itself
-        writeln!(std::io::stderr(), "skipped: {} line {}: {problem}", caller.file(), caller.line()).expect("stderr");
-        return None;
+        panic!("{problem}; there is an emulated one: cargo xtask emulate -- cargo test --release --test cuda");
     }
     engine::memory::check(true);
-    Some(Device::Cuda(0).ready().expect("the first device is usable"))
+    Device::Cuda(0).ready().expect("the first device is usable")
 }
 
 /// Standard normal values on the host, rounded to `dtype`.
