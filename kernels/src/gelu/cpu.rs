@@ -6,7 +6,7 @@
 //! In f64, erf comes from its power series and, further out, its continued fraction.
 
 use crate::elementwise::{CHUNK, map, zip};
-use crate::simd::{Kernel, Lane, Vector, dispatch};
+use crate::simd::{Kernel, Lane, Vector};
 use engine::{DType, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
@@ -34,7 +34,7 @@ fn forward_lanes<S: Lane>(x: &Tensor) -> Result<Tensor> {
     let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
     let from = x.as_slice::<S>()?;
     let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
-    tasks.for_each(|(y, x)| dispatch(Forward { x, y }));
+    tasks.for_each(|(y, x)| S::dispatch(Forward { x, y }));
     Ok(out)
 }
 
@@ -42,7 +42,7 @@ fn backward_lanes<S: Lane>(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
     let inputs = dy.as_slice::<S>()?.par_chunks(CHUNK).zip(x.as_slice::<S>()?.par_chunks(CHUNK));
     let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(inputs);
-    tasks.for_each(|(dx, (dy, x))| dispatch(Backward { dy, x, dx }));
+    tasks.for_each(|(dx, (dy, x))| S::dispatch(Backward { dy, x, dx }));
     Ok(out)
 }
 

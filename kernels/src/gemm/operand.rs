@@ -1,7 +1,7 @@
 //! What products multiply: f32, or bf16 in pairs. Packed factors are lanes of 32 bits, each of one f32 or of two bf16 that the sum
 //! takes one after the other, and the tiles work on lanes.
 
-use crate::simd::{self, Kernel, Lane, Vector};
+use crate::simd::{Lane, Vector};
 use engine::bf16;
 
 /// # Safety
@@ -25,9 +25,6 @@ pub trait Operand: Lane {
     unsafe fn lone(p: *const Self) -> f32;
     /// `sum + a · b`, over all values of a lane.
     unsafe fn multiply_add<V: Vector>(a: V, b: V, sum: V) -> V;
-
-    /// Runs `kernel` with the vectors that do this fastest.
-    fn dispatch<K: Kernel>(kernel: K) -> K::Output;
 }
 
 impl Operand for f32 {
@@ -48,9 +45,6 @@ impl Operand for f32 {
     #[inline(always)]
     unsafe fn multiply_add<V: Vector>(a: V, b: V, sum: V) -> V {
         unsafe { a.fma(b, sum) }
-    }
-    fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-        simd::dispatch(kernel)
     }
 }
 
@@ -74,8 +68,5 @@ impl Operand for bf16 {
     #[inline(always)]
     unsafe fn multiply_add<V: Vector>(a: V, b: V, sum: V) -> V {
         unsafe { a.dot(b, sum) }
-    }
-    fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-        simd::dispatch_dots(kernel)
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::elementwise::CHUNK;
 use crate::real::{Real, Stored};
-use engine::{DType, Element, Error, Result, Tensor, bf16};
+use crate::simd::dispatch;
+use crate::sum_rows::cpu::SumChunk;
+use engine::{DType, Error, Result, Tensor, bf16};
 use rayon::prelude::*;
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
@@ -33,22 +35,12 @@ fn forward_typed<S: Stored>(x: &Tensor) -> Result<Tensor> {
     let chunk = (CHUNK / c).max(1) * c;
     let outputs = y.as_mut_slice::<S>()?.par_chunks_mut(c).zip(x.as_slice::<S>()?.par_chunks(sample));
     outputs.for_each(|(y, x)| {
-        let parts: Vec<Vec<f64>> = x.par_chunks(chunk).map(|rows| column_sums(rows, c)).collect();
+        let parts: Vec<Vec<f64>> = x.par_chunks(chunk).map(|rows| dispatch(SumChunk { rows, channels: c })).collect();
         for (i, y) in y.iter_mut().enumerate() {
             *y = S::narrow(S::Real::of(parts.iter().map(|part| part[i]).sum::<f64>() / (sample / c) as f64));
         }
     });
     Ok(y)
-}
-
-fn column_sums<S: Stored>(rows: &[S], c: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; c];
-    for row in rows.chunks_exact(c) {
-        for (sum, v) in sums.iter_mut().zip(row) {
-            *sum += Element::to_f64(v.widen());
-        }
-    }
-    sums
 }
 
 fn backward_typed<S: Stored>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {

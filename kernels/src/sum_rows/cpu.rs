@@ -35,10 +35,10 @@ fn sum<S: Stored>(x: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Whole rows.
-struct SumChunk<'a, S> {
-    rows: &'a [S],
-    channels: usize,
+/// Whole rows, to the sum of each channel.
+pub struct SumChunk<'a, S> {
+    pub rows: &'a [S],
+    pub channels: usize,
 }
 
 impl<S: Stored> Kernel for SumChunk<'_, S> {

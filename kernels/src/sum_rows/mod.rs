@@ -3,7 +3,7 @@
 //! x is `[.., C]` with rows r over all other axes, y `[C]`. f32, bf16 and, on CUDA, f16 become f32 (on the CPU summed in f64), f64 on
 //! the CPU f64. Without rows the sum is zero; a scalar has no axis to keep and is an error.
 
-mod cpu;
+pub(crate) mod cpu;
 mod cuda;
 
 use crate::check::sum_dtype;

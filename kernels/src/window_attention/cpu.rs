@@ -160,7 +160,7 @@ pub(super) fn forward<S: Lane>(
         let (window_index, head) = (unit / problem.heads, unit % problem.heads);
         with_scratch(Forward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, window_index / grid.windows(), window_index % grid.windows());
-            simd::dispatch(Forward { inputs, window, head, y, lse, scratch });
+            S::dispatch(Forward { inputs, window, head, y, lse, scratch });
         });
     });
     Ok(())
@@ -494,7 +494,7 @@ fn group_gradients<S: Lane>(
         with_scratch(Backward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, unit / grid.windows(), unit % grid.windows());
             let pad = &mut sums.pad;
-            simd::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, table: &mut table, pad, scratch });
+            S::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, table: &mut table, pad, scratch });
         });
         for (sum, v) in sums.table.iter_mut().zip(&table) {
             *sum += f64::from(*v);
