@@ -5,9 +5,9 @@
 
 use ::kernels::patch_merging::Order;
 use ::kernels::{
-    adamw, add, batch_norm, concat, conv_transpose3d, conv3d, cosine, dice_ce, ema, gelu, global_avg_pool, info_nce,
-    instance_norm, l2_norm, layer_norm, leaky_relu, linear, patch_merging, relu, resize, row_dropout, sum_rows,
-    voco_loss, window_attention,
+    adamw, add, batch_norm, cast, concat, conv_transpose3d, conv3d, cosine, dice_ce, ema, gelu, global_avg_pool,
+    info_nce, instance_norm, l2_norm, layer_norm, leaky_relu, linear, patch_merging, relu, resize, row_dropout,
+    sum_rows, voco_loss, window_attention,
 };
 use engine::{DType, Device, Error, Result, Tensor, meta, random};
 use serde::Serialize;
@@ -428,6 +428,12 @@ impl List {
             ema::update(teacher, student, 0.9).map(|()| Vec::new())
         };
         self.cases.push(f.call("update", &[], f.inputs.clone(), run).updating(1));
+        let f = Function::new("cast", shape.clone(), [&x], Value::Null);
+        let run = |t: &mut [Tensor]| {
+            let to = if t[0].dtype() == DType::F32 { DType::BF16 } else { DType::F32 };
+            cast::forward(&t[0], to).map(|y| vec![y])
+        };
+        self.cases.push(f.call("forward", &[], f.inputs.clone(), run));
         let f = Function::new("l2_norm", shape, [&x], json!({}));
         self.cases.push(f.call("forward", &[], f.inputs.clone(), |t| l2_norm::forward(&t[0]).map(|_| Vec::new())));
     }
