@@ -1,5 +1,6 @@
 //! What every target demands of a reader, beside not panicking: bounded memory, and errors of one line.
 
+use engine::memory;
 use peak_alloc::PeakAlloc;
 use std::fmt::Display;
 use std::io::Write;
@@ -14,10 +15,12 @@ pub const FIXED: usize = 4 << 20;
 
 /// Runs `read`, which may hold `limit` bytes at a time.
 pub fn bounded<T>(limit: usize, read: impl FnOnce() -> T) -> T {
-    let before = MEMORY.current_usage();
+    // tensors have memory of their own
+    let (before, tensors) = (MEMORY.current_usage(), memory::usage().live);
     MEMORY.reset_peak_usage();
+    memory::reset_peak();
     let result = read();
-    let taken = MEMORY.peak_usage().saturating_sub(before);
+    let taken = MEMORY.peak_usage().saturating_sub(before) + memory::usage().peak.saturating_sub(tensors);
     assert!(taken <= limit, "took {taken} bytes, more than {limit}");
     result
 }
