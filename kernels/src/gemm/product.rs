@@ -21,9 +21,9 @@ use std::ops::Range;
 const FEW_ROWS: usize = 512;
 /// Rows of a block: their channels (of one tap) and outputs stay near.
 const BLOCK_ROWS: usize = 192;
-/// Channels of a step of one tap. Each step is summed on its own and then added to the outputs: with steps this short the
+/// Lanes of channels of a step of one tap. Each step is summed on its own and then added to the outputs: with steps this short the
 /// rounding error of a long sum stays near that of its last additions.
-const STEP_CHANNELS: usize = 128;
+const STEP_LANES: usize = 128;
 /// The same for a step of several taps of few channels.
 const SHARED_STEP_CHANNELS: usize = 24;
 /// Source channels from which each tap is a step of its own.
@@ -125,7 +125,7 @@ impl<S: Operand> Product<'_, S> {
             return vec![Step { taps: 0..taps, channels: 0..channels }];
         }
         if channels >= LONE_TAP_CHANNELS {
-            let parts = channels.div_ceil(STEP_CHANNELS);
+            let parts = channels.div_ceil(STEP_LANES * S::PER_LANE);
             let share = channels.div_ceil(parts).next_multiple_of(S::PER_LANE);
             let part = |i: usize| i * share..channels.min((i + 1) * share);
             return (0..taps)
