@@ -12,6 +12,7 @@ pub mod error;
 pub mod memory;
 pub mod meta;
 pub(crate) mod nvtx;
+pub mod parallel;
 pub mod random;
 pub mod shape;
 pub mod tensor;

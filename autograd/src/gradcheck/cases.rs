@@ -15,7 +15,7 @@ pub struct Case {
 /// Normal inputs of these shapes, through `f`.
 fn on(shapes: &[&[usize]], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<f64> {
     let inputs: Vec<Tensor> = shapes.iter().zip(1..).map(|(dims, seed)| normal(dims, seed)).collect::<Result<_>>()?;
-    check(&inputs, f)
+    check(&inputs, &f)
 }
 
 /// What goes into an operation without a gradient, on the device of what has one.

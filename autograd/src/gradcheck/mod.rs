@@ -16,8 +16,11 @@ pub const BOUND: f64 = 1e-6;
 
 const STEP: f64 = 1e-5;
 
+/// What is differentiated: any number of inputs, one output.
+pub type Function<'a> = &'a dyn Fn(&Tape, &[Var]) -> Result<Var>;
+
 /// The largest relative error over the gradients of `inputs` (f64 tensors) through `f`. NaN when any gradient is NaN.
-pub fn check(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<f64> {
+pub fn check(inputs: &[Tensor], f: Function) -> Result<f64> {
     let store = ParamStore::none(DType::F64, Device::Cpu)?;
     let tape = Tape::new(&store);
     let leaves: Vec<Var> = inputs.iter().map(|t| tape.leaf(t.clone())).collect();
@@ -26,7 +29,7 @@ pub fn check(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Res
     let weights = cotangent.to_f64_vec()?;
     let grads = tape.backward(&output, cotangent)?;
     let computed: Vec<_> = leaves.iter().map(|leaf| grads.leaf(leaf).map(Tensor::shape)).collect();
-    if infer(inputs, &f)? != (output.value().shape(), computed) {
+    if infer(inputs, f)? != (output.value().shape(), computed) {
         return Err(engine::Error::invalid("gradcheck", "the meta device infers other shapes than are computed").into());
     }
     let loss = |inputs: &[Tensor]| -> Result<f64> {
@@ -54,7 +57,7 @@ pub fn check(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Res
 }
 
 /// The shapes of the output and of the inputs' gradients, as the meta device has them.
-fn infer(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<(Shape, Vec<Option<Shape>>)> {
+fn infer(inputs: &[Tensor], f: Function) -> Result<(Shape, Vec<Option<Shape>>)> {
     let store = ParamStore::none(DType::F64, Device::Meta)?;
     let tape = Tape::new(&store);
     let leaf = |t: &Tensor| Ok(tape.leaf(Tensor::empty(t.dims(), t.dtype(), Device::Meta)?));
@@ -67,7 +70,7 @@ fn infer(inputs: &[Tensor], f: impl Fn(&Tape, &[Var]) -> Result<Var>) -> Result<
 }
 
 /// Central differences of `loss` in every element of input `i`.
-fn numeric(inputs: &[Tensor], i: usize, loss: &impl Fn(&[Tensor]) -> Result<f64>) -> Result<Vec<f64>> {
+fn numeric(inputs: &[Tensor], i: usize, loss: &dyn Fn(&[Tensor]) -> Result<f64>) -> Result<Vec<f64>> {
     let base = inputs[i].to_f64_vec()?;
     let mut moved = inputs.to_vec();
     let mut at = |e: usize, by: f64| {
@@ -111,7 +114,7 @@ mod tests {
     fn a_wrong_gradient_is_noticed() {
         // The value uses x twice, the tape sees one of them: the analytic gradient is half the true one.
         let x = normal(&[3, 4], 1).expect("x");
-        let error = check(&[x], |t, v| ops::add(t, &v[0], &t.constant(v[0].value().clone()))).expect("check");
+        let error = check(&[x], &|t, v| ops::add(t, &v[0], &t.constant(v[0].value().clone()))).expect("check");
         assert!(error > 0.4, "{error}");
     }
 }

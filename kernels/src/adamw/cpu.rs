@@ -3,22 +3,20 @@
 use super::{Params, State};
 use crate::real::Real;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Result, Tensor};
-use rayon::prelude::*;
+use engine::{Result, Tensor, parallel};
 
 /// Elements per task.
 const CHUNK: usize = 1 << 14;
 
 pub(super) fn update<T: Real>(param: &mut Tensor, grad: &Tensor, state: State<'_>, p: Params) -> Result<()> {
     let scalars = Scalars::<T>::new(p);
-    let m = state.m.as_mut_slice::<T>()?.par_chunks_mut(CHUNK);
-    let v = state.v.as_mut_slice::<T>()?.par_chunks_mut(CHUNK);
-    let vmax = state.vmax.as_mut_slice::<T>()?.par_chunks_mut(CHUNK);
-    let param = param.as_mut_slice::<T>()?.par_chunks_mut(CHUNK);
-    let grad = grad.as_slice::<T>()?.par_chunks(CHUNK);
-    (param, grad, m, v, vmax)
-        .into_par_iter()
-        .for_each(|(param, grad, m, v, vmax)| simd::dispatch(Chunk { param, grad, m, v, vmax, scalars }));
+    let m = state.m.as_mut_slice::<T>()?.chunks_mut(CHUNK);
+    let v = state.v.as_mut_slice::<T>()?.chunks_mut(CHUNK);
+    let vmax = state.vmax.as_mut_slice::<T>()?.chunks_mut(CHUNK);
+    let values = param.as_mut_slice::<T>()?.chunks_mut(CHUNK).zip(grad.as_slice::<T>()?.chunks(CHUNK));
+    parallel::each(values.zip(m.zip(v).zip(vmax)), |((param, grad), ((m, v), vmax))| {
+        simd::dispatch(Chunk { param, grad, m, v, vmax, scalars })
+    });
     Ok(())
 }
 

@@ -2,8 +2,7 @@
 
 use super::piece_dims;
 use crate::elementwise::CHUNK;
-use engine::{DType, Element, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Element, Error, Result, Tensor, bf16, parallel};
 
 pub fn forward(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tensor> {
     match xs[0].dtype() {
@@ -36,7 +35,7 @@ fn join<T: Element>(xs: &[&Tensor], axis: usize, dims: &[usize]) -> Result<Tenso
         return Ok(out);
     }
     let rows = (CHUNK / width).max(1);
-    to.par_chunks_mut(rows * width).enumerate().for_each(|(task, to)| {
+    parallel::each(to.chunks_mut(rows * width).enumerate(), |(task, to)| {
         for (row, mut to) in to.chunks_exact_mut(width).enumerate() {
             for &(from, len) in &parts {
                 let (here, rest) = std::mem::take(&mut to).split_at_mut(len);
@@ -59,7 +58,7 @@ fn cut<T: Element>(dy: &Tensor, axis: usize, sizes: &[usize]) -> Result<Vec<Tens
         let len = size * inner;
         let rows = (CHUNK / len.max(1)).max(1);
         // `max(1)`: a piece without elements has no chunks, whatever their size.
-        piece.as_mut_slice::<T>()?.par_chunks_mut((rows * len).max(1)).enumerate().for_each(|(task, to)| {
+        parallel::each(piece.as_mut_slice::<T>()?.chunks_mut((rows * len).max(1)).enumerate(), |(task, to)| {
             for (row, to) in to.chunks_exact_mut(len).enumerate() {
                 copy(&from[(task * rows + row) * width + start..][..len], to);
             }
@@ -75,7 +74,7 @@ fn copy<T: Element>(from: &[T], to: &mut [T]) {
     if to.len() <= CHUNK {
         to.copy_from_slice(from);
     } else {
-        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+        parallel::each(to.chunks_mut(CHUNK).zip(from.chunks(CHUNK)), |(to, from)| to.copy_from_slice(from));
     }
 }
 

@@ -4,8 +4,7 @@
 use super::{Output, no_class};
 use crate::real::Real;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Result, Tensor};
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 
 /// Voxels per partial sum.
 const CHUNK: usize = 4096;
@@ -46,10 +45,9 @@ pub(super) fn backward<T: Exp>(dloss: &Tensor, logits: &Tensor, labels: &Tensor,
         .collect();
     let entropy = T::of(dloss / problem.labels.len() as f64);
     let mut dx = Tensor::empty(logits.dims(), logits.dtype(), logits.device())?;
-    let samples = dx.as_mut_slice::<T>()?.par_chunks_mut(voxels * classes).enumerate();
-    samples.for_each(|(n, dx)| {
+    parallel::each(dx.as_mut_slice::<T>()?.chunks_mut(voxels * classes).enumerate(), |(n, dx)| {
         let slopes = &slopes[n * classes..][..classes];
-        dx.par_chunks_mut(CHUNK * classes).enumerate().for_each(|(i, dx)| {
+        parallel::each(dx.chunks_mut(CHUNK * classes).enumerate(), |(i, dx)| {
             let (logits, labels) = problem.chunk(n, i);
             simd::dispatch(Gradient { logits, labels, slopes, entropy, dx });
         });
@@ -102,12 +100,12 @@ impl<'a, T: Exp> Problem<'a, T> {
 
     /// The sums of one sample: of its chunks, in their order.
     fn sample(&self, n: usize) -> Sums {
-        let chunks = (0..self.voxels.div_ceil(CHUNK)).into_par_iter().map(|i| {
+        let chunks = parallel::map(0..self.voxels.div_ceil(CHUNK), |i| {
             let (logits, labels) = self.chunk(n, i);
             simd::dispatch(Partial { logits, labels, classes: self.classes })
         });
         let mut total = Sums::zero(self.classes);
-        for part in chunks.collect::<Vec<_>>() {
+        for part in chunks {
             total.entropy += part.entropy;
             for (t, p) in total.classes.iter_mut().flatten().zip(part.classes.iter().flatten()) {
                 *t += p;

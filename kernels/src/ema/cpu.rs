@@ -2,17 +2,15 @@
 
 use crate::real::{Real, Stored};
 use crate::simd::{self, Kernel, Vector};
-use engine::{Result, Tensor};
-use rayon::prelude::*;
+use engine::{Result, Tensor, parallel};
 
 /// Elements per task.
 const CHUNK: usize = 1 << 15;
 
 pub(super) fn update<S: Stored>(teacher: &mut Tensor, student: &Tensor, momentum: f64) -> Result<()> {
     let (keep, take) = (S::Real::of(momentum), S::Real::of(1.0 - momentum));
-    let student = student.as_slice::<S>()?.par_chunks(CHUNK);
-    let teacher = teacher.as_mut_slice::<S>()?.par_chunks_mut(CHUNK);
-    teacher.zip(student).for_each(|(teacher, student)| simd::dispatch(Chunk { teacher, student, keep, take }));
+    let chunks = teacher.as_mut_slice::<S>()?.chunks_mut(CHUNK).zip(student.as_slice::<S>()?.chunks(CHUNK));
+    parallel::each(chunks, |(teacher, student)| simd::dispatch(Chunk { teacher, student, keep, take }));
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use super::map::{Map, Run};
 use super::pack::Weight;
 use crate::real::Real;
-use rayon::prelude::*;
+use engine::parallel;
 
 /// Rows that one task works on.
 const BLOCK_ROWS: usize = 64;
@@ -18,9 +18,8 @@ pub fn product<T: Real>(
     target: &mut [T],
     n: usize,
 ) {
-    let starts: Vec<usize> = (0..map.rows()).step_by(BLOCK_ROWS).collect();
-    let blocks: Vec<Vec<T>> =
-        starts.into_par_iter().map(|start| block(map, start, source, k, weight, bias, n)).collect();
+    let starts = (0..map.rows()).step_by(BLOCK_ROWS);
+    let blocks: Vec<Vec<T>> = parallel::map(starts, |start| block(map, start, source, k, weight, bias, n));
     let mut runs: Vec<Run> = Vec::new();
     map.runs(0..map.rows(), &mut runs);
     let pixels = runs.iter().flat_map(|run| {
@@ -58,7 +57,7 @@ fn block<T: Real>(
 /// See [`super::weight_gradient`].
 pub fn weight_gradient<T: Real>(map: &Map, y: &[T], m: usize, x: &[T], n: usize, to: &mut [T]) {
     let row = map.taps() * n;
-    to.par_chunks_mut(row).enumerate().for_each(|(i, to)| {
+    parallel::each(to.chunks_mut(row).enumerate(), |(i, to)| {
         to.fill(T::zero());
         for_each_meeting(map, 0..map.rows(), |row, tap, pixel| {
             let left = y[row * m + i];

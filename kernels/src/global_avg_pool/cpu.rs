@@ -4,8 +4,7 @@ use crate::elementwise::CHUNK;
 use crate::real::{Real, Stored};
 use crate::simd::dispatch;
 use crate::sum_rows::cpu::SumChunk;
-use engine::{DType, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Error, Result, Tensor, bf16, parallel};
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
@@ -33,9 +32,8 @@ fn forward_typed<S: Stored>(x: &Tensor) -> Result<Tensor> {
     }
     let sample = x.numel() / n;
     let chunk = (CHUNK / c).max(1) * c;
-    let outputs = y.as_mut_slice::<S>()?.par_chunks_mut(c).zip(x.as_slice::<S>()?.par_chunks(sample));
-    outputs.for_each(|(y, x)| {
-        let parts: Vec<Vec<f64>> = x.par_chunks(chunk).map(|rows| dispatch(SumChunk { rows, channels: c })).collect();
+    parallel::each(y.as_mut_slice::<S>()?.chunks_mut(c).zip(x.as_slice::<S>()?.chunks(sample)), |(y, x)| {
+        let parts = parallel::map(x.chunks(chunk), |rows| dispatch(SumChunk { rows, channels: c }));
         for (i, y) in y.iter_mut().enumerate() {
             *y = S::narrow(S::Real::of(parts.iter().map(|part| part[i]).sum::<f64>() / (sample / c) as f64));
         }
@@ -52,10 +50,10 @@ fn backward_typed<S: Stored>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     let sample = dx.numel() / x_dims[0];
     let voxels = S::Real::of((sample / c) as f64);
     let chunk = (CHUNK / c).max(1) * c;
-    let inputs = dy.as_slice::<S>()?.par_chunks(c);
-    dx.as_mut_slice::<S>()?.par_chunks_mut(sample).zip(inputs).for_each(|(dx, dy)| {
+    parallel::each(dx.as_mut_slice::<S>()?.chunks_mut(sample).zip(dy.as_slice::<S>()?.chunks(c)), |(dx, dy)| {
         let share: Vec<S> = dy.iter().map(|v| S::narrow(v.widen() / voxels)).collect();
-        dx.par_chunks_mut(chunk).for_each(|rows| rows.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&share)));
+        let fill = |rows: &mut [S]| rows.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&share));
+        parallel::each(dx.chunks_mut(chunk), fill);
     });
     Ok(dx)
 }

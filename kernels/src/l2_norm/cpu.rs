@@ -2,15 +2,14 @@
 
 use crate::real::Stored;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Result, Tensor};
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 
 /// Elements per partial sum.
 const CHUNK: usize = 1 << 15;
 const LANES: usize = 16;
 
 pub(super) fn forward<T: Stored>(x: &Tensor) -> Result<f64> {
-    let partials: Vec<f64> = x.as_slice::<T>()?.par_chunks(CHUNK).map(|c| simd::dispatch(SumOfSquares(c))).collect();
+    let partials = parallel::map(x.as_slice::<T>()?.chunks(CHUNK), |chunk| simd::dispatch(SumOfSquares(chunk)));
     Ok(partials.iter().sum::<f64>().sqrt())
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Order, merged};
 use crate::real::Stored;
-use rayon::prelude::*;
+use engine::parallel;
 
 /// The (b, d, h) of a line along W, given its index in a tensor of these dims.
 fn line_at(line: usize, [_, d, h, ..]: [usize; 5]) -> [usize; 3] {
@@ -15,7 +15,7 @@ pub(super) fn gather<T: Stored>(dims: [usize; 5], order: Order, x: &[T], y: &mut
     if y.is_empty() {
         return;
     }
-    y.par_chunks_exact_mut(width * channels).enumerate().for_each(|(line, y)| {
+    parallel::each(y.chunks_exact_mut(width * channels).enumerate(), |(line, y)| {
         let [b, d, h] = line_at(line, out);
         let slots = order.parities().map(|[pd, ph, pw]| (input_line(dims, x, [b, 2 * d + pd, 2 * h + ph]), pw));
         for (w, y) in y.chunks_exact_mut(channels).enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn scatter<T: Stored>(dims: [usize; 5], order: Order, dy: &[T], dx: &
     if dx.is_empty() {
         return;
     }
-    dx.par_chunks_exact_mut(width * c).enumerate().for_each(|(line, dx)| {
+    parallel::each(dx.chunks_exact_mut(width * c).enumerate(), |(line, dx)| {
         let [b, d, h] = line_at(line, dims);
         let from = &dy[((b * half_d + d / 2) * half_h + h / 2) * half_w * channels..][..half_w * channels];
         let held = [0, 1].map(|pw| slots_of([d % 2, h % 2, pw], order));

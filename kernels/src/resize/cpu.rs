@@ -4,8 +4,7 @@
 
 use crate::real::{Real, Stored};
 use crate::simd::{Kernel, Vector, dispatch, narrow};
-use engine::{DType, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Error, Result, Tensor, bf16, parallel};
 
 pub fn forward(x: &Tensor, size: [usize; 3], align_corners: bool) -> Result<Tensor> {
     let [n, d, h, w, c] = x.ndhwc(super::OP)?;
@@ -69,17 +68,18 @@ fn gather_typed<S: Stored>(from: &Tensor, dims: [usize; 5], [along_d, along_h, a
     let (src_d, src_h, src_row) = (from.dims()[1], from.dims()[2], from.dims()[3] * c);
     let source = from.as_slice::<S>()?;
     let row_at = |n: usize, d: usize, h: usize| &source[((n * src_d + d) * src_h + h) * src_row..][..src_row];
-    out.as_mut_slice::<S>()?.par_chunks_mut(w * c).enumerate().for_each_init(
-        || (vec![S::Real::of(0.0); src_row], vec![S::Real::of(0.0); c]),
-        |(blend, voxel), (row, out)| {
-            let (n, d, h) = (row / (d * h), row / h % d, row % h);
-            let mut rows = Vec::new();
+    parallel::each(out.as_mut_slice::<S>()?.chunks_exact_mut(h * w * c).enumerate(), |(plane, out)| {
+        let (n, d) = (plane / d, plane % d);
+        let (mut blend, mut voxel) = (vec![S::Real::of(0.0); src_row], vec![S::Real::of(0.0); c]);
+        let mut rows = Vec::new();
+        for (out, along_h) in out.chunks_exact_mut(w * c).zip(&along_h) {
+            rows.clear();
             for &(d, weight_d) in &along_d[d] {
-                rows.extend(along_h[h].iter().map(|&(h, weight_h)| (row_at(n, d, h), weight_d * weight_h)));
+                rows.extend(along_h.iter().map(|&(h, weight_h)| (row_at(n, d, h), weight_d * weight_h)));
             }
-            dispatch(Row { rows: &rows, along_w: &along_w, blend, voxel, out });
-        },
-    );
+            dispatch(Row { rows: &rows, along_w: &along_w, blend: &mut blend, voxel: &mut voxel, out });
+        }
+    });
     Ok(out)
 }
 

@@ -4,15 +4,14 @@
 use super::{Form, Output, Params};
 use crate::cosine::cpu::{Pull, Row, Rows, gradient};
 use crate::real::Real;
-use engine::{Element, Result, Tensor};
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 
 const EPS: f64 = 1e-6;
 
 pub(super) fn forward<T: Real>(student: &Tensor, teacher: &Tensor, labels: &Tensor, p: Params) -> Result<Output> {
     let (dtype, device) = (student.dtype(), student.device());
     let batch = Batch::<T>::new(student, teacher, labels, p)?;
-    let volumes: Vec<Volume> = (0..p.volumes).into_par_iter().map(|i| batch.volume(i)).collect();
+    let volumes = parallel::map(0..p.volumes, |i| batch.volume(i));
     let mut logits = Tensor::empty(&[p.volumes, p.crops, p.bases], dtype, device)?;
     let flat = volumes.iter().flat_map(|v| &v.logits);
     for (out, &logit) in logits.as_mut_slice::<T>()?.iter_mut().zip(flat) {
@@ -36,16 +35,16 @@ pub(super) fn backward<T: Real>(
     p: Params,
 ) -> Result<Tensor> {
     let batch = Batch::<T>::new(student, teacher, labels, p)?;
-    let volumes: Vec<Volume> = (0..p.volumes).into_par_iter().map(|i| batch.volume(i)).collect();
+    let volumes = parallel::map(0..p.volumes, |i| batch.volume(i));
     let scale: Vec<f64> = dterms.to_f64_vec()?.iter().map(|d| d / p.volumes as f64).collect();
     let mut dx = Tensor::empty(student.dims(), student.dtype(), student.device())?;
     let width = student.channels();
     let (crops, bases) = dx.as_mut_slice::<T>()?.split_at_mut(p.volumes * p.crops * width);
-    crops.par_chunks_mut(width).enumerate().for_each(|(n, dx)| {
+    parallel::each(crops.chunks_mut(width).enumerate(), |(n, dx)| {
         let (i, s) = (n / p.crops, n % p.crops);
         batch.crop_gradient(&volumes[i], i, s, &scale, dx);
     });
-    bases.par_chunks_mut(width).enumerate().for_each(|(n, dx)| {
+    parallel::each(bases.chunks_mut(width).enumerate(), |(n, dx)| {
         let (i, k) = (n / p.bases, n % p.bases);
         let previous = (i + p.volumes - 1) % p.volumes; // the volume whose partner is i
         batch.base_gradient(&volumes[i], &volumes[previous], (i, previous), k, &scale, dx);

@@ -8,8 +8,7 @@
 use super::grid::{Grid, PADDING, REGIONS, Window};
 use super::{Grads, MASKED, Problem, Saved};
 use crate::simd::{self, Kernel, Lane, MAX_LANES, Vector};
-use engine::{DType, Device, Result, Tensor};
-use rayon::prelude::*;
+use engine::{DType, Device, Result, Tensor, parallel};
 use std::cell::RefCell;
 
 /// Rows of a register tile.
@@ -90,7 +89,7 @@ fn expand_bias(grid: &Grid, heads: usize, table: &Tensor) -> Result<Tensor> {
     let centre = (grid.offsets() - 1) / 2;
     let table = table.as_slice::<f32>()?;
     let mut bias = Tensor::empty(&bias_dims(grid, heads), DType::F32, Device::Cpu)?;
-    bias.as_mut_slice::<f32>()?.par_chunks_exact_mut(stride).enumerate().for_each(|(row, out)| {
+    parallel::each(bias.as_mut_slice::<f32>()?.chunks_exact_mut(stride).enumerate(), |(row, out)| {
         let (head, i) = (row / n, row % n);
         for (out, code) in out.iter_mut().zip(&codes) {
             *out = table[(codes[i] + centre - code) * heads + head];
@@ -156,7 +155,7 @@ pub(super) fn forward<S: Lane>(
     let y = Shared(y.as_mut_slice::<S>()?.as_mut_ptr());
     let lse = Shared(lse.as_mut_slice::<f32>()?.as_mut_ptr());
     let units = problem.batch * grid.windows() * problem.heads;
-    (0..units).into_par_iter().for_each(|unit| {
+    parallel::run(units, &|unit| {
         let (window_index, head) = (unit / problem.heads, unit % problem.heads);
         with_scratch(Forward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, window_index / grid.windows(), window_index % grid.windows());
@@ -457,13 +456,10 @@ pub(super) fn backward<S: Lane>(
     let units = problem.batch * grid.windows();
     let groups = units.min(GROUPS);
     // The groups, and with them the order of every sum, follow from the shape alone.
-    let sums: Vec<Sums> = (0..groups * problem.heads)
-        .into_par_iter()
-        .map(|item| {
-            let (group, head) = (item / problem.heads, item % problem.heads);
-            group_gradients(inputs, saved, lse, head, group * units / groups..(group + 1) * units / groups, to)
-        })
-        .collect();
+    let sums: Vec<Sums> = parallel::map(0..groups * problem.heads, |item| {
+        let (group, head) = (item / problem.heads, item % problem.heads);
+        group_gradients(inputs, saved, lse, head, group * units / groups..(group + 1) * units / groups, to)
+    });
     let dpad = add_pads(problem, &sums)?;
     let dtable = add_tables(grid, problem.heads, &sums)?;
     Ok(Grads { dqkv, dpad, dtable })

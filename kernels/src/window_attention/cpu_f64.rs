@@ -2,8 +2,7 @@
 
 use super::grid::{Grid, PADDING, Window};
 use super::{Grads, MASKED, Problem, Saved};
-use engine::{DType, Device, Result, Tensor};
-use rayon::prelude::*;
+use engine::{DType, Device, Result, Tensor, parallel};
 
 /// Windows worked on between two serial passes that put their results together.
 const GROUP: usize = 64;
@@ -71,7 +70,7 @@ fn add_scaled(to: &mut [f64], by: f64, from: &[f64]) {
 /// Runs `work` on every (batch element, window), and `put` on the results in order.
 fn in_groups<R: Send>(units: usize, work: impl Fn(usize) -> R + Sync, mut put: impl FnMut(R)) {
     for start in (0..units).step_by(GROUP) {
-        let results: Vec<R> = (start..units.min(start + GROUP)).into_par_iter().map(&work).collect();
+        let results: Vec<R> = parallel::map(start..units.min(start + GROUP), &work);
         results.into_iter().for_each(&mut put);
     }
 }
