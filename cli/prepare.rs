@@ -31,7 +31,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   vocoe prepare --data DIR --region chest --cache CACHE
-  vocoe prepare --config mixed.toml --cache CACHE --cache-bits 8 --max-size 500GB
+  vocoe prepare --config mixed.toml --cache CACHE --cache-bits 16 --max-size 500GB
   vocoe prepare --config mixed.toml --cache CACHE --shard 2/8";
 
 /// Whether every volume is in the cache.

@@ -129,7 +129,7 @@ pub struct Options {
     /// Folder (or s3://BUCKET/FOLDER) of processed volumes, which is read where it has a volume and written where it has not
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Bits that a voxel has there, 8 or 16: intensities come back within half of 1/255, or of 1/65535, of the window [default: 16]
+    /// Bits that a voxel has there, 8 or 16: intensities come back within half of 1/255, or of 1/65535, of the window [default: 8]
     #[arg(long, value_name = "N")]
     cache_bits: Option<Bits>,
     /// Largest size of the cache, such as 500GB; the volumes that were not used for the longest time make way [default: none]

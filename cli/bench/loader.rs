@@ -33,7 +33,7 @@ pub struct Args {
     /// Cache to read, filled where it lacks something [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    #[arg(long, value_name = "N", default_value = "16")]
+    #[arg(long, value_name = "N", default_value = "8")]
     cache_bits: Bits,
     #[arg(long, value_name = "N", default_value_t = 2)]
     loader_threads: usize,

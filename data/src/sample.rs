@@ -171,14 +171,15 @@ impl Sampling {
         change: &mut impl FnMut(&mut [f32]),
     ) -> Vec<f32> {
         let (cube, seen, side) = (self.roi.pow(3), [self.roi; 3], [self.side(); 3]);
-        let mut out = vec![0.0; offsets.len() * cube];
-        for (out, [x, y]) in out.chunks_mut(cube).zip(offsets) {
+        let mut out = Vec::with_capacity(offsets.len() * cube);
+        for [x, y] in offsets {
             let low = [corner[0] + x as isize, corner[1] + y as isize, corner[2]];
             match seen == side {
-                true => volume.extract_into(low, side, out),
-                false => out.copy_from_slice(&transform::resize(&volume.extract(low, side), seen).data),
+                true => volume.append(low, side, &mut out),
+                false => out.extend(transform::resize(&volume.extract(low, side), seen).data),
             }
-            change(out);
+            let first = out.len() - cube;
+            change(&mut out[first..]);
         }
         out
     }

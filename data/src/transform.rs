@@ -29,6 +29,10 @@ pub fn crop_range(centre: usize, size: usize) -> std::ops::Range<usize> {
 pub fn flip(cube: &mut [f32], n: usize, axis: usize) {
     let inner = n.pow(2 - axis as u32);
     for block in cube.chunks_mut(n * inner) {
+        if inner == 1 {
+            block.reverse(); // in vectors, which single swaps are not
+            continue;
+        }
         let (low, high) = block.split_at_mut(n / 2 * inner);
         let from_the_end = high.rchunks_mut(inner);
         low.chunks_mut(inner).zip(from_the_end).for_each(|(a, b)| a.swap_with_slice(b));

@@ -14,25 +14,25 @@ pub struct Volume<T = f32> {
 impl<T: Copy + Default + Send + Sync> Volume<T> {
     /// The box of `size` voxels that begins at `start`; voxels outside the volume are zero. Crops, pads, or both.
     pub fn extract(&self, start: [isize; 3], size: [usize; 3]) -> Volume<T> {
-        let mut data = vec![T::default(); size.iter().product()];
-        self.extract_into(start, size, &mut data);
+        let mut data = Vec::with_capacity(size.iter().product());
+        self.append(start, size, &mut data);
         Volume { data, dims: size, affine: affine::shifted(&self.affine, start.map(|s| s as f64)) }
     }
 
-    /// [`Volume::extract`] into `out`, which holds `size` voxels and is overwritten.
-    pub fn extract_into(&self, start: [isize; 3], size: [usize; 3], out: &mut [T]) {
+    /// Appends the voxels of [`Volume::extract`] to `out`.
+    pub fn append(&self, start: [isize; 3], size: [usize; 3], out: &mut Vec<T>) {
         let (inside, first) = overlap(start[2], size[2], self.dims[2]);
-        let rows = out.par_chunks_mut(size[2].max(1)).enumerate().with_min_len(1024);
-        rows.for_each(|(row, out)| {
-            out.fill(T::default());
+        for row in 0..size[0] * size[1] {
             let x = start[0] + (row / size[1]) as isize;
             let y = start[1] + (row % size[1]) as isize;
+            let end = out.len() + size[2];
             if in_range(x, self.dims[0]) && in_range(y, self.dims[1]) && !inside.is_empty() {
                 let line = (x as usize * self.dims[1] + y as usize) * self.dims[2] + first;
-                let n = inside.len();
-                out[inside.clone()].copy_from_slice(&self.data[line..line + n]);
+                out.resize(out.len() + inside.start, T::default());
+                out.extend_from_slice(&self.data[line..line + inside.len()]);
             }
-        });
+            out.resize(end, T::default());
+        }
     }
 
     /// Permutes and flips, so that output axis `i` is input axis `axes[i].from`.

@@ -8,8 +8,8 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum Bits {
-    Eight,
     #[default]
+    Eight,
     Sixteen,
 }
 
@@ -51,6 +51,25 @@ impl Bits {
     /// The intensity of a level.
     pub(super) fn intensity(self, level: u16) -> f32 {
         f32::from(level) / self.most() as f32
+    }
+
+    /// Bytes of a level in an entry.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Bits::Eight => 1,
+            Bits::Sixteen => 2,
+        }
+    }
+
+    /// The intensities of as many stored levels, little-endian, as `to` has room for.
+    pub(super) fn read(self, levels: &[u8], to: &mut [f32]) {
+        match self {
+            Bits::Eight => to.iter_mut().zip(levels).for_each(|(v, &l)| *v = self.intensity(l.into())),
+            Bits::Sixteen => {
+                let (levels, _) = levels.as_chunks();
+                to.iter_mut().zip(levels).for_each(|(v, &l)| *v = self.intensity(u16::from_le_bytes(l)));
+            }
+        }
     }
 
     /// What `v` becomes on its way through a cache.

@@ -101,7 +101,9 @@ fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
     let good = std::fs::read(shard(&at)).unwrap();
     let mut bad = good.clone();
     bad[good.len() / 3] ^= 1;
-    let damaged = [bad, good[..good.len() / 2].to_vec(), Vec::new()];
+    let mut bad_index = good.clone();
+    bad_index[good.len() - 10] ^= 1;
+    let damaged = [bad, bad_index, good[..good.len() / 2].to_vec(), Vec::new()];
     for bytes in damaged {
         std::fs::write(shard(&at), bytes).unwrap();
         assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
@@ -115,6 +117,23 @@ fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
     std::fs::remove_file(shard(&at)).unwrap();
     assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
     assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
+}
+
+#[test]
+fn chunks_of_zeros_are_read_as_such() {
+    let dims = [130, 65, 67];
+    let solid = |i: usize| i / (dims[1] * dims[2]) >= 64 && i % dims[2] < 64;
+    let data = (0..dims.iter().product()).map(|i| if solid(i) { (i % 251) as f32 / 255.0 } else { 0.0 }).collect();
+    let volume = Volume { data, dims, affine: IDENTITY };
+    let entry::Blobs { description, shard } = entry::encode(&volume, Bits::Eight, &Map::new()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("c/0/0")).unwrap();
+    std::fs::write(folder.path().join(entry::SHARD), shard).unwrap();
+    std::fs::write(folder.path().join(entry::DESCRIPTION), description).unwrap();
+    let entry = Entry::of(entry::Files::open(folder.path()).unwrap().unwrap()).unwrap();
+    let (corner, size) = ([60, 1, -2], [70, 64, 70]);
+    assert!(entry.read([0; 3], dims).unwrap() == volume);
+    assert!(entry.read(corner, size).unwrap().data == volume.extract(corner, size).data);
 }
 
 /// Names of files may change; anything else makes the entry a damaged one, or changes nothing.
