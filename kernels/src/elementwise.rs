@@ -2,8 +2,7 @@
 
 use crate::real::Stored;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Result, Tensor};
-use rayon::prelude::*;
+use engine::{Result, Tensor, parallel};
 
 /// Elements that one task handles: small enough to share out, large enough to outweigh handing it over.
 pub(crate) const CHUNK: usize = 1 << 15;
@@ -12,8 +11,8 @@ pub(crate) const CHUNK: usize = 1 << 15;
 pub(crate) fn map<S: Stored>(x: &Tensor, f: impl Fn(S::Real) -> S::Real + Copy + Send + Sync) -> Result<Tensor> {
     let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
     let from = x.as_slice::<S>()?;
-    let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
-    tasks.for_each(|(out, x)| simd::dispatch(Map { x, out, f }));
+    let tasks = out.as_mut_slice::<S>()?.chunks_mut(CHUNK).zip(from.chunks(CHUNK));
+    parallel::each(tasks, |(out, x)| simd::dispatch(Map { x, out, f }));
     Ok(out)
 }
 
@@ -25,9 +24,8 @@ pub(crate) fn zip<S: Stored>(
 ) -> Result<Tensor> {
     let mut out = Tensor::empty(a.dims(), a.dtype(), a.device())?;
     let (a, b) = (a.as_slice::<S>()?, b.as_slice::<S>()?);
-    let inputs = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
-    let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(inputs);
-    tasks.for_each(|(out, (a, b))| simd::dispatch(Zip { a, b, out, f }));
+    let tasks = out.as_mut_slice::<S>()?.chunks_mut(CHUNK).zip(a.chunks(CHUNK).zip(b.chunks(CHUNK)));
+    parallel::each(tasks, |(out, (a, b))| simd::dispatch(Zip { a, b, out, f }));
     Ok(out)
 }
 

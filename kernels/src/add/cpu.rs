@@ -3,8 +3,7 @@
 use crate::elementwise::{CHUNK, map, zip};
 use crate::real::Stored;
 use crate::simd::{Kernel, Vector, dispatch};
-use engine::{DType, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Error, Result, Tensor, bf16, parallel};
 
 pub(super) fn forward(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.dtype() {
@@ -36,7 +35,7 @@ pub(super) fn scale(x: &Tensor, factor: f64) -> Result<Tensor> {
 fn add_into<S: Stored>(a: &mut Tensor, start: usize, b: &Tensor) -> Result<()> {
     let from = b.as_slice::<S>()?;
     let to = &mut a.as_mut_slice::<S>()?[start..][..from.len()];
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(a, b)| dispatch(AddInto { a, b }));
+    parallel::each(to.chunks_mut(CHUNK).zip(from.chunks(CHUNK)), |(a, b)| dispatch(AddInto { a, b }));
     Ok(())
 }
 

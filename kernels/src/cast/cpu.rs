@@ -1,8 +1,7 @@
 //! One pass in fixed chunks.
 
 use crate::elementwise::CHUNK;
-use engine::{DType, Element, Error, Result, Tensor, bf16, f16};
-use rayon::prelude::*;
+use engine::{DType, Element, Error, Result, Tensor, bf16, f16, parallel};
 
 pub(super) fn into(x: &Tensor, y: &mut Tensor) -> Result<()> {
     match (x.dtype(), y.dtype()) {
@@ -15,8 +14,8 @@ pub(super) fn into(x: &Tensor, y: &mut Tensor) -> Result<()> {
 }
 
 fn convert<A: Element, B: Element>(x: &Tensor, y: &mut Tensor, f: impl Fn(A) -> B + Sync) -> Result<()> {
-    let from = x.as_slice::<A>()?.par_chunks(CHUNK);
-    y.as_mut_slice::<B>()?.par_chunks_mut(CHUNK).zip(from).for_each(|(y, x)| {
+    let from = x.as_slice::<A>()?.chunks(CHUNK);
+    parallel::each(y.as_mut_slice::<B>()?.chunks_mut(CHUNK).zip(from), |(y, x)| {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = f(x);
         }

@@ -1,7 +1,6 @@
 use crate::elementwise::CHUNK;
 use crate::simd::{Kernel, Vector, dispatch};
-use engine::{Result, Tensor};
-use rayon::prelude::*;
+use engine::{Result, Tensor, parallel};
 use std::hint::black_box;
 
 /// Sums that do not wait for each other: two multiply-adds a cycle, each of which takes four or five.
@@ -9,9 +8,29 @@ const SUMS: usize = 12;
 
 pub fn copy(x: &Tensor) -> Result<Tensor> {
     let mut y = x.new_empty(x.dims())?;
-    let from = x.as_slice::<f32>()?.par_chunks(CHUNK);
-    y.as_mut_slice::<f32>()?.par_chunks_mut(CHUNK).zip(from).for_each(|(y, x)| y.copy_from_slice(x));
+    let chunks = y.as_mut_slice::<f32>()?.chunks_mut(CHUNK).zip(x.as_slice::<f32>()?.chunks(CHUNK));
+    parallel::each(chunks, |(y, x)| dispatch(Copy { x, y }));
     Ok(y)
+}
+
+/// Slices of one length.
+struct Copy<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Copy<'_> {
+    type Output = ();
+    /// In vectors: what the system's copy does instead depends on the machine.
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (x, mut y) = (self.x.chunks_exact(V::LANES), self.y.chunks_exact_mut(V::LANES));
+        y.by_ref().zip(x.clone()).for_each(|(y, x)| {
+            // SAFETY: `dispatch` gave the instruction set; both have as many elements as a vector.
+            unsafe { V::load(x.as_ptr()).store(y.as_mut_ptr()) };
+        });
+        y.into_remainder().copy_from_slice(x.remainder());
+    }
 }
 
 /// `rounds` times 1000 on each thread of the pool.

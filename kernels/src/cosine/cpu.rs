@@ -2,8 +2,7 @@
 
 use crate::real::Real;
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Result, Tensor};
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 
 /// The smallest norm that is divided by.
 const EPS: f64 = 1e-8;
@@ -14,7 +13,7 @@ pub(super) fn forward<T: Real>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (n, m) = (a.dims()[0], b.dims()[0]);
     let mut y = Tensor::empty(&[n, m], a.dtype(), a.device())?;
     let (a, b) = (Rows::<T>::new(a)?, Rows::<T>::new(b)?);
-    y.as_mut_slice::<T>()?.par_chunks_mut(m.max(1)).enumerate().for_each(|(i, y)| {
+    parallel::each(y.as_mut_slice::<T>()?.chunks_mut(m.max(1)).enumerate(), |(i, y)| {
         for (j, y) in y.iter_mut().enumerate() {
             *y = T::of(a.row(i).cosine(b.row(j)));
         }
@@ -34,7 +33,7 @@ pub(super) fn backward<T: Real>(dy: &Tensor, a: &Tensor, b: &Tensor) -> Result<(
 
 /// The gradient of the rows of `x`, given that of the similarity of its row i with row j of `others`.
 fn one_side<T: Real>(x: &Rows<T>, others: &Rows<T>, dy: impl Fn(usize, usize) -> T + Sync, dx: &mut [T]) {
-    dx.par_chunks_mut(x.width).enumerate().for_each(|(i, dx)| {
+    parallel::each(dx.chunks_mut(x.width).enumerate(), |(i, dx)| {
         let row = x.row(i);
         let pulls = (0..others.norms.len()).map(|j| {
             let other = others.row(j);
@@ -62,7 +61,7 @@ impl<'a, T: Real> Rows<'a, T> {
     /// `t` is `[N, D]` with D > 0.
     pub(crate) fn new(t: &'a Tensor) -> Result<Self> {
         let (values, width) = (t.as_slice::<T>()?, t.channels());
-        let norms = values.par_chunks(width).map(|row| dot(row, row).sqrt()).collect();
+        let norms = values.chunks(width).map(|row| dot(row, row).sqrt()).collect();
         Ok(Rows { values, width, norms })
     }
 
@@ -131,7 +130,14 @@ impl<T: Real> Kernel for Dot<'_, T> {
             add_products(&mut sums, a, b);
         }
         add_products(&mut sums, a_rest, b_rest);
-        sums.iter().sum()
+        let mut n = LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                sums[i] += sums[i + n];
+            }
+        }
+        sums[0]
     }
 }
 

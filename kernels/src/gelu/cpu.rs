@@ -7,8 +7,7 @@
 
 use crate::elementwise::{CHUNK, map, zip};
 use crate::simd::{Kernel, Lane, Vector};
-use engine::{DType, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Error, Result, Tensor, bf16, parallel};
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
@@ -33,16 +32,16 @@ pub fn backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
 fn forward_lanes<S: Lane>(x: &Tensor) -> Result<Tensor> {
     let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
     let from = x.as_slice::<S>()?;
-    let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
-    tasks.for_each(|(y, x)| S::dispatch(Forward { x, y }));
+    let tasks = out.as_mut_slice::<S>()?.chunks_mut(CHUNK).zip(from.chunks(CHUNK));
+    parallel::each(tasks, |(y, x)| S::dispatch(Forward { x, y }));
     Ok(out)
 }
 
 fn backward_lanes<S: Lane>(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut out = Tensor::empty(x.dims(), x.dtype(), x.device())?;
-    let inputs = dy.as_slice::<S>()?.par_chunks(CHUNK).zip(x.as_slice::<S>()?.par_chunks(CHUNK));
-    let tasks = out.as_mut_slice::<S>()?.par_chunks_mut(CHUNK).zip(inputs);
-    tasks.for_each(|(dx, (dy, x))| S::dispatch(Backward { dy, x, dx }));
+    let inputs = dy.as_slice::<S>()?.chunks(CHUNK).zip(x.as_slice::<S>()?.chunks(CHUNK));
+    let tasks = out.as_mut_slice::<S>()?.chunks_mut(CHUNK).zip(inputs);
+    parallel::each(tasks, |(dx, (dy, x))| S::dispatch(Backward { dy, x, dx }));
     Ok(out)
 }
 

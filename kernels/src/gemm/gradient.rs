@@ -11,6 +11,7 @@ use super::operand::Operand;
 use super::product::{FEW_CHANNELS, fetch_ahead, gather};
 use super::tile::{Outer, Target, prefetch};
 use crate::simd::{Kernel, Vector};
+use engine::parallel;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,6 +23,8 @@ const UNIT_SIZE: usize = 32 * 1024;
 const UNITS: usize = 64;
 /// Rows below which a chunk is not worth its copy.
 const CHUNK_ROWS: usize = 1024;
+/// Inputs that fill the widest tile.
+const FULL_TILE: usize = 48;
 /// Elements that all copies together may take.
 const COPIES_SIZE: usize = 16 << 20;
 
@@ -42,6 +45,8 @@ struct Cuts {
     /// Taps of the product (1 when all taps are copied side by side) and values of each.
     all_taps: usize,
     n: usize,
+    /// Whether the sums are laid out `[n][m]`: vectors run along outputs where there are fewer inputs than fill them.
+    turned: bool,
 }
 
 /// What a thread reuses from unit to unit.
@@ -78,7 +83,9 @@ impl<S: Operand> Gradient<'_, S> {
         let cuts = self.cuts();
         let size = dw.len();
         let mut copies = vec![0.0; (cuts.chunks - 1) * size];
-        let mut targets = vec![Target(dw.as_mut_ptr())];
+        let mut turned = vec![0.0; if cuts.turned { size } else { 0 }];
+        let first = if cuts.turned { &mut turned[..] } else { &mut *dw };
+        let mut targets = vec![Target(first.as_mut_ptr())];
         targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
         let (tap_parts, output_parts) = (cuts.all_taps.div_ceil(cuts.taps), self.m.div_ceil(cuts.outputs));
         (0..cuts.chunks * tap_parts * output_parts).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
@@ -93,7 +100,12 @@ impl<S: Operand> Gradient<'_, S> {
                 scratch,
             });
         });
-        add_copies(dw, &copies);
+        add_copies(first, &copies);
+        if cuts.turned {
+            for (i, row) in dw.chunks_exact_mut(cuts.n).enumerate() {
+                row.iter_mut().zip(turned[i..].iter().step_by(self.m)).for_each(|(to, &v)| *to = v);
+            }
+        }
     }
 
     fn cuts(&self) -> Cuts {
@@ -105,7 +117,8 @@ impl<S: Operand> Gradient<'_, S> {
         let most = (COPIES_SIZE / (self.m * all_taps * n)).max(1);
         let chunks = UNITS.div_ceil(parts).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
         let chunk = rows.div_ceil(chunks);
-        Cuts { chunks: rows.div_ceil(chunk), chunk, taps, outputs, all_taps, n }
+        let turned = all_taps == 1 && n < FULL_TILE && n < self.m;
+        Cuts { chunks: rows.div_ceil(chunk), chunk, taps, outputs, all_taps, n, turned }
     }
 
     fn gathers(&self) -> bool {
@@ -117,7 +130,7 @@ impl<S: Operand> Gradient<'_, S> {
 fn add_copies(dw: &mut [f32], copies: &[f32]) {
     const PART: usize = 4096;
     let size = dw.len();
-    dw.par_chunks_mut(PART).enumerate().for_each(|(i, to)| {
+    parallel::each(dw.chunks_mut(PART).enumerate(), |(i, to)| {
         for copy in copies.chunks_exact(size) {
             for (to, &v) in to.iter_mut().zip(&copy[i * PART..]) {
                 *to += v;
@@ -235,17 +248,17 @@ impl<S: Operand> Unit<'_, '_, S> {
 
     #[inline(always)]
     fn outer(&self, tap: usize, add: bool) -> Outer {
-        let c_step = self.cuts.all_taps * self.cuts.n;
-        Outer {
-            y: self.scratch.y.as_ptr(),
-            x: self.scratch.x.as_ptr(),
-            rows: self.scratch.x.len(),
-            m: self.outputs.len(),
-            n: self.cuts.n,
-            // SAFETY: the unit's outputs and the tap are in the gradient.
-            c: unsafe { self.to.0.add(self.outputs.start * c_step + tap * self.cuts.n) },
-            c_step,
-            add,
+        let (s, n, outputs) = (&*self.scratch, self.cuts.n, &self.outputs);
+        let (y, x, rows) = (s.y.as_ptr(), s.x.as_ptr(), s.x.len());
+        // SAFETY: the unit's outputs and the tap are in the gradient.
+        unsafe {
+            if self.cuts.turned {
+                let c = self.to.0.add(outputs.start);
+                return Outer { y: x, x: y, rows, m: n, n: outputs.len(), c, c_step: self.gradient.m, add };
+            }
+            let c_step = self.cuts.all_taps * n;
+            let c = self.to.0.add(outputs.start * c_step + tap * n);
+            Outer { y, x, rows, m: outputs.len(), n, c, c_step, add }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::operand::Operand;
 use crate::simd::{self, Kernel, Level, MAX_LANES, Vector};
-use rayon::prelude::*;
+use engine::parallel;
 use std::ops::Range;
 
 /// A weight as the right-hand matrices of a product, one for each tap: element (tap, k, n) is `data[tap * taps + k * ks + n * ns]`.
@@ -56,8 +56,8 @@ impl<S: Operand> Packing<'_, S> {
     pub fn all(&self) -> Vec<f32> {
         let groups = self.taps.len() / self.group();
         let mut packed = vec![0.0; self.n.div_ceil(self.width) * groups * self.group_size()];
-        packed.par_chunks_mut(self.group_size()).enumerate().for_each_init(Vec::new, |wide, (i, to)| {
-            simd::dispatch(Panel { packing: self, panel: i / groups, group: i % groups, to, wide });
+        parallel::each(packed.chunks_mut(self.group_size()).enumerate(), |(i, to)| {
+            simd::dispatch(Panel { packing: self, panel: i / groups, group: i % groups, to, wide: &mut Vec::new() });
         });
         packed
     }

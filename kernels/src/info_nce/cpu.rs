@@ -5,8 +5,7 @@
 use super::tile::{BLOCK, STEP, Tile};
 use super::{Output, Params};
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Result, Tensor};
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 
 /// The smallest norm that is divided by.
 const EPS: f64 = 1e-12;
@@ -14,7 +13,7 @@ const EPS: f64 = 1e-12;
 pub(super) fn forward<T: Tile>(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Output> {
     let problem = Problem::<T>::new(q, k, targets, p)?;
     let blocks = problem.q.blocks();
-    let rows: Vec<(Vec<T>, f64)> = blocks.par_iter().map(|&at| simd::dispatch(Loss(&problem, at))).collect();
+    let rows: Vec<(Vec<T>, f64)> = parallel::map(blocks.iter(), |&at| simd::dispatch(Loss(&problem, at)));
     let mut lse = Tensor::empty(&[q.dims()[0]], q.dtype(), q.device())?;
     let flat = rows.iter().flat_map(|(lse, _)| lse);
     lse.as_mut_slice::<T>()?.iter_mut().zip(flat).for_each(|(out, &v)| *out = v);
@@ -33,7 +32,7 @@ pub(super) fn backward<T: Tile>(
     let problem = Problem::<T>::new(q, k, targets, p)?;
     // the derivative by the cosine: the temperature is in it
     let scale = dloss.item()? / (q.dims()[0] as f64 * p.temperature);
-    let rows = problem.targets.par_chunks(problem.k.len).zip(lse.as_slice::<T>()?);
+    let rows = problem.targets.chunks(problem.k.len).zip(lse.as_slice::<T>()?);
     let slopes = Slopes {
         lse: lse.as_slice()?,
         gains: rows.map(|(t, &lse)| gain(t, lse, scale)).collect(),
@@ -80,11 +79,11 @@ impl<T: Tile> Side<T> {
     fn new(t: &Tensor, groups: usize) -> Result<Self> {
         let (values, dim, len) = (t.as_slice::<T>()?, t.channels(), t.dims()[0] / groups);
         let width = dim.next_multiple_of(STEP);
-        let norms = values.par_chunks(dim).map(norm).collect();
+        let norms = parallel::map(values.chunks(dim), norm);
         let mut side = Side { unit: Vec::new(), norms, groups, len, dim, width };
         let mut unit = vec![T::zero(); groups * side.per_group() * BLOCK * width];
         let blocks = side.blocks();
-        unit.par_chunks_mut(BLOCK * width).zip(&blocks).for_each(|(unit, at)| {
+        parallel::each(unit.chunks_mut(BLOCK * width).zip(&blocks), |(unit, at)| {
             let first = at.group * len + at.start;
             for (r, row) in unit.chunks_mut(width).take(at.rows).enumerate() {
                 let n = side.norms[first + r];
@@ -125,7 +124,7 @@ impl<T: Tile> Side<T> {
     fn panels(&self) -> Vec<T> {
         let mut panels = vec![T::zero(); self.unit.len()];
         let size = BLOCK * self.width;
-        panels.par_chunks_mut(size).zip(self.unit.par_chunks(size)).for_each(|(panel, rows)| {
+        parallel::each(panels.chunks_mut(size).zip(self.unit.chunks(size)), |(panel, rows)| {
             for (d, panel) in panel.chunks_mut(BLOCK).enumerate() {
                 for (r, v) in panel.iter_mut().enumerate() {
                     *v = rows[r * self.width + d];
@@ -137,10 +136,10 @@ impl<T: Tile> Side<T> {
 
     /// Runs `f` on every block and its rows of `out` `[G * len, dim]`.
     fn for_each_block(&self, out: &mut [T], f: impl Fn(Block, &mut [T]) + Sync) {
-        out.par_chunks_mut(self.len * self.dim).enumerate().for_each(|(g, out)| {
-            let blocks = out.par_chunks_mut(BLOCK * self.dim).enumerate();
-            blocks.for_each(|(b, out)| f(self.block(g, b), out));
-        });
+        let groups = out.chunks_mut(self.len * self.dim).enumerate();
+        let blocks =
+            groups.flat_map(|(g, out)| out.chunks_mut(BLOCK * self.dim).enumerate().map(move |(b, out)| (g, b, out)));
+        parallel::each(blocks, |(g, b, out)| f(self.block(g, b), out));
     }
 
     /// The gradient of a block's rows, given that of its unit rows.

@@ -8,8 +8,7 @@
 use super::{Grads, MIN_INVERTIBLE_SLOPE, Output, Params};
 use crate::real::{Real, Stored};
 use crate::simd::{Kernel, Vector, dispatch};
-use engine::{DType, Element, Error, Result, Tensor, bf16};
-use rayon::prelude::*;
+use engine::{DType, Element, Error, Result, Tensor, bf16, parallel};
 
 /// Elements of a chunk, about: it stays in the second-level cache, and there are enough of them for many threads.
 const CHUNK: usize = 1 << 15;
@@ -79,11 +78,9 @@ impl Plan {
     }
 
     /// The chunks to write, with their numbers.
-    fn split<'a, T: Element>(&self, all: &'a mut [T]) -> impl ParallelIterator<Item = (usize, &'a mut [T])> {
-        let (sample, chunk, chunks) = (self.sample, self.chunk, self.chunks());
-        all.par_chunks_mut(sample).enumerate().flat_map(move |(n, part)| {
-            part.par_chunks_mut(chunk).enumerate().map(move |(i, part)| (n * chunks + i, part))
-        })
+    fn split<'a, T: Element>(&self, all: &'a mut [T]) -> impl ExactSizeIterator<Item = (usize, &'a mut [T])> {
+        let chunks: Vec<_> = all.chunks_mut(self.sample).flat_map(|sample| sample.chunks_mut(self.chunk)).collect();
+        chunks.into_iter().enumerate()
     }
 
     /// For every sample, a line's worth of the channels' values.
@@ -106,7 +103,7 @@ fn forward_typed<S: Stored>(x: &Tensor, residual: Option<&Tensor>, p: Params) ->
     let (mean, rstd) = statistics(from, plan, p.eps);
     let (mean_line, rstd_line) = (plan.lines(&mean), plan.lines(&rstd));
     let slope = S::Real::of(p.slope.unwrap_or(1.0));
-    plan.split(y.as_mut_slice::<S>()?).for_each(|(i, y)| {
+    parallel::each(plan.split(y.as_mut_slice::<S>()?), |(i, y)| {
         dispatch(Normalise {
             x: plan.at(from, i),
             residual: residual.map(|r| plan.at(r, i)),
@@ -122,9 +119,12 @@ fn forward_typed<S: Stored>(x: &Tensor, residual: Option<&Tensor>, p: Params) ->
 /// Mean and 1 / √(variance + eps), `[N, C]` each.
 fn statistics<S: Stored>(x: &[S], plan: Plan, eps: f64) -> (Vec<S::Real>, Vec<S::Real>) {
     let chunk = |i| dispatch(ChunkMoments { x: plan.at(x, i), channels: plan.channels, period: plan.period });
-    let parts: Vec<Vec<Moments>> = (0..plan.count(x)).into_par_iter().map(chunk).collect();
+    let parts: Vec<Vec<Moments>> = parallel::map(0..plan.count(x), chunk);
     let channel = |parts: &[Vec<Moments>], c: usize| {
-        let all = combine(parts.iter().map(|part| part[c]));
+        let all = match parts {
+            [one] => one[c],
+            parts => combine(parts.iter().map(|part| part[c])),
+        };
         (S::Real::of(all.mean), S::Real::of((all.squares / all.count + eps).sqrt().recip()))
     };
     parts.chunks(plan.chunks()).flat_map(|parts| (0..plan.channels).map(move |c| channel(parts, c))).unzip()
@@ -146,7 +146,7 @@ fn backward_typed<S: Stored>(
     if !has_residual && slope >= S::Real::of(MIN_INVERTIBLE_SLOPE) {
         let [zeros, ones] = [0.0, 1.0].map(|v| vec![S::Real::of(v); rstd.len()]);
         let view = View { plan, h: y, shift: plan.lines(&zeros), slope };
-        let parts: Vec<_> = (0..plan.count(dy)).into_par_iter().map(|i| view.sums(dy, i)).collect();
+        let parts = parallel::map(0..plan.count(dy), |i| view.sums(dy, i));
         let dx = view.gradient(dy, &view.rules(&parts, &ones, rstd), x.0)?;
         return Ok(Grads { dx, dresidual: None });
     }
@@ -156,7 +156,7 @@ fn backward_typed<S: Stored>(
         dispatch(Activation { dy: plan.at(dy, i), y: plan.at(y, i), slope, dz: &mut *dz });
         view.sums_of_chunk(dz, i)
     };
-    let parts: Vec<_> = plan.split(dz.as_mut_slice::<S>()?).map(activation).collect();
+    let parts = parallel::map(plan.split(dz.as_mut_slice::<S>()?), activation);
     let dx = view.gradient(dz.as_slice::<S>()?, &view.rules(&parts, rstd, rstd), x.0)?;
     Ok(Grads { dx, dresidual: has_residual.then_some(dz) })
 }
@@ -213,7 +213,7 @@ impl<S: Stored> View<'_, S> {
     fn gradient(&self, g: &[S], rules: &Rules<S::Real>, like: &Tensor) -> Result<Tensor> {
         let plan = self.plan;
         let mut dx = Tensor::empty(like.dims(), like.dtype(), like.device())?;
-        plan.split(dx.as_mut_slice::<S>()?).for_each(|(i, dx)| {
+        parallel::each(plan.split(dx.as_mut_slice::<S>()?), |(i, dx)| {
             dispatch(Gradient {
                 g: plan.at(g, i),
                 h: plan.at(self.h, i),
@@ -287,6 +287,9 @@ impl<S: Stored> Kernel for ChunkMoments<'_, S> {
             Moments { count, mean: Element::to_f64(shift[i]) + off, squares: (squares[i] - off * sum[i]).max(0.0) }
         };
         let slots: Vec<Moments> = (0..p.min(self.x.len())).map(slot).collect();
+        if p == self.channels {
+            return slots;
+        }
         (0..self.channels).map(|c| combine(slots.iter().skip(c).step_by(self.channels).copied())).collect()
     }
 }
@@ -409,8 +412,13 @@ impl<S: Stored> Kernel for ChunkSums<'_, S> {
                 *dzx += Element::to_f64(a2);
             }
         }
-        let total = |line: &[f64], c: usize| line.iter().skip(c).step_by(self.channels).sum();
-        (0..self.channels).map(|c| [total(&dz, c), total(&dzx, c)]).collect()
+        let mut total = vec![[0.0; 2]; self.channels];
+        for (dz, dzx) in dz.chunks(self.channels).zip(dzx.chunks(self.channels)) {
+            for ((total, dz), dzx) in total.iter_mut().zip(dz).zip(dzx) {
+                *total = [total[0] + dz, total[1] + dzx];
+            }
+        }
+        total
     }
 }
 
