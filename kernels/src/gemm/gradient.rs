@@ -21,6 +21,8 @@ const BLOCK_ROWS: usize = 128;
 const UNIT_SIZE: usize = 32 * 1024;
 /// Units that there should be, for as many threads as there may be.
 const UNITS: usize = 64;
+/// Units below which threads would wait for one another.
+const FEWEST_UNITS: usize = 8;
 /// Rows below which a chunk is not worth its copy.
 const CHUNK_ROWS: usize = 1024;
 /// Inputs that fill the widest tile.
@@ -111,7 +113,9 @@ impl<S: Operand> Gradient<'_, S> {
     fn cuts(&self) -> Cuts {
         let rows = self.map.rows();
         let (all_taps, n) = if self.gathers() { (1, self.map.taps() * self.n) } else { (self.map.taps(), self.n) };
-        let outputs = (UNIT_SIZE / n).next_multiple_of(48).min(self.m);
+        // Few rows make few chunks: then the outputs are shared out.
+        let parts = FEWEST_UNITS.div_ceil(rows.div_ceil(CHUNK_ROWS).max(1) * all_taps);
+        let outputs = (UNIT_SIZE / n).min(self.m.div_ceil(parts)).next_multiple_of(FULL_TILE).min(self.m);
         let taps = (UNIT_SIZE / (outputs * n)).clamp(1, all_taps);
         let parts = all_taps.div_ceil(taps) * self.m.div_ceil(outputs);
         let most = (COPIES_SIZE / (self.m * all_taps * n)).max(1);
