@@ -383,6 +383,7 @@ pub fn gather<T: Element>(map: &Map, source: &[T], channels: usize, rows: usize,
         let to = &mut patches[rows.start * size + tap * channels..][..(rows.len() - 1) * size + len];
         match len {
             1 => copy_rows::<1, T>(from, step, to, size, rows.len()),
+            2 => copy_rows::<2, T>(from, step, to, size, rows.len()),
             3 => copy_rows::<3, T>(from, step, to, size, rows.len()),
             _ => (0..rows.len()).for_each(|i| to[i * size..][..len].copy_from_slice(&from[i * step..][..len])),
         }
