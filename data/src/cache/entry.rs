@@ -94,11 +94,24 @@ pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) ->
         }
     }
     .map_err(text)?;
-    let blob = |name| -> Result<Vec<u8>, Problem> {
+    let blob = |name| -> Result<Option<Vec<u8>>, Problem> {
         let bytes = store.get(&StoreKey::new(name).map_err(text)?).map_err(text)?;
-        Ok(bytes.ok_or("a volume of nothing but zeros is not stored")?.into())
+        Ok(bytes.map(Vec::from))
     };
-    Ok(Blobs { description: blob(DESCRIPTION)?, shard: blob(SHARD)? })
+    let description = blob(DESCRIPTION)?.ok_or("it has no description")?;
+    Ok(Blobs { description, shard: blob(SHARD)?.unwrap_or_else(|| shard_of_zeros(grid(volume.dims).iter().product())) })
+}
+
+/// Chunks along each axis.
+fn grid(dims: [usize; 3]) -> [usize; 3] {
+    dims.map(|n| n.div_ceil(SIDE))
+}
+
+/// What zarrs leaves out: a shard that has none of its chunks, an index and its checksum.
+fn shard_of_zeros(chunks: usize) -> Vec<u8> {
+    let mut shard = ALL_ZERO.map(u64::to_le_bytes).concat().repeat(chunks);
+    shard.extend(crc32c(&shard).to_le_bytes());
+    shard
 }
 
 impl Entry {
@@ -145,7 +158,7 @@ impl Entry {
         if to.data.is_empty() {
             return Ok(());
         }
-        let grid = self.dims.map(|n| n.div_ceil(SIDE));
+        let grid = grid(self.dims);
         let index = self.files.index(grid.iter().product())?;
         let mut zstd = Decompressor::new().map_err(text)?;
         let mut chunk = vec![0; SIDE.pow(3) * self.bits.bytes()];

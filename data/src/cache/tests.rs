@@ -125,15 +125,18 @@ fn chunks_of_zeros_are_read_as_such() {
     let solid = |i: usize| i / (dims[1] * dims[2]) >= 64 && i % dims[2] < 64;
     let data = (0..dims.iter().product()).map(|i| if solid(i) { (i % 251) as f32 / 255.0 } else { 0.0 }).collect();
     let volume = Volume { data, dims, affine: IDENTITY };
-    let entry::Blobs { description, shard } = entry::encode(&volume, Bits::Eight, &Map::new()).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(folder.path().join("c/0/0")).unwrap();
-    std::fs::write(folder.path().join(entry::SHARD), shard).unwrap();
-    std::fs::write(folder.path().join(entry::DESCRIPTION), description).unwrap();
-    let entry = Entry::of(entry::Files::open(folder.path()).unwrap().unwrap()).unwrap();
-    let (corner, size) = ([60, 1, -2], [70, 64, 70]);
-    assert!(entry.read([0; 3], dims).unwrap() == volume);
-    assert!(entry.read(corner, size).unwrap().data == volume.extract(corner, size).data);
+    let nothing = Volume { data: vec![0.0; volume.data.len()], ..volume.clone() };
+    for volume in [volume, nothing] {
+        let entry::Blobs { description, shard } = entry::encode(&volume, Bits::Eight, &Map::new()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("c/0/0")).unwrap();
+        std::fs::write(folder.path().join(entry::SHARD), shard).unwrap();
+        std::fs::write(folder.path().join(entry::DESCRIPTION), description).unwrap();
+        let entry = Entry::of(entry::Files::open(folder.path()).unwrap().unwrap()).unwrap();
+        let (corner, size) = ([60, 1, -2], [70, 64, 70]);
+        assert!(entry.read([0; 3], dims).unwrap() == volume);
+        assert!(entry.read(corner, size).unwrap().data == volume.extract(corner, size).data);
+    }
 }
 
 /// Names of files may change; anything else makes the entry a damaged one, or changes nothing.

@@ -8,6 +8,7 @@ mod naive;
 mod operand;
 mod pack;
 mod product;
+mod rows;
 #[cfg(test)]
 pub mod testing;
 mod tile;

@@ -11,6 +11,7 @@
 use super::map::{Map, Met, Run};
 use super::operand::Operand;
 use super::pack::{self, Packing, Weight};
+use super::rows::{self, Rows};
 use super::tile::{MAX_ROWS, Strip, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
 use engine::Element;
@@ -95,6 +96,9 @@ impl<S> Default for Scratch<S> {
 impl<S: Operand> Product<'_, S> {
     /// Writes the target pixels that the map's rows name.
     pub fn run(&self, target: &mut [S]) {
+        if let Some(few) = self.dot_products() {
+            return few.run(target);
+        }
         let (rows, width, threads) = (self.map.rows(), pack::width(), rayon::current_num_threads());
         let panels = self.n.div_ceil(width);
         let taps: Vec<usize> = (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect();
@@ -117,6 +121,28 @@ impl<S: Operand> Product<'_, S> {
             let panels = s * share..panels.min((s + 1) * share);
             S::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
         });
+    }
+
+    /// The product as dot products, where there are few rows, one tap that all of them meet, and inputs side by side.
+    fn dot_products(&self) -> Option<Rows<'_, S>> {
+        let (map, k) = (self.map, self.channels);
+        if map.rows() > rows::MOST_ROWS || map.taps() != 1 || self.weight.k != 1 || !k.is_multiple_of(S::PER_LANE) {
+            return None;
+        }
+        let mut runs = Vec::new();
+        map.runs(0..map.rows(), &mut runs);
+        let (mut source, mut pixels) = (Vec::new(), Vec::new());
+        for run in &runs {
+            let met = map.met(run, 0).filter(|met| met.len == run.len())?;
+            let (pixel, stride) = map.target(run);
+            for i in 0..run.len() {
+                source.extend_from_slice(&self.source[(met.source + i * met.step) * k..][..k]);
+                pixels.push(pixel + i * stride);
+                source.resize(pixels.len() * rows::row_stride::<S>(k), S::zeroed());
+            }
+        }
+        let weight = &self.weight.data[map.kernel_tap(0) * self.weight.tap..];
+        Some(Rows { source, channels: k, pixels, weight, stride: self.weight.n, bias: self.bias, n: self.n })
     }
 
     fn steps(&self) -> Vec<Step> {

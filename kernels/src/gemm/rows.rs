@@ -1,0 +1,152 @@
+//! A few rows times weights whose inputs lie side by side, as those of a linear layer do: every output is a dot product, and the
+//! weights are read once, from where they are. To pack them first, as for many rows, would take longer than the sums.
+//!
+//! A sum runs in 16 lanes on every CPU, added by halves at its end: results depend neither on the width of vectors nor on threads.
+
+use super::operand::Operand;
+use super::tile::Target;
+use crate::simd::{Kernel, MAX_LANES, Vector};
+use engine::parallel;
+use std::ops::Range;
+
+/// Rows up to which dot products are faster.
+pub const MOST_ROWS: usize = 32;
+/// Outputs of a task.
+const OUTPUTS: usize = 48;
+
+pub struct Rows<'a, S> {
+    /// Inputs, `[rows][row_stride(channels)]`.
+    pub source: Vec<S>,
+    pub channels: usize,
+    /// Which pixel of the target each row is.
+    pub pixels: Vec<usize>,
+    /// The inputs' weights for output 0; those for the others follow, `stride` apart.
+    pub weight: &'a [S],
+    pub stride: usize,
+    pub bias: Option<&'a [f32]>,
+    pub n: usize,
+}
+
+/// Distance of rows of so many inputs: with rows of a multiple of 4 KiB right behind each other, all would want the same few places
+/// of the first-level cache.
+pub fn row_stride<S: Operand>(channels: usize) -> usize {
+    channels + MAX_LANES * S::PER_LANE
+}
+
+impl<S: Operand> Rows<'_, S> {
+    /// Writes the rows' pixels of the target, `n` values each.
+    pub fn run(&self, target: &mut [S]) {
+        let to = Target(target.as_mut_ptr());
+        parallel::run(self.n.div_ceil(OUTPUTS), &|task| {
+            let outputs = task * OUTPUTS..self.n.min((task + 1) * OUTPUTS);
+            S::dispatch(Task { all: self, outputs, to });
+        });
+    }
+}
+
+struct Task<'a, S> {
+    all: &'a Rows<'a, S>,
+    outputs: Range<usize>,
+    to: Target<S>,
+}
+
+impl<S: Operand> Kernel for Task<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let mut rows = 0..self.all.pixels.len();
+        // SAFETY: `dispatch` gave the instruction set. Accumulators and operands fit 32 registers, or 16 of 8 lanes.
+        unsafe {
+            if V::LANES == MAX_LANES {
+                self.all_rows::<V, 8, 2, 1>(&mut rows);
+                self.all_rows::<V, 4, 3, 1>(&mut rows);
+                self.all_rows::<V, 2, 3, 1>(&mut rows);
+                self.all_rows::<V, 1, 3, 1>(&mut rows);
+            } else {
+                self.all_rows::<V, 2, 2, 2>(&mut rows);
+                self.all_rows::<V, 1, 2, 2>(&mut rows);
+            }
+        }
+    }
+}
+
+impl<S: Operand> Task<'_, S> {
+    /// All outputs of `rows`, M at a time, which are then taken off; P vectors make 16 lanes.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    unsafe fn all_rows<V: Vector, const M: usize, const N: usize, const P: usize>(&self, rows: &mut Range<usize>) {
+        while rows.len() >= M {
+            let now = rows.start;
+            rows.start += M;
+            let mut j = self.outputs.start;
+            // SAFETY: as for this function.
+            unsafe {
+                while j + N <= self.outputs.end {
+                    self.tile::<V, M, N, P>(now, j);
+                    j += N;
+                }
+                while j < self.outputs.end {
+                    self.tile::<V, M, 1, P>(now, j);
+                    j += 1;
+                }
+            }
+        }
+    }
+
+    /// Outputs j to j + N of M rows from `row` on.
+    ///
+    /// # Safety
+    /// As for [`Vector`]; there must be M rows, and as many outputs.
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const M: usize, const N: usize, const P: usize>(&self, row: usize, j: usize) {
+        let all = self.all;
+        let (lanes, row_stride) = (S::lanes(all.channels), row_stride::<S>(all.channels));
+        let whole = lanes / MAX_LANES * MAX_LANES;
+        // SAFETY: a row, and the weights of an output, have `lanes` lanes; this task alone writes its outputs.
+        unsafe {
+            let mut sums = [[[V::zero(); P]; N]; M];
+            let x: [_; M] = std::array::from_fn(|i| all.source.as_ptr().add((row + i) * row_stride).cast::<f32>());
+            let w: [_; N] = std::array::from_fn(|o| all.weight.as_ptr().add((j + o) * all.stride).cast::<f32>());
+            for k in (0..whole).step_by(MAX_LANES) {
+                add::<S, V, M, N, P>(&mut sums, |part| {
+                    let at = k + part * V::LANES;
+                    (x.map(|x| V::load(x.add(at))), w.map(|w| V::load(w.add(at))))
+                });
+            }
+            if whole < lanes {
+                add::<S, V, M, N, P>(&mut sums, |part| {
+                    let n = (lanes - whole).saturating_sub(part * V::LANES).min(V::LANES);
+                    let at = (whole + part * V::LANES).min(lanes);
+                    (x.map(|x| V::load_first(x.add(at), n)), w.map(|w| V::load_first(w.add(at), n)))
+                });
+            }
+            for (sums, pixel) in sums.iter().zip(&all.pixels[row..]) {
+                for (o, parts) in sums.iter().enumerate() {
+                    let sum = parts[1..].iter().fold(parts[0], |sum, &part| sum.add(part));
+                    let value = sum.sum() + all.bias.map_or(0.0, |bias| bias[j + o]);
+                    self.to.0.add(pixel * all.n + j + o).write(S::narrow(value));
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of the vectors that `load` gives for each part of 16 lanes.
+#[inline(always)]
+unsafe fn add<S: Operand, V: Vector, const M: usize, const N: usize, const P: usize>(
+    sums: &mut [[[V; P]; N]; M],
+    load: impl Fn(usize) -> ([V; M], [V; N]),
+) {
+    for part in 0..P {
+        let (x, w) = load(part);
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (sums, w) in sums.iter_mut().zip(w) {
+                // SAFETY: the caller's instruction set.
+                sums[part] = unsafe { S::multiply_add(x, w, sums[part]) };
+            }
+        }
+    }
+}
