@@ -3,7 +3,7 @@
     python3 monai_read.py '[{"path": "scan.nii.gz", "spacing": [1.5, 1.5, 1.5], "window": [-175, 250], "pad": [64, 64, 64]}]' 3
 
 Prints one JSON object: the versions, the seconds of every run of every volume, and the process's largest resident set in bytes.
-Needs torch, monai and nibabel.
+Needs torch, monai and nibabel, and for MONAI 1.3 numpy < 2.
 """
 
 import json
@@ -58,4 +58,10 @@ def main():
     print(json.dumps({"torch": torch.__version__, "monai": monai.__version__, "volumes": times, "peak_bytes": peak}))
 
 
-main()
+try:
+    main()
+except Exception as error:
+    # MONAI wraps what went wrong, as numpy 2 does to MONAI 1.3, in errors that do not say it
+    while error.__cause__:
+        error = error.__cause__
+    raise SystemExit(f"{type(error).__name__}: {error}") from None
