@@ -78,6 +78,17 @@ impl Arena {
         self.segments[place.segment].give(place.start, place.lines);
     }
 
+    /// Takes what is free of some lines of a segment that were all in use before.
+    pub fn claim(&mut self, segment: usize, lines: Range<usize>) -> Vec<Place> {
+        let taken = self.segments[segment].claim(lines);
+        let places = taken.into_iter().map(|lines| Place { segment, start: lines.start, lines: lines.len() });
+        let places: Vec<Place> = places.collect();
+        let usage = &mut self.usage;
+        usage.live += places.iter().map(|place| place.lines * LINE).sum::<usize>();
+        usage.peak = usage.peak.max(usage.live);
+        places
+    }
+
     /// Lines of the segment to add for a buffer that fits nowhere: as many as all others have.
     pub fn growth(&self, lines: usize) -> usize {
         self.segments.iter().map(|s| s.lines).sum::<usize>().max(SMALLEST).max(lines)
@@ -118,6 +129,29 @@ impl Segment {
             start = at;
         }
         self.free.insert(start, freed);
+    }
+
+    fn claim(&mut self, lines: Range<usize>) -> Vec<Range<usize>> {
+        let end = |(&at, free): (&usize, &Free)| at + free.lines;
+        let before = self.free.range(..lines.start).next_back().filter(|&entry| end(entry) > lines.start);
+        let first = before.map_or(lines.start, |(&at, _)| at);
+        let found: Vec<usize> = self.free.range(first..lines.end).map(|(&at, _)| at).collect();
+        found.into_iter().map(|at| self.cut(at, &lines)).collect()
+    }
+
+    /// Takes the lines that a free range shares with others.
+    fn cut(&mut self, at: usize, lines: &Range<usize>) -> Range<usize> {
+        let free = self.free.remove(&at).unwrap_or(Free { lines: 0, touched: 0 });
+        let (start, end) = (at.max(lines.start), (at + free.lines).min(lines.end));
+        let mut keep = |from: usize, to: usize| {
+            if to > from {
+                let touched = (at + free.touched).clamp(from, to) - from;
+                self.free.insert(from, Free { lines: to - from, touched });
+            }
+        };
+        keep(at, start);
+        keep(end, at + free.lines);
+        start..end
     }
 
     fn flush(&mut self) -> Vec<Range<usize>> {
@@ -164,6 +198,21 @@ mod tests {
         assert_eq!((arena.usage.held, arena.usage.live), (b.lines * LINE, b.lines * LINE));
         assert!(arena.flush().is_empty());
         assert_eq!((grown(&mut arena, 5).start, arena.usage.held), (0, 11 * LINE));
+    }
+
+    #[test]
+    fn what_is_free_between_live_buffers_can_be_claimed() {
+        let mut arena = Arena::default();
+        let [a, b, c, d] = [5, 6, 7, 8].map(|lines| grown(&mut arena, lines));
+        [a, c, d].into_iter().for_each(|place| arena.give(place));
+        let claimed = arena.claim(0, 2..20);
+        assert_eq!(claimed.iter().map(|p| (p.start, p.lines)).collect::<Vec<_>>(), [(2, 3), (11, 9)]);
+        assert_eq!(arena.usage.live, (b.lines + 12) * LINE);
+        assert!(arena.claim(0, 2..20).is_empty());
+        assert_eq!((grown(&mut arena, 2).start, grown(&mut arena, 3).start), (0, 20));
+        assert_eq!(arena.usage.held, 26 * LINE);
+        claimed.into_iter().for_each(|place| arena.give(place));
+        assert_eq!(grown(&mut arena, 9).start, 11);
     }
 
     #[test]

@@ -11,7 +11,6 @@ pub use crate::arena::Usage;
 use crate::arena::{Arena, Place};
 use crate::{Error, Result};
 use memmap2::{Advice, MmapMut, MmapRaw, UncheckedAdvice};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -105,56 +104,6 @@ fn whole_pages(lines: Range<usize>) -> Range<usize> {
     start..(lines.end * LINE / PAGES * PAGES).max(start)
 }
 
-/// Buffers that wait to be used again, by their lines, and the account of all buffers. `B` is the memory itself, or nothing
-/// where only the account is wanted.
-#[derive(Debug)]
-pub(crate) struct Pool<B> {
-    idle: HashMap<usize, Vec<B>>,
-    pub usage: Usage,
-}
-
-impl<B> Default for Pool<B> {
-    fn default() -> Self {
-        Pool { idle: HashMap::new(), usage: Usage::default() }
-    }
-}
-
-impl<B> Pool<B> {
-    /// Enters a buffer as live. None when none waits: then a fresh one is due, and is entered as held.
-    pub fn take(&mut self, lines: usize) -> Option<B> {
-        let buffer = self.idle.get_mut(&lines).and_then(Vec::pop);
-        let usage = &mut self.usage;
-        usage.live += lines * LINE;
-        usage.peak = usage.peak.max(usage.live);
-        usage.held += if buffer.is_none() { lines * LINE } else { 0 };
-        buffer
-    }
-
-    pub fn give(&mut self, lines: usize, buffer: B) {
-        self.usage.live -= lines * LINE;
-        self.idle.entry(lines).or_default().push(buffer);
-    }
-
-    /// Takes back the entry of a buffer that could not be had.
-    pub fn cancel(&mut self, lines: usize) {
-        self.usage.live -= lines * LINE;
-        self.usage.held -= lines * LINE;
-    }
-
-    /// Takes all recycled buffers out, to be given back.
-    pub fn drain(&mut self) -> impl Iterator<Item = B> + use<B> {
-        self.usage.held = self.usage.live;
-        std::mem::take(&mut self.idle).into_values().flatten()
-    }
-}
-
-/// Lines in the bucket that serves `bytes`: the next multiple of an eighth of the power of two below.
-pub(crate) fn bucket(bytes: usize) -> usize {
-    let lines = bytes.div_ceil(LINE).max(1);
-    let step = (lines.next_power_of_two() / 16).max(1);
-    lines.next_multiple_of(step)
-}
-
 /// A piece of the host's memory, returned when dropped.
 pub(crate) struct Buffer {
     place: Place,
@@ -221,14 +170,6 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_waste_at_most_an_eighth() {
-        for bytes in [1, 64, 65, 1000, 4097, 1 << 20, (1 << 20) + 1, 50_331_649] {
-            let got = bucket(bytes) * LINE;
-            assert!(got >= bytes && got <= bytes + bytes / 8 + LINE, "{bytes} -> {got}");
-        }
-    }
 
     #[test]
     fn checked_buffers_are_poisoned_and_overruns_are_caught() {

@@ -106,10 +106,13 @@ int spoil(Capture& capture, int code, const char* what) {
     return complain(code, (std::string("during a capture: ") + what).c_str());
 }
 
+// What the calling thread may do during captures.
+thread_local Mode thread_mode = GLOBAL;
+
 // A call that would wait for the device or change its memory at once: not from a thread that captures, nor from any while one
-// captures globally.
+// captures globally, unless the thread has said that it knows.
 int at_once(const char* what) {
-    if (sticky) return sticky;
+    if (sticky || thread_mode == RELAXED) return sticky;
     std::lock_guard lock(captures_access);
     for (Stream* stream : capturing) {
         Capture& capture = *stream->capture;
@@ -288,6 +291,24 @@ int allocate(Pointer* pointer, size_t bytes) {
     if (memory::used() > most_used) most_used = memory::used();
     return SUCCESS;
 }
+// The piece that cuMemCreate makes: of device 0, pinned, with no handle to share it by.
+struct Property {
+    int type, handle_types, location, device;
+    void* windows;
+    unsigned char flags[8];
+};
+constexpr int PINNED = 1, ON_DEVICE = 1, READ_AND_WRITE = 3;
+constexpr size_t GRANULARITY = 2 << 20;
+struct Access {
+    int location, device, flags;
+};
+
+bool is_supported(const Property& property) {
+    return property.type == PINNED && property.location == ON_DEVICE && property.device == 0 && !property.handle_types;
+}
+
+int when(bool done, const char* otherwise) { return done ? int(SUCCESS) : complain(INVALID_VALUE, otherwise); }
+
 int release(Pointer pointer) {
     if (!pointer) return SUCCESS;
     bool beside = false;
@@ -452,6 +473,13 @@ API cuStreamEndCapture(void* stream, void** graph) {
     end_capture(stream_of(stream));
     return *graph ? SUCCESS : CAPTURE_INVALIDATED;
 }
+API cuThreadExchangeStreamCaptureMode(int* mode) {
+    int before = thread_mode;
+    if (*mode < GLOBAL || *mode > RELAXED) return INVALID_VALUE;
+    thread_mode = Mode(*mode);
+    *mode = before;
+    return SUCCESS;
+}
 API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     if (!graph) return INVALID_VALUE;
     if (int refused = at_once("making a graph ready")) return refused;
@@ -494,6 +522,37 @@ API cuMemFree_v2(Pointer pointer) {
 API cuMemFreeAsync(Pointer pointer, void* stream) {
     if (int refused = not_in_capture(stream, "giving memory back in the graph")) return refused;
     return release(pointer);
+}
+API cuMemGetAllocationGranularity(size_t* bytes, const Property* property, int) {
+    *bytes = GRANULARITY;
+    return when(is_supported(*property), "the granularity of memory that is not the device's");
+}
+API cuMemAddressReserve(Pointer* pointer, size_t bytes, size_t, Pointer, unsigned long long) {
+    if (!bytes || bytes % GRANULARITY) return complain(INVALID_VALUE, "addresses for no whole number of pieces");
+    *pointer = reinterpret_cast<Pointer>(memory::reserve(bytes));
+    return *pointer ? SUCCESS : OUT_OF_MEMORY;
+}
+API cuMemCreate(unsigned long long* piece, size_t bytes, const Property* property, unsigned long long) {
+    if (int refused = at_once("taking memory")) return refused;
+    if (!is_supported(*property) || !bytes || bytes % GRANULARITY) return complain(INVALID_VALUE, "a piece of unfit memory");
+    *piece = memory::create(bytes);
+    if (memory::used() > most_used) most_used = memory::used();
+    return *piece ? SUCCESS : OUT_OF_MEMORY;
+}
+API cuMemMap(Pointer pointer, size_t bytes, size_t offset, unsigned long long piece, unsigned long long) {
+    if (int refused = at_once("putting memory behind addresses")) return refused;
+    return when(!offset && memory::map(host(pointer), bytes, piece), "memory behind addresses that it does not fit");
+}
+API cuMemSetAccess(Pointer pointer, size_t bytes, const Access* access, size_t count) {
+    bool ours = count == 1 && access->location == ON_DEVICE && access->device == 0 && access->flags == READ_AND_WRITE;
+    return when(ours && memory::give_access(host(pointer), bytes), "access to addresses without memory");
+}
+API cuMemUnmap(Pointer pointer, size_t bytes) {
+    if (int refused = at_once("taking memory from behind addresses")) return refused;
+    return when(memory::unmap(host(pointer), bytes), "taking away memory that is not there");
+}
+API cuMemRelease(unsigned long long piece) {
+    return when(memory::destroy(piece), "giving back a piece that is in use, or none");
 }
 API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     const size_t page = 4096;

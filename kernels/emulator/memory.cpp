@@ -28,6 +28,40 @@ std::mutex access;
 std::map<char*, Allocation> allocations;
 size_t total;
 
+// Memory that is put behind reserved addresses.
+struct Mapped {
+    size_t bytes;
+    unsigned long long piece;
+    bool accessible;
+};
+std::map<char*, size_t> spaces;
+std::map<unsigned long long, size_t> pieces;
+std::map<char*, Mapped> mapped;
+unsigned long long pieces_made;
+
+bool is_reserved(const char* from, size_t bytes) {
+    auto after = spaces.upper_bound(const_cast<char*>(from));
+    if (after == spaces.begin()) return false;
+    auto& [start, size] = *std::prev(after);
+    return from + bytes <= start + size;
+}
+
+bool is_free(char* from, size_t bytes) {
+    auto next = mapped.lower_bound(from);
+    if (next != mapped.end() && next->first < from + bytes) return false;
+    return next == mapped.begin() || std::prev(next)->first + std::prev(next)->second.bytes <= from;
+}
+
+bool is_accessible(char* from, const char* to) {
+    auto at = mapped.upper_bound(from);
+    if (at == mapped.begin()) return false;
+    for (--at; at != mapped.end() && at->first <= from && at->second.accessible; ++at) {
+        from = at->first + at->second.bytes;
+        if (from >= to) return true;
+    }
+    return false;
+}
+
 // The sanitizer's own heap surrounds every allocation with forbidden bytes.
 bool take_from_heap(size_t bytes, char** address) {
     void* taken;
@@ -90,6 +124,60 @@ bool release(void* address, bool* beside) {
     return true;
 }
 
+void* reserve(size_t bytes) {
+    std::lock_guard lock(access);
+    void* space = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (space == MAP_FAILED) return nullptr;
+    spaces[static_cast<char*>(space)] = bytes;
+    return space;
+}
+
+unsigned long long create(size_t bytes) {
+    std::lock_guard lock(access);
+    if (bytes > settings().memory_bytes - total) return 0;
+    total += bytes;
+    pieces[++pieces_made] = bytes;
+    return pieces_made;
+}
+
+bool map(void* address, size_t bytes, unsigned long long piece) {
+    std::lock_guard lock(access);
+    auto at = static_cast<char*>(address);
+    auto found = pieces.find(piece);
+    if (found == pieces.end() || found->second != bytes || !is_reserved(at, bytes) || !is_free(at, bytes)) return false;
+    mapped[at] = {bytes, piece, false};
+    return true;
+}
+
+bool give_access(void* address, size_t bytes) {
+    std::lock_guard lock(access);
+    auto found = mapped.find(static_cast<char*>(address));
+    if (found == mapped.end() || found->second.bytes != bytes) return false;
+    // Zeros rather than poison: a piece is large, and mostly not used.
+    return found->second.accessible = !mprotect(address, bytes, PROT_READ | PROT_WRITE);
+}
+
+bool unmap(void* address, size_t bytes) {
+    std::lock_guard lock(access);
+    auto found = mapped.find(static_cast<char*>(address));
+    if (found == mapped.end() || found->second.bytes != bytes) return false;
+    madvise(address, bytes, MADV_DONTNEED);
+    mprotect(address, bytes, PROT_NONE);
+    mapped.erase(found);
+    return true;
+}
+
+bool destroy(unsigned long long piece) {
+    std::lock_guard lock(access);
+    auto found = pieces.find(piece);
+    if (found == pieces.end()) return false;
+    for (auto& [at, what] : mapped)
+        if (what.piece == piece) return false;
+    total -= found->second;
+    pieces.erase(found);
+    return true;
+}
+
 size_t used() {
     std::lock_guard lock(access);
     return total;
@@ -98,6 +186,7 @@ size_t used() {
 bool contains(const void* address, size_t bytes) {
     std::lock_guard lock(access);
     char* from = static_cast<char*>(const_cast<void*>(address));
+    if (is_accessible(from, from + bytes)) return true;
     auto after = allocations.upper_bound(from);
     if (after == allocations.begin()) return false;
     auto& [start, allocation] = *std::prev(after);
@@ -107,6 +196,7 @@ bool contains(const void* address, size_t bytes) {
 std::string describe(const void* address) {
     std::lock_guard lock(access);
     char* at = static_cast<char*>(const_cast<void*>(address));
+    if (is_reserved(at, 1)) return is_accessible(at, at + 1) ? "inside an allocation, misaligned" : "reserved, without memory";
     auto after = allocations.upper_bound(at);
     if (after != allocations.end() && after->first - at <= ptrdiff_t(PAGE))
         return std::to_string(after->first - at) + " bytes before an allocation of " + std::to_string(after->second.bytes) +

@@ -1,7 +1,7 @@
 //! Tensors on a device: copies, views, memory and its errors; and what a machine without one says.
 
-use super::{device, random};
-use engine::cuda::{survey, usage};
+use super::{device, device_unchecked, random};
+use engine::cuda::{properties, survey, usage};
 use engine::memory::Usage;
 use engine::{DType, Device, Error, Tensor};
 
@@ -60,7 +60,7 @@ fn the_host_cannot_reach_in_and_shared_storage_is_not_written() {
 
 #[test]
 fn memory_is_recycled_and_what_does_not_fit_is_an_error_that_names_the_largest() {
-    let device = device();
+    let device = device_unchecked();
     let kept = Tensor::zeros(&[3, 1 << 20], DType::F32, device).expect("kept");
     let error = Tensor::empty(&[1 << 20, 1 << 20], DType::F32, device).expect_err("a terabyte is too much");
     let text = error.to_string();
@@ -73,4 +73,40 @@ fn memory_is_recycled_and_what_does_not_fit_is_an_error_that_names_the_largest()
     drop(first);
     let again = Tensor::empty(&[777_778], DType::U8, device).expect("tensor");
     assert_eq!(again.device_ptr(), address);
+}
+
+/// Bytes of a tensor that takes several pieces of memory, and a part of one.
+const LARGE: usize = 100_000_001;
+
+fn large(value: f64, device: Device) -> Tensor {
+    Tensor::full(&[LARGE], value, DType::U8, device).expect("a large tensor")
+}
+
+#[test]
+fn what_neighbours_leave_serves_a_larger_one() {
+    let device = device_unchecked();
+    let [a, b, c] = [1.0, 2.0, 3.0].map(|value| large(value, device));
+    let (start, held) = (a.device_ptr().expect("address"), usage(device).expect("usage").held);
+    drop((b, a));
+    let joined = Tensor::full(&[2 * LARGE], 4.0, DType::U8, device).expect("a larger tensor");
+    assert_eq!(joined.device_ptr(), Ok(start));
+    assert_eq!(usage(device).expect("usage").held, held);
+    let all = |t: &Tensor, value: u8| t.to_vec::<u8>().expect("values").iter().all(|&v| v == value);
+    assert!(all(&joined, 4) && all(&c, 3));
+}
+
+#[test]
+fn free_memory_anywhere_serves_what_needs_all_of_it() {
+    let device = device_unchecked();
+    let total = properties(device).expect("properties").memory;
+    // a live one between two holes, neither of which has room for the last
+    let (most, kept) = (total / 2, 1 << 20);
+    let low = Tensor::empty(&[most], DType::U8, device).expect("half of the memory");
+    let between = Tensor::full(&[kept], 5.0, DType::U8, device).expect("a small tensor");
+    drop(low);
+    let high = Tensor::empty(&[most + most / 2], DType::U8, device).expect("three quarters of the memory");
+    assert!(usage(device).expect("usage").held <= total);
+    assert!(between.to_vec::<u8>().expect("values").iter().all(|&v| v == 5));
+    drop((between, high));
+    Tensor::empty(&[total / 16 * 15], DType::U8, device).expect("nearly all of the memory");
 }

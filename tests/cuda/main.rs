@@ -53,6 +53,13 @@ fn device_alone() -> Device {
     find()
 }
 
+/// The same, and without the check mode: buffers lie next to one another, as in a run.
+fn device_unchecked() -> Device {
+    let device = device_alone();
+    engine::memory::check(false);
+    device
+}
+
 fn find() -> Device {
     if let Some(problem) = survey().problem {
         panic!("{problem}; there is an emulated one: cargo xtask emulate -- cargo test --release --test cuda");

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use xtask::emulator::{Async, Emulator, Sanitize, Schedule, Settings};
 use xtask::{process, root, sources};
 
-const RIGHT: &[&str] = &["gemm_bf16", "gemm_f16", "captures"];
+const RIGHT: &[&str] = &["gemm_bf16", "gemm_f16", "captures", "pieces"];
 
 /// Bugs that some of the plain runs show, and a part of what is then said.
 const BUGS: &[(&str, &str)] = &[

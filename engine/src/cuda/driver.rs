@@ -123,6 +123,7 @@ pub(super) struct Gpu {
     pub main_stream: sys::CUstream,
     context: sys::CUcontext,
     pool: Mutex<DevicePool>,
+    captures: Mutex<()>,
     staging: Mutex<Staging>,
     modules: Mutex<Modules>,
 }
@@ -173,11 +174,13 @@ impl Gpu {
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context)? };
         let main_stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let pool = DevicePool::open(ordinal, properties.memory)?;
         Ok(Gpu {
             properties,
             main_stream,
             context,
-            pool: Mutex::default(),
+            pool: Mutex::new(pool),
+            captures: Mutex::default(),
             staging: Mutex::new(Staging::new()?),
             modules: Mutex::default(),
         })
@@ -189,6 +192,11 @@ impl Gpu {
 
     pub fn pool(&self) -> MutexGuard<'_, DevicePool> {
         lock(&self.pool)
+    }
+
+    /// The turn to capture a graph.
+    pub fn capture_turn(&self) -> MutexGuard<'_, ()> {
+        lock(&self.captures)
     }
 
     pub fn staging(&self) -> MutexGuard<'_, Staging> {

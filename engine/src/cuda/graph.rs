@@ -1,26 +1,27 @@
 //! Work that is written down once and done again and again: a CUDA graph.
 //!
 //! While a thread captures, what it asks of the device goes into a stream of its own that only records. Other threads go on as
-//! before. A graph repeats addresses, so nobody else may be given the memory behind them: buffers that the work takes come from
-//! those that wait in the pool, and then belong to the graph, which gives them back when it is dropped. What exists before, and
-//! is used, must still exist at every launch; that is checked.
+//! before, and one captures at a time. A graph repeats addresses, so nobody else may be given the memory behind them: what the
+//! work takes belongs to the graph, which gives it back when it is dropped ([`super::book`]). What exists before, and is used, must
+//! still exist at every launch; that is checked.
 //!
-//! Work that a graph cannot repeat is refused with an error, even where it would swallow that itself: memory from the driver,
-//! copies from or to the host, waiting for the device, loading kernels. So the same work must have run once before as it is.
+//! Work that a graph cannot repeat is refused with an error, even where it would swallow that itself: copies from or to the host,
+//! waiting for the device, loading kernels. So the same work must have run once before as it is.
 
 use super::driver::{Gpu, gpu};
 use super::launch::SYNCHRONOUS;
 use crate::{Device, Error, Result};
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What was captured. Launching it again repeats it on whatever its tensors hold by then.
 pub struct Graph {
     executable: sys::CUgraphExec,
-    /// Buffers that it uses and that are not its own: their addresses and numbers.
-    used: BTreeMap<sys::CUdeviceptr, u64>,
+    /// The numbers of buffers that it uses and that are not its own.
+    used: BTreeSet<u64>,
     reserve: Reserve,
 }
 
@@ -35,7 +36,7 @@ struct Capture {
     device: Device,
     id: u64,
     stream: sys::CUstream,
-    used: BTreeMap<sys::CUdeviceptr, u64>,
+    used: BTreeSet<u64>,
     /// The first thing that was refused.
     refused: Option<Error>,
 }
@@ -63,7 +64,7 @@ impl Graph {
     pub fn launch(&self) -> Result<()> {
         let gpu = self.reserve.gpu;
         gpu.outside_capture("starting a captured step")?;
-        if !gpu.pool().holds(&self.used) {
+        if !gpu.pool().book.holds(&self.used) {
             return Err(Error::invalid("graph", "a tensor that the captured work uses is gone; capture it again"));
         }
         // SAFETY: the graph is whole, and all memory that it uses is its own or was just found in the pool.
@@ -86,7 +87,7 @@ impl Drop for Graph {
 
 impl Drop for Reserve {
     fn drop(&mut self) {
-        self.gpu.pool().dissolve(self.id);
+        self.gpu.pool().book.dissolve(self.id);
     }
 }
 
@@ -94,6 +95,7 @@ impl Drop for Reserve {
 struct Recording {
     stream: sys::CUstream,
     reserve: Option<Reserve>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Recording {
@@ -103,6 +105,7 @@ impl Recording {
         if !captures() {
             return Err(Error::invalid("graph", "VOCOE_SYNC=1 waits for every kernel, which a capture cannot"));
         }
+        let turn = gpu.capture_turn();
         let begin = || {
             let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
             // SAFETY: the stream was just created.
@@ -113,10 +116,10 @@ impl Recording {
         };
         let stream = gpu.call(format_args!("beginning a capture"), begin)?;
         let id = CAPTURES.fetch_add(1, Relaxed);
-        gpu.pool().reserve(id);
-        let capture = Capture { device: gpu.device(), id, stream, used: BTreeMap::new(), refused: None };
+        gpu.pool().book.begin(id);
+        let capture = Capture { device: gpu.device(), id, stream, used: BTreeSet::new(), refused: None };
         CURRENT.set(Some(capture));
-        Ok(Recording { stream, reserve: Some(Reserve { gpu, id }) })
+        Ok(Recording { stream, reserve: Some(Reserve { gpu, id }), _turn: turn })
     }
 
     fn finish(mut self) -> Result<Graph> {
@@ -142,6 +145,7 @@ impl Recording {
 
     /// What was recorded.
     fn end(&self, gpu: &Gpu) -> Result<sys::CUgraph> {
+        gpu.pool().book.end();
         gpu.call(format_args!("ending a capture"), || {
             // SAFETY: the stream is this capture's, and is not used afterwards.
             unsafe {
@@ -161,6 +165,17 @@ impl Drop for Recording {
             discard(reserve.gpu, graph);
         }
     }
+}
+
+/// Makes calls that take or free memory at once: in a capture too, which they do not become a part of.
+pub(super) fn relaxed<T>(calls: impl FnOnce() -> Result<T, DriverError>) -> Result<T, DriverError> {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: the driver exchanges this thread's mode with the one given.
+    unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+    let done = calls();
+    // SAFETY: as above.
+    unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }.result()?;
+    done
 }
 
 /// Frees a graph that was recorded; the executable form is independent of it.
@@ -192,10 +207,10 @@ impl Gpu {
     }
 
     /// Notes that a capture uses a buffer that it did not make.
-    pub fn note_use(&self, pointer: sys::CUdeviceptr, number: u64, home: Option<u64>) {
+    pub fn note_use(&self, number: u64, home: Option<u64>) {
         self.current(|capture| {
             if home != Some(capture.id) {
-                capture.used.insert(pointer, number);
+                capture.used.insert(number);
             }
         });
     }

@@ -5,6 +5,7 @@
 //! be given back while a kernel still reads it: whoever takes it next comes later in the stream. Operations return before the
 //! device is done; reading a tensor's values waits for it. The same work again and again can be captured as a [`Graph`].
 
+mod book;
 mod compile;
 mod driver;
 mod event;
@@ -13,6 +14,7 @@ mod image;
 mod launch;
 mod memory;
 mod repeat;
+mod space;
 mod staging;
 mod timeline;
 

@@ -36,6 +36,13 @@ int cuEventRecord(void* event, void* stream);
 int cuEventSynchronize(void* event);
 int cuStreamBeginCapture_v2(void* stream, int mode);
 int cuStreamEndCapture(void* stream, void** graph);
+int cuThreadExchangeStreamCaptureMode(int* mode);
+int cuMemAddressReserve(Pointer* pointer, size_t bytes, size_t alignment, Pointer wanted, unsigned long long flags);
+int cuMemCreate(unsigned long long* piece, size_t bytes, const int* property, unsigned long long flags);
+int cuMemMap(Pointer pointer, size_t bytes, size_t offset, unsigned long long piece, unsigned long long flags);
+int cuMemSetAccess(Pointer pointer, size_t bytes, const int* access, size_t count);
+int cuMemUnmap(Pointer pointer, size_t bytes);
+int cuMemRelease(unsigned long long piece);
 int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags);
 int cuGraphLaunch(void* executable, void* stream);
 int cuGraphDestroy(void* graph);
@@ -241,12 +248,55 @@ void other_threads(void* stream) {
     expect(cuStreamEndCapture(stream, &graph) == INVALIDATED && cuStreamEndCapture(stream, &graph) != 0, "the ends", 0);
 }
 
+// Memory may be taken in a capture by a thread that has said that it knows; it does not become a part of it.
+void relaxed(void* stream) {
+    void* graph;
+    Pointer memory;
+    int mode = 2;
+    must(cuStreamBeginCapture_v2(stream, THREAD_LOCAL));
+    must(cuThreadExchangeStreamCaptureMode(&mode));
+    must(cuMemAlloc_v2(&memory, 64));
+    must(cuThreadExchangeStreamCaptureMode(&mode));
+    expect(mode == 2 && cuMemFree_v2(memory) != 0, "a free after it", 0);
+    expect(cuStreamEndCapture(stream, &graph) == INVALIDATED, "the end of the capture", 0);
+    must(cuMemFree_v2(memory));
+}
+
 void captures() {
     void* stream;
     must(cuStreamCreate(&stream, NON_BLOCKING));
     recorded(stream);
     refused(stream);
     other_threads(stream);
+    relaxed(stream);
+}
+
+// Pieces next to one another are one memory; where there is none, nothing works, and nothing of a piece can be given back twice.
+void pieces() {
+    const size_t bytes = 2 << 20;
+    const int property[8] = {1, 0, 1, 0}, access[3] = {1, 0, 3};
+    Pointer at;
+    unsigned long long piece[2];
+    must(cuMemAddressReserve(&at, 3 * bytes, 0, 0, 0));
+    expect(cuMemsetD8Async(at, 1, 1, nullptr) != 0, "a use of addresses without memory", 0);
+    for (int i = 0; i < 2; i++) {
+        Pointer where = at + unsigned(i) * bytes;
+        must(cuMemCreate(&piece[i], bytes, property, 0));
+        must(cuMemMap(where, bytes, 0, piece[i], 0));
+        expect(cuMemsetD8Async(where, 1, 1, nullptr) != 0, "a use before access is set", size_t(i));
+        must(cuMemSetAccess(where, bytes, access, 1));
+    }
+    must(cuMemsetD8Async(at, 7, 2 * bytes, nullptr));
+    expect(cuMemsetD8Async(at, 7, 2 * bytes + 1, nullptr) != 0, "a use past the end", 0);
+    expect(cuMemMap(at, bytes, 0, piece[1], 0) != 0, "memory where there is some", 0);
+    std::vector<unsigned char> values(bytes + 2);
+    must(cuMemcpyDtoH_v2(values.data(), at + bytes - 1, values.size() - 1));
+    for (size_t i = 0; i + 1 < values.size(); i++) expect(values[i] == 7, "memory of two pieces", i);
+    expect(cuMemRelease(piece[0]) != 0, "giving back a piece in use", 0);
+    must(cuMemUnmap(at, bytes));
+    must(cuMemRelease(piece[0]));
+    expect(cuMemUnmap(at, bytes) != 0 && cuMemRelease(piece[0]) != 0, "giving back a piece twice", 0);
+    expect(cuMemcpyDtoH_v2(values.data(), at, 1) != 0, "a use of what was given back", 0);
 }
 
 void bug(const char* name) {
@@ -263,6 +313,7 @@ int main(int, char** arguments) {
     else if (name == "gemm_f16") gemm("test_gemm_f16", f16_of, 5);
     else if (name == "speed") gemm("test_gemm_bf16", bf16_of, 4000), starts();
     else if (name == "captures") captures();
+    else if (name == "pieces") pieces();
     else if (name == "wrong_argument_size") wrong_argument_size();
     else if (name == "bug_no_barrier" || name == "bug_no_wait" || name == "bug_wait_too_short" || name == "bug_early_reuse")
         gemm(name.c_str(), bf16_of, 2);
