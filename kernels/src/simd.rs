@@ -26,7 +26,7 @@ impl Level {
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
-/// The widest level that this CPU has, or the one set by [`limit`].
+/// The widest level that this CPU has, or the one that a test has set.
 pub fn level() -> Level {
     match LEVEL.load(Relaxed) {
         1 => Level::Portable,
@@ -41,9 +41,37 @@ pub fn level() -> Level {
     }
 }
 
-/// Uses at most `at_most` from now on, so that tests can run every version that the CPU has.
-pub fn limit(at_most: Level) {
-    LEVEL.store(detect().min(at_most) as u8, Relaxed);
+/// For tests, which share one level: those that set it take turns, and those that compare bits of two runs hold it.
+#[cfg(test)]
+pub mod turns {
+    use super::{LEVEL, Level, Relaxed, detect};
+    use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+    static TURNS: RwLock<()> = RwLock::new(());
+
+    /// While it lives, at most one level is used; afterwards again what the CPU has.
+    #[must_use]
+    pub struct Limited {
+        _turn: RwLockWriteGuard<'static, ()>,
+    }
+
+    impl Drop for Limited {
+        fn drop(&mut self) {
+            LEVEL.store(detect() as u8, Relaxed);
+        }
+    }
+
+    /// Uses at most `at_most`, so that every version that the CPU has can be run. Not while this thread holds another turn.
+    pub fn limit(at_most: Level) -> Limited {
+        let turn = TURNS.write().unwrap_or_else(|e| e.into_inner());
+        LEVEL.store(detect().min(at_most) as u8, Relaxed);
+        Limited { _turn: turn }
+    }
+
+    /// Keeps the level as it is.
+    pub fn hold() -> RwLockReadGuard<'static, ()> {
+        TURNS.read().unwrap_or_else(|e| e.into_inner())
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -615,6 +643,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::turns::limit;
     use super::*;
 
     struct Exp<'a>(&'a mut [f32]);
@@ -632,7 +661,7 @@ mod tests {
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
         for at_most in Level::ALL {
-            limit(at_most);
+            let _turn = limit(at_most);
             let x: Vec<f32> = (0..10_007).map(|i| -87.0 + 175.0 * i as f32 / 10_006.0).collect();
             let mut y = x.clone();
             dispatch(Exp(&mut y));
@@ -677,7 +706,7 @@ mod tests {
         let want: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
         let bits = |v: &[bf16]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         for at_most in Level::ALL {
-            limit(at_most);
+            let _turn = limit(at_most);
             for len in [x.len(), 1, 7, 13] {
                 let (mut half, mut back) = (vec![bf16::NAN; len], vec![f32::NAN; len]);
                 dispatch_bf16(Round(&x[..len], &mut half, &mut back));
@@ -721,7 +750,7 @@ mod tests {
         let want =
             std::array::from_fn(|i| sum[i] + (0..2).map(|j| value(2 * i + j, 1) * value(2 * i + j, 2)).sum::<f32>());
         for at_most in Level::ALL {
-            limit(at_most);
+            let _turn = limit(at_most);
             let mut got = [f32::NAN; 16];
             dispatch_bf16(Dots([&a, &b, &sum], &mut got));
             assert_eq!(got, want, "{at_most:?}");

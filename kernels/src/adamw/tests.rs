@@ -55,7 +55,7 @@ fn two_parameters_follow_the_golden_values() {
 
 #[test]
 fn every_width_and_thread_count_gives_the_same_bits_near_the_naive_update() {
-    use crate::simd::{Level, limit};
+    use crate::simd::{Level, turns::limit};
     let n = 3 * (1 << 14) + 7; // several chunks and a ragged end
     let value = |seed, i: usize| random::normal(seed, i as u64) as f32;
     let start: Vec<f32> = (0..n).map(|i| value(1, i)).collect();
@@ -69,7 +69,7 @@ fn every_width_and_thread_count_gives_the_same_bits_near_the_naive_update() {
     };
     let first = run();
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        limit(level);
+        let _turn = limit(level);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(level as usize).build().expect("pool");
         assert!(pool.install(run) == first);
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::gemm::testing::{
     assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
 };
-use crate::simd::{Level, limit};
+use crate::simd::{Level, turns::limit};
 use engine::{DType, memory};
 
 /// x, w, params: odd, prime, single, larger than a tile or a block, few and many channels, strides and paddings of all kinds.
@@ -81,7 +81,7 @@ fn bf16_sums_are_those_of_f32() {
     let dy = half(values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 3));
     let want = definition(&x, &w, &dy, p);
     for level in Level::ALL {
-        limit(level);
+        let _turn = limit(level);
         assert_near("fprop", &fprop(&x, &w, None, p).expect("y"), &want.y, 1.0 / 256.0);
         assert_near("dgrad", &dgrad(&dy, &w, &x_dims, p).expect("dx"), &want.dx, 1.0 / 256.0);
         let dw = wgrad(&x, &dy, &w_dims, p).expect("dw");

@@ -130,13 +130,13 @@ fn run(x: &Tensor, y: &Tensor, threads: usize) -> [Vec<f64>; 3] {
 
 #[test]
 fn every_width_gives_the_same_but_for_rounding() {
-    use crate::simd::{Level, limit};
+    use crate::simd::{Level, turns::limit};
     let (x, y, dims) = case(2, 2 * 4096 + 3, 7, 2.0);
     let (x, y) = (tensor(&x, &dims, DType::F64), labels(&y, &dims[..2]));
     let want = run(&x, &y, 1);
     let x = x.to_dtype(DType::F32).expect("f32");
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        limit(level);
+        let _turn = limit(level);
         for (got, want) in run(&x, &y, 2).iter().zip(&want) {
             assert!(distance(got, want) < 1e-6, "{level:?} {}", distance(got, want));
         }
@@ -145,7 +145,7 @@ fn every_width_gives_the_same_but_for_rounding() {
 
 #[test]
 fn threads_do_not_change_bits() {
-    // f64, because its result does not depend on the width of vectors, which other tests change meanwhile
+    // f64, because its result does not depend on the width of vectors, which other tests set
     let (x, y, dims) = case(2, 2 * 4096 + 3, 3, 2.0);
     let (x, y) = (tensor(&x, &dims, DType::F64), labels(&y, &dims[..2]));
     assert!(run(&x, &y, 1) == run(&x, &y, 3));

@@ -1,7 +1,7 @@
 //! What the tests of convolutions and linear layers share.
 
 use crate::conv3d::Params;
-use crate::simd::{self, Level};
+use crate::simd::{Level, turns::limit};
 use engine::{DType, Result, Tensor};
 
 /// Values in [-1, 1) with 11 bits, so that products of two are exact in f32 and a multiply-add rounds alike on every CPU: what
@@ -50,7 +50,7 @@ pub fn assert_near(what: &str, got: &Tensor, want: &[f64], bound: f64) {
 pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor {
     let mut first: Option<Tensor> = None;
     for level in Level::ALL {
-        simd::limit(level);
+        let _turn = limit(level);
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             let got = pool.install(&f).expect(what);
@@ -59,7 +59,6 @@ pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor
             assert!(same, "{what}: {level:?} on {threads} threads differs");
         }
     }
-    simd::limit(Level::Avx512Bf16);
     first.expect("ran")
 }
 

@@ -136,11 +136,11 @@ fn gradients_match_central_differences() {
 
 #[test]
 fn every_width_agrees_and_sharp_temperatures_do_not_overflow() {
-    use crate::simd::{Level, limit};
+    use crate::simd::{Level, turns::limit};
     let c = case(1, 70, 150, 48, 0.005);
     let want = c.run(1.0, DType::F64);
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        limit(level);
+        let _turn = limit(level);
         for (got, want) in c.run(1.0, DType::F32).iter().zip(&want) {
             // a cosine is right to about 3e-7 of 1, so an exponent to 200 times that
             assert!(distance(got, want) < 6e-5, "{level:?}: {}", distance(got, want));
@@ -150,7 +150,7 @@ fn every_width_agrees_and_sharp_temperatures_do_not_overflow() {
 
 #[test]
 fn threads_do_not_change_bits() {
-    // f64, because its result does not depend on the width of vectors, which other tests change meanwhile
+    // f64, because its result does not depend on the width of vectors, which other tests set
     let c = case(2, 130, 200, 20, 0.1);
     let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool"));
     let [one, three] = pools.map(|pool| pool.install(|| c.run(1.0, DType::F64)));

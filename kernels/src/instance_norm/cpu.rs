@@ -454,7 +454,7 @@ impl<S: Stored> Kernel for Gradient<'_, S> {
 #[cfg(test)]
 mod tests {
     use crate::instance_norm::{Params, backward, forward};
-    use crate::simd::{Level, limit};
+    use crate::simd::{Level, turns::limit};
     use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
     use engine::{DType, Device, Tensor};
 
@@ -600,7 +600,7 @@ mod tests {
             assert_eq!(pool.install(run), want);
         }
         for at_most in [Level::Portable, Level::Avx2, Level::Avx512] {
-            limit(at_most);
+            let _turn = limit(at_most);
             assert_eq!(run(), want, "{at_most:?}");
         }
     }
