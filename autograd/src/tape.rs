@@ -101,9 +101,14 @@ impl<'a> Tape<'a> {
         Ok(Var { value: self.store.operand(id)?, node: self.push(Node::Param(id)) })
     }
 
+    /// Whether a rule for a result of these is kept, and so what it saves.
+    pub fn keeps(&self, inputs: &[&Var]) -> bool {
+        self.recording && inputs.iter().any(|v| v.node.is_some())
+    }
+
     /// Adds an operation's result. `rule` is kept only when an input is tracked.
     pub fn record(&self, inputs: &[&Var], value: Tensor, rule: impl Rule + 'a) -> Var {
-        if !self.recording || inputs.iter().all(|v| v.node.is_none()) {
+        if !self.keeps(inputs) {
             return Var { value, node: None };
         }
         let inputs = inputs.iter().map(|v| v.node).collect();

@@ -190,8 +190,26 @@ DEVICE void accumulate(Core& core, A& a, B& b, int steps, unsigned char* shared)
     __syncthreads();
 }
 
-// ---- stores of four neighbouring values, of which the first `present` exist; `wide` when all do and the address is aligned
+// ---- loads and stores of four neighbouring values, of which the first `present` exist; `wide` when all do and the address is aligned
 
+DEVICE void load_four(float (&v)[4], const float* from, int present, bool wide) {
+    if (wide) {
+        float4 four = *(const float4*)from;
+        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = i < present ? from[i] : 0;
+}
+template <class E> DEVICE void load_four(float (&v)[4], const E* from, int present, bool wide) {
+    if (wide) {
+        uint2 four = *(const uint2*)from;
+        v[0] = unpack_low<E>(four.x), v[1] = unpack_high<E>(four.x), v[2] = unpack_low<E>(four.y), v[3] = unpack_high<E>(four.y);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = i < present ? to_f32(from[i]) : 0;
+}
 DEVICE void store_four(float* to, const float (&v)[4], int present, bool wide) {
     if (wide) {
         *(float4*)to = make_float4(v[0], v[1], v[2], v[3]);

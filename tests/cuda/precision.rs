@@ -5,7 +5,7 @@ use autograd::{ParamId, ParamStore, ParamStoreBuilder, Tape, Var, ops, precision
 use engine::{DType, Device, Tensor, random};
 use kernels::patch_merging::Order;
 use kernels::{info_nce, l2_norm, window_attention};
-use models::layers::{Conv3d, LayerNorm, Linear, ResidualBlock, Scope};
+use models::layers::{Conv3d, LayerNorm, Linear, Mlp, ResidualBlock, Scope};
 use models::{SwinUnetr, SwinUnetrConfig};
 use training::optimizer::{AdamW, AdamWConfig};
 use vocoe::verify::made;
@@ -25,8 +25,7 @@ struct Network {
     patches: Conv3d,
     block: ResidualBlock,
     norm: LayerNorm,
-    wide: Linear,
-    narrow: Linear,
+    mlp: Mlp,
     qkv: Linear,
     table: ParamId,
     proj: Linear,
@@ -38,25 +37,24 @@ impl Network {
         let mut root = Scope::new(builder, "");
         let table = root.bias_table("table", &[27, HEADS]);
         let mut linear = |name: &str, i, o| Linear::new(root.child(name), i, o, true);
-        let (wide, narrow) = (linear("wide", CHANNELS, 2 * CHANNELS), linear("narrow", 2 * CHANNELS, CHANNELS));
         let (qkv, proj) = (linear("qkv", CHANNELS, 3 * CHANNELS), linear("proj", CHANNELS, CHANNELS));
         let head = linear("head", CHANNELS, 8);
+        let mlp = Mlp::new(root.child("mlp"), CHANNELS, 2 * CHANNELS);
         let patches = Conv3d::patches(root.child("patches"), 1, CHANNELS, 2);
         let block = ResidualBlock::new(root.child("block"), CHANNELS, CHANNELS);
         let norm = LayerNorm::new(root.child("norm"), CHANNELS);
-        Network { patches, block, norm, wide, narrow, qkv, table, proj, head }
+        Network { patches, block, norm, mlp, qkv, table, proj, head }
     }
 
     /// `[N, 8, 8, 8, 1]` -> `[N, 8]`.
     fn forward(&self, tape: &Tape, x: &Var) -> autograd::Result<Var> {
         let x = self.patches.forward(tape, &precision::enter(tape, x)?)?;
         let x = self.block.forward(tape, &x)?;
-        let hidden = self.wide.forward(tape, &self.norm.forward(tape, &x)?)?;
-        let x = ops::add(tape, &x, &self.narrow.after_gelu(tape, &hidden)?)?;
+        let x = self.mlp.forward(tape, &self.norm.forward(tape, &x)?, &x)?;
         let (qkv, pad) = (self.qkv.forward(tape, &x)?, self.qkv.bias(tape)?.expect("a bias"));
         let p = window_attention::Params { heads: HEADS, window: WINDOW, shift: [1; 3] };
         let attended = ops::window_attention(tape, &qkv, &pad, &tape.param(self.table)?, p)?;
-        let x = ops::add(tape, &x, &self.proj.forward(tape, &attended)?)?;
+        let x = self.proj.forward_add(tape, &attended, &x)?;
         precision::leave(tape, &self.head.forward(tape, &ops::global_avg_pool(tape, &x)?)?)
     }
 }

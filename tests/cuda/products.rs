@@ -1,8 +1,8 @@
 //! Convolutions, transposed convolutions, linear layers and bias gradients against the CPU's f64.
 
-use super::{DTYPES, assert_close, device, exact, random, twice, unit};
+use super::{DTYPES, assert_close, device, exact, random, same_bits, twice, unit};
 use engine::{DType, Device, Error, Tensor};
-use kernels::{conv_transpose3d as transposed, conv3d as conv, linear, sum_rows};
+use kernels::{add, conv_transpose3d as transposed, conv3d as conv, gelu, linear, sum_rows};
 
 /// A sum of k products of normal values, all of them exact in f32 for inputs of 16 bits. Each addition rounds by at most 2^-24 of
 /// what is there so far, whose square is j for the jth, so that as noise they add up to the square root of k / 2 of the result's.
@@ -153,6 +153,44 @@ fn linear_layers_agree_with_f64() {
             check(|| linear::fprop(&x, &w, Some(&bias)), want, bound(inputs, dtype));
             check(|| linear::dgrad(&dy, &w), linear::dgrad(&dy64, &w64), bound(outputs, dtype));
             check(|| linear::wgrad(&x, &dy), linear::wgrad(&x64, &dy64), sum_bound(x64.rows(), dtype));
+        }
+    }
+}
+
+/// What follows a layer in its kernel gives the bits of kernels of its own: few rows, so that sums are split, and many; rows of
+/// whole fours and not; operands that start at no multiple of 16 bytes.
+#[test]
+fn epilogues_give_the_bits_of_the_operations_they_stand_for() {
+    let device = device();
+    for (rows, inputs, outputs) in [(1, 1, 1), (7, 500, 12), (1030, 48, 96), (259, 24, 31), (3, 1536, 8), (513, 7, 50)]
+    {
+        for dtype in DTYPES {
+            let [w, back] = [[outputs, inputs], [inputs, outputs]].map(|dims| there(&random(1, &dims, dtype), device));
+            let [x, dx] = [2, 3].map(|seed| there(&random(seed, &[rows, inputs], dtype), device));
+            let bias = there(&random(4, &[outputs], DType::F32), device);
+            let aligned = there(&random(5, &[rows, outputs], dtype), device);
+            let values = random(5, &[rows * outputs + 1, 1], dtype);
+            let shifted = there(&values, device).rows_at(1, rows * outputs);
+            let shifted = shifted.and_then(|t| t.reshape(&[rows, outputs])).expect("view");
+
+            let plain = linear::fprop(&x, &w, Some(&bias)).expect("fprop");
+            let (kept, after) = linear::fprop_gelu(&x, &w, Some(&bias), true).expect("with gelu");
+            let activated = gelu::forward(&plain).expect("gelu");
+            same_bits(&[&kept.expect("kept"), &after], &[&plain, &activated]);
+            let (none, after) = linear::fprop_gelu(&x, &w, Some(&bias), false).expect("with gelu alone");
+            assert!(none.is_none());
+            same_bits(&[&after], &[&activated]);
+
+            for other in [&aligned, &shifted] {
+                let sum = linear::fprop_add(&x, &w, Some(&bias), other).expect("with add");
+                same_bits(&[&sum], &[&add::forward(&plain, other).expect("add")]);
+                let (gradient, after) = linear::dgrad_gelu(&dx, &back, other).expect("with gelu");
+                let plain = linear::dgrad(&dx, &back).and_then(|dz| gelu::backward(&dz, other)).expect("dgrad");
+                same_bits(&[&gradient, &after], &[&plain, &gelu::forward(other).expect("gelu")]);
+            }
+            assert!(linear::fprop_add(&x, &w, None, &x).is_err() || inputs == outputs, "a residual of another shape");
+            let here = random(5, &[rows, outputs], dtype);
+            assert!(linear::fprop_add(&x, &w, None, &here).is_err(), "a residual elsewhere");
         }
     }
 }

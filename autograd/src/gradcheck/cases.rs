@@ -46,7 +46,6 @@ pub fn cases() -> Vec<Case> {
             on(&[&[2, 1, 2, 3, 4]], |t, v| ops::dice_ce(t, &v[0], &beside(&v[0], &labels)?))
         }),
         case("gelu", || on(&[&[31]], |t, v| ops::gelu(t, &v[0]))),
-        case("gelu_linear", || on(&[&[2, 3, 5], &[4, 5], &[4]], |t, v| ops::gelu_linear(t, &v[0], &v[1], Some(&v[2])))),
         case("global_avg_pool", || on(&[&[2, 3, 1, 2, 5]], |t, v| ops::global_avg_pool(t, &v[0]))),
         case("info_nce", || {
             let targets = soft_targets(6, 4)?;
@@ -69,7 +68,20 @@ pub fn cases() -> Vec<Case> {
         }),
         case("leaky_relu", || on(&[&[29]], |t, v| ops::leaky_relu(t, &v[0], 0.01))),
         case("linear", || on(&[&[2, 3, 5], &[4, 5], &[4]], |t, v| ops::linear(t, &v[0], &v[1], Some(&v[2])))),
+        case("linear_add", || {
+            on(&[&[2, 3, 5], &[4, 5], &[4], &[2, 3, 4]], |t, v| ops::linear_add(t, &v[0], &v[1], Some(&v[2]), &v[3]))
+        }),
         case("linear_no_bias", || on(&[&[7, 1], &[1, 1]], |t, v| ops::linear(t, &v[0], &v[1], None))),
+        case("mlp", || {
+            on(&[&[2, 3, 5], &[7, 5], &[7], &[4, 7], &[4], &[2, 3, 4]], |t, v| {
+                ops::mlp(t, &v[0], (&v[1], &v[2]), (&v[3], &v[4]), &v[5])
+            })
+        }),
+        case("mlp_aliased", || {
+            on(&[&[3, 5], &[7, 5], &[7], &[5, 7], &[5]], |t, v| {
+                ops::mlp(t, &v[0], (&v[1], &v[2]), (&v[3], &v[4]), &v[0])
+            })
+        }),
         case("patch_merging_monai", || on(&[&[1, 3, 2, 5, 2]], |t, v| ops::patch_merging(t, &v[0], Order::Monai13))),
         case("patch_merging_standard", || {
             on(&[&[2, 2, 3, 4, 1]], |t, v| ops::patch_merging(t, &v[0], Order::Standard))

@@ -1,4 +1,4 @@
-//! y = x wᵀ + b: dx = dy w, dw = dyᵀ x, db = sum of dy over rows.
+//! y = x wᵀ + b: dx = dy w, dw = dyᵀ x, db = sum of dy over rows; with a residual r, y = r + x wᵀ + b and dr = dy.
 
 use crate::ops::when;
 use crate::tape::Pass;
@@ -12,6 +12,15 @@ pub fn linear(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> 
     let y = linear::fprop(x.value(), w.value(), bias.map(Var::value))?;
     let rule = Linear { x: x.value().clone(), w: w.value().clone() };
     let inputs = [Some(x), Some(w), bias];
+    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+}
+
+/// The same, plus a residual `[.., out]`.
+pub fn linear_add(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, residual: &Var) -> Result<Var> {
+    let _scope = trace::scope("linear_add");
+    let y = linear::fprop_add(x.value(), w.value(), bias.map(Var::value), residual.value())?;
+    let rule = LinearAdd(Linear { x: x.value().clone(), w: w.value().clone() });
+    let inputs = [Some(residual), Some(x), Some(w), bias];
     Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
 }
 
@@ -31,5 +40,18 @@ impl Rule for Linear {
         let dx = when(needs[0], || linear::dgrad(&dy, &w))?;
         let dbias = when(needs.get(2) == Some(&true), || sum_rows::forward(&dy))?;
         Ok(vec![dx, dw, dbias])
+    }
+}
+
+struct LinearAdd(Linear);
+
+impl Rule for LinearAdd {
+    fn name(&self) -> &'static str {
+        "linear_add"
+    }
+
+    fn backward(self: Box<Self>, dy: Tensor, needs: &[bool], pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let layer = Box::new(self.0).backward(dy.clone(), &needs[1..], pass)?;
+        Ok([vec![Some(dy)], layer].concat())
     }
 }

@@ -4,6 +4,8 @@
 mod cpu;
 mod cuda;
 
+pub(crate) use cpu::through;
+
 use crate::check::expect_same;
 use engine::{Device, Error, Result, Tensor};
 

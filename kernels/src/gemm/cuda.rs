@@ -24,25 +24,89 @@ const TAP_BITS: usize = 31;
 
 /// As [`crate::conv3d::fprop`].
 pub fn fprop(op: &'static str, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: &Geometry) -> Result<Tensor> {
-    let [d, h, wide] = g.output;
-    let mut y = x.new_empty(&[g.batch, d, h, wide, w.dims()[0]])?;
-    Product::new(op, Phase::Fprop, x, w, g)?.run(bias, &mut y)?;
+    let mut y = fprop_target(x, w, g)?;
+    let epilogue = Epilogue { bias: address(bias)?, c: y.device_ptr_mut()?, ..Epilogue::default() };
+    Product::new(op, Phase::Fprop, x, w, g)?.run(&[("bias", bias)], epilogue)?;
     Ok(y)
+}
+
+/// The same, plus `residual`, which is like y.
+pub fn fprop_add(
+    op: &'static str,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    residual: &Tensor,
+    g: &Geometry,
+) -> Result<Tensor> {
+    let mut y = fprop_target(x, w, g)?;
+    let (bias_at, residual_at, c) = (address(bias)?, residual.device_ptr()?, y.device_ptr_mut()?);
+    let epilogue = Epilogue { bias: bias_at, residual: residual_at, c, ..Epilogue::default() };
+    Product::new(op, Phase::Fprop, x, w, g)?.run(&[("bias", bias), ("residual", Some(residual))], epilogue)?;
+    Ok(y)
+}
+
+/// As [`fprop`], if that is to be kept, and GELU of it.
+pub fn fprop_gelu(
+    op: &'static str,
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    keep: bool,
+    g: &Geometry,
+) -> Result<(Option<Tensor>, Tensor)> {
+    let mut before = if keep { Some(fprop_target(x, w, g)?) } else { None };
+    let mut after = fprop_target(x, w, g)?;
+    let c = before.as_mut().map_or(Ok(0), Tensor::device_ptr_mut)?;
+    let epilogue = Epilogue { bias: address(bias)?, after: after.device_ptr_mut()?, c, ..Epilogue::default() };
+    Product::new(op, Phase::Fprop, x, w, g)?.run(&[("bias", bias)], epilogue)?;
+    Ok((before, after))
 }
 
 /// As [`crate::conv3d::dgrad`]. With a bias, `[Ci]`, this is a transposed convolution.
 pub fn dgrad(op: &'static str, dy: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: &Geometry) -> Result<Tensor> {
-    let [d, h, wide] = g.input;
-    let mut dx = dy.new_empty(&[g.batch, d, h, wide, w.channels()])?;
-    Product::new(op, Phase::Dgrad, dy, w, g)?.run(bias, &mut dx)?;
+    let mut dx = dgrad_target(dy, w, g)?;
+    let epilogue = Epilogue { bias: address(bias)?, c: dx.device_ptr_mut()?, ..Epilogue::default() };
+    Product::new(op, Phase::Dgrad, dy, w, g)?.run(&[("bias", bias)], epilogue)?;
     Ok(dx)
+}
+
+/// The gradient of what was `before` GELU, by [`dgrad`] that of what came after it, and what came after it.
+pub fn dgrad_gelu(
+    op: &'static str,
+    dy: &Tensor,
+    w: &Tensor,
+    before: &Tensor,
+    g: &Geometry,
+) -> Result<(Tensor, Tensor)> {
+    let (mut dx, mut after) = (dgrad_target(dy, w, g)?, dgrad_target(dy, w, g)?);
+    let (before_at, after_at, c) = (before.device_ptr()?, after.device_ptr_mut()?, dx.device_ptr_mut()?);
+    let epilogue = Epilogue { before: before_at, after: after_at, c, ..Epilogue::default() };
+    Product::new(op, Phase::Dgrad, dy, w, g)?.run(&[("what was before GELU", Some(before))], epilogue)?;
+    Ok((dx, after))
 }
 
 /// As [`crate::conv3d::wgrad`].
 pub fn wgrad(op: &'static str, x: &Tensor, dy: &Tensor, w_dims: &[usize], g: &Geometry) -> Result<Tensor> {
     let mut dw = Tensor::empty(w_dims, sum_dtype(x.dtype()), x.device())?;
-    Product::new(op, Phase::Wgrad, x, dy, g)?.run(None, &mut dw)?;
+    let epilogue = Epilogue { c: dw.device_ptr_mut()?, ..Epilogue::default() };
+    Product::new(op, Phase::Wgrad, x, dy, g)?.run(&[], epilogue)?;
     Ok(dw)
+}
+
+fn fprop_target(x: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let [d, h, wide] = g.output;
+    x.new_empty(&[g.batch, d, h, wide, w.dims()[0]])
+}
+
+fn dgrad_target(dy: &Tensor, w: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let [d, h, wide] = g.input;
+    dy.new_empty(&[g.batch, d, h, wide, w.channels()])
+}
+
+/// Of a tensor on the device; 0 for none.
+fn address(t: Option<&Tensor>) -> Result<u64> {
+    t.map_or(Ok(0), Tensor::device_ptr)
 }
 
 /// What a product computes; the header of `gemm.cu` says how.
@@ -164,23 +228,21 @@ impl<'a> Product<'a> {
         ))
     }
 
-    /// Writes c: with bias, if there is one.
-    fn run(&self, bias: Option<&Tensor>, c: &mut Tensor) -> Result<()> {
-        let others = [("weight or gradient", Some(self.other)), ("bias", bias)];
-        let others: Vec<_> = others.into_iter().filter_map(|(name, t)| Some((name, t?))).collect();
-        expect_device(self.op, self.image, &others)?;
+    /// Finishes all of c as `epilogue` says, which must point to as much as there is of c, and of `named`.
+    fn run(&self, named: &[(&str, Option<&Tensor>)], epilogue: Epilogue) -> Result<()> {
+        let others: Vec<_> = named.iter().filter_map(|&(name, t)| Some((name, t?))).collect();
+        expect_device(self.op, self.image, &[&[("weight or gradient", self.other)], &others[..]].concat())?;
         let (tile, device) = (self.tile()?, self.image.device());
         let tiles = self.tiles(&tile);
         let (splits, steps) = if tile.bricks { (1, 0) } else { self.splits(tiles) };
-        let partial = if splits > 1 { Some(Tensor::empty(&[splits, c.numel()], DType::F32, device)?) } else { None };
-        let address = |t: Option<&Tensor>| t.map_or(Ok(0), Tensor::device_ptr);
+        let size = self.c_rows() * self.n;
+        let partial = if splits > 1 { Some(Tensor::empty(&[splits, size], DType::F32, device)?) } else { None };
         let args = Args {
             image: self.image.device_ptr()?,
             other: self.other.device_ptr()?,
-            bias: address(bias)?,
-            c: c.device_ptr_mut()?,
+            epilogue,
             partial: address(partial.as_ref())?,
-            c_rows: (c.numel() / self.n) as i64,
+            c_rows: self.c_rows() as i64,
             positions: self.positions as i32,
             channels: self.image.channels() as i32,
             outputs: self.outputs as i32,
@@ -194,12 +256,32 @@ impl<'a> Product<'a> {
             Error::invalid(self.op, format!("{tiles} tiles are more blocks than a GPU takes; use fewer samples"))
         })?;
         let grid = Grid { grid: [blocks, splits as u32, 1], block: [tile.threads, 1, 1], shared: tile.shared as u32 };
-        // SAFETY: the operands' shapes were checked against the geometry, c is as large as the product, and partial is `splits` of c.
+        // SAFETY: the operands' shapes were checked against the geometry, the epilogue's tensors are as large as c, and partial is
+        // `splits` of c.
         unsafe { launch(device, &IMAGE, &self.kernel(&tile)?, grid, &args)? };
-        match &partial {
-            Some(partial) => sum_splits(self.op, partial, bias, self.n, c),
-            None => Ok(()),
-        }
+        partial.map_or(Ok(()), |partial| self.sum_splits(&partial, epilogue))
+    }
+
+    /// Rows of all of c.
+    fn c_rows(&self) -> usize {
+        let targets = || self.batch * self.axes.iter().map(|a| a.target).product::<usize>();
+        if self.phase == Phase::Wgrad { self.m } else { targets() }
+    }
+
+    /// c from the sum of `partial` `[splits, size of c]` along its first axis.
+    fn sum_splits(&self, partial: &Tensor, epilogue: Epilogue) -> Result<()> {
+        let [splits, size] = [0, 1].map(|axis| partial.dims()[axis]);
+        let args = SumArgs {
+            partial: partial.device_ptr()?,
+            epilogue,
+            size: size as i64,
+            splits: splits as i32,
+            columns: self.n as i32,
+        };
+        let like_c = if self.phase == Phase::Wgrad { partial } else { self.image };
+        let kernel = format!("gemm_sum_{}", suffix(self.op, like_c)?);
+        // SAFETY: as for the product.
+        unsafe { launch(partial.device(), &IMAGE, &kernel, strided(partial, size.div_ceil(4))?, &args) }
     }
 
     fn kernel(&self, tile: &Tile) -> Result<String> {
@@ -267,19 +349,15 @@ impl<'a> Product<'a> {
     }
 }
 
-/// c = bias + the sum of `partial` `[splits, size of c]` along its first axis.
-fn sum_splits(op: &'static str, partial: &Tensor, bias: Option<&Tensor>, columns: usize, c: &mut Tensor) -> Result<()> {
-    let args = SumArgs {
-        partial: partial.device_ptr()?,
-        bias: bias.map_or(Ok(0), Tensor::device_ptr)?,
-        c: c.device_ptr_mut()?,
-        size: c.numel() as i64,
-        splits: partial.dims()[0] as i32,
-        columns: columns as i32,
-    };
-    let kernel = format!("gemm_sum_{}", suffix(op, c)?);
-    // SAFETY: partial is `splits` of c, and the bias is a row of it.
-    unsafe { launch(c.device(), &IMAGE, &kernel, strided(c, c.numel().div_ceil(4))?, &args) }
+/// `Epilogue` of gemm.cu: device addresses, or 0.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct Epilogue {
+    bias: u64,
+    residual: u64,
+    before: u64,
+    after: u64,
+    c: u64,
 }
 
 /// `GemmArgs` of gemm.cu.
@@ -288,8 +366,7 @@ fn sum_splits(op: &'static str, partial: &Tensor, bias: Option<&Tensor>, columns
 struct Args {
     image: u64,
     other: u64,
-    bias: u64,
-    c: u64,
+    epilogue: Epilogue,
     partial: u64,
     c_rows: i64,
     positions: i32,
@@ -307,8 +384,7 @@ struct Args {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct SumArgs {
     partial: u64,
-    bias: u64,
-    c: u64,
+    epilogue: Epilogue,
     size: i64,
     splits: i32,
     columns: i32,

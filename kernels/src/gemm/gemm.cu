@@ -35,8 +35,22 @@
 // neighbouring taps read nearly the same positions again, out of L1 and L2. A brick reads 600 positions for 256 once for all 27
 // taps, and w anew. To memory: C once; with splits > 1 each split writes its own f32 partial of C, and gemm_sum reads them all.
 //
+// What follows a linear layer is done to its finished values (Epilogue): the residual is added, GELU taken, or a gradient taken
+// through GELU. Each value is rounded as if it had been stored in between, so that the bits are those of kernels of their own. Of
+// a layer's hidden values GELU so moves one tensor less forward, and three less backward; a residual, two less.
+//
 // Everything is overwritten, nothing is added to. Sums are f32 in an order that only the shapes decide.
+#include "../../cuda/gelu.cuh"
 #include "../../cuda/gemm.cuh"
+
+// What is done to c = A · B. Of the pointers, each but the last two may be null.
+struct Epilogue {
+    const float* bias;     // [n]: c += bias
+    const void* residual;  // [c_rows, n]: c += residual
+    const void* before;    // [c_rows, n], values that GELU was taken of: c *= gelu'(before)
+    void* after;           // [c_rows, n]: gelu(before), or else gelu(c)
+    void* c;               // [c_rows, n]; null where only `after` is wanted
+};
 
 // One axis of a convolution: sizes of the gathered tensor and of what a class scatters to.
 struct Axis {
@@ -46,8 +60,7 @@ struct Axis {
 struct GemmArgs {
     const void* image;    // gathered: x, or dy in dgrad; [samples, source.., channels]
     const void* other;    // w [.., taps, ..], or dy in wgrad [positions, outputs]
-    const float* bias;    // [n], or null
-    void* c;              // [c_rows, n]
+    Epilogue epilogue;
     float* partial;       // [splits, c_rows, n], or null where there is one split
     i64 c_rows;
     int positions;        // of one class
@@ -433,13 +446,67 @@ template <bool TRANSPOSED> DEVICE i64 target(const GemmArgs& args, const Window&
     return row;
 }
 
-// Writes the tile: to the split's partial, or with bias to c. What is done to finished values joins here.
-template <class Core, class Out, class Target>
+// Whether four neighbouring values can be loaded at once; what is written always is where it can.
+DEVICE bool is_aligned(const Epilogue& epilogue) { return (((u64)epilogue.residual | (u64)epilogue.before) & 15) == 0; }
+
+// As what is stored in between is rounded.
+template <class E> DEVICE void round_four(float (&v)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = to_f32(from_f32<E>(v[i]));
+}
+
+template <> __device__ __forceinline__ void round_four<float>(float (&)[4]) {}
+
+// Gradients through GELU, and the values after it, of what was before it.
+DEVICE void through_gelu(float (&gradient)[4], float (&before)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float below = distribution(before[i]);
+        gradient[i] *= slope(before[i], below);
+        before[i] *= below;
+    }
+}
+
+// Stores four neighbouring sums, of which the first `present` exist, at element `at` of c and in column `column`; where that is the
+// last column but some, the rest are the next row's first. ALL: a linear layer's, which other things than a bias may follow.
+template <class Out, bool ALL>
+DEVICE void complete(const Epilogue& epilogue, float (&v)[4], i64 at, int column, int columns, int present, bool wide) {
+    if (epilogue.bias)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i < present) v[i] += epilogue.bias[column];
+            column = column + 1 < columns ? column + 1 : 0;
+        }
+    if (ALL && epilogue.residual) {
+        float other[4];
+        round_four<Out>(v);
+        load_four(other, (const Out*)epilogue.residual + at, present, wide);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] += other[i];
+    }
+    if (ALL && epilogue.after) {
+        float gelu[4];
+        round_four<Out>(v);
+        if (epilogue.before) {
+            load_four(gelu, (const Out*)epilogue.before + at, present, wide);
+            through_gelu(v, gelu);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) gelu[i] = v[i] * distribution(v[i]);
+        }
+        store_four((Out*)epilogue.after + at, gelu, present, wide);
+        if (!epilogue.c) return;
+    }
+    store_four((Out*)epilogue.c + at, v, present, wide);
+}
+
+// Writes the tile: to the split's partial, or to c.
+template <class Core, class Out, bool ALL, class Target>
 DEVICE void finish(const GemmArgs& args, const Core& core, Tile tile, int rows, int columns, Target target, unsigned char* shared) {
     float* sums = (float*)shared;
     core.store(sums, PITCH<Core>);
     __syncthreads();
-    const bool wide = columns % 4 == 0;
+    const bool wide = columns % 4 == 0 && is_aligned(args.epilogue);
     float* partial = args.partial ? args.partial + blockIdx.y * args.c_rows * columns : nullptr;
     for (int item = threadIdx.x; item < Core::BM * Core::BN / 4; item += Core::THREADS) {
         int m = item / (Core::BN / 4), n = item % (Core::BN / 4) * 4, present = columns - tile.n - n;
@@ -453,10 +520,7 @@ DEVICE void finish(const GemmArgs& args, const Core& core, Tile tile, int rows, 
             store_four(partial + at, v, present, wide);
             continue;
         }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (args.bias && i < present) v[i] += args.bias[tile.n + n + i];
-        store_four((Out*)args.c + at, v, present, wide);
+        complete<Out, ALL>(args.epilogue, v, at, tile.n + n, columns, min(present, 4), wide);
     }
 }
 
@@ -470,7 +534,7 @@ template <class Core, int STAGES, bool WIDE> DEVICE void fprop(const GemmArgs& a
     WeightRows<E, Core::THREADS, Core::BN, WIDE> b{args, w};
     accumulate_split<STAGES>(args, core, a, b, tile, w.all() * args.channels, shared);
     auto row = [](int m) { return (i64)m; };
-    finish<Core, E>(args, core, tile, args.positions, args.outputs, row, shared);
+    finish<Core, E, true>(args, core, tile, args.positions, args.outputs, row, shared);
 }
 
 template <class Core, int STAGES, bool WIDE> DEVICE void dgrad(const GemmArgs& args) {
@@ -483,7 +547,7 @@ template <class Core, int STAGES, bool WIDE> DEVICE void dgrad(const GemmArgs& a
     WeightColumns<E, Core::THREADS, Core::BN, WIDE> b{args, w};
     accumulate_split<STAGES>(args, core, a, b, tile, w.all() * args.channels, shared);
     auto row = [&](int m) { return target<true>(args, w, m); };
-    finish<Core, E>(args, core, tile, args.positions, args.outputs, row, shared);
+    finish<Core, E, true>(args, core, tile, args.positions, args.outputs, row, shared);
 }
 
 template <class Core, int STAGES, bool WIDE> DEVICE void wgrad(const GemmArgs& args) {
@@ -496,7 +560,7 @@ template <class Core, int STAGES, bool WIDE> DEVICE void wgrad(const GemmArgs& a
     GatheredColumns<E, Core::THREADS, Core::BN, WIDE> b{args, w};
     accumulate_split<STAGES>(args, core, a, b, tile, args.positions, shared);
     auto row = [](int m) { return (i64)m; };
-    finish<Core, float>(args, core, tile, args.outputs, w.all() * args.channels, row, shared);
+    finish<Core, float, false>(args, core, tile, args.outputs, w.all() * args.channels, row, shared);
 }
 
 // ---- 3 × 3 × 3 convolutions of stride 1 over volumes, from a brick of the source that stays in shared memory
@@ -624,7 +688,7 @@ template <class E, bool TRANSPOSED> DEVICE void brick_product(const GemmArgs& ar
         }
         return row;
     };
-    finish<BrickCore<E, TRANSPOSED>, E>(args, core, Tile{0, brick.column, 0}, 256, args.outputs, row, shared);
+    finish<BrickCore<E, TRANSPOSED>, E, false>(args, core, Tile{0, brick.column, 0}, 256, args.outputs, row, shared);
 }
 
 extern "C" __global__ void __launch_bounds__(128) gemm_fprop_bf16(const GemmArgs args) {
@@ -716,15 +780,14 @@ extern "C" __global__ void __launch_bounds__(256) gemm_wgrad_any_f32(const GemmA
 
 struct GemmSumArgs {
     const float* partial;  // [splits, rows, columns]
-    const float* bias;     // [columns], or null
-    void* c;               // [rows, columns]
+    Epilogue epilogue;
     i64 size;              // rows · columns
     int splits, columns;
 };
 
-// c = bias + Σ partial, in the order of the splits; four neighbouring elements a thread.
+// c = Σ partial, in the order of the splits; four neighbouring elements a thread.
 template <class Out> DEVICE void sum_splits(const GemmSumArgs& args) {
-    const bool wide = args.size % 4 == 0;
+    const bool wide = args.size % 4 == 0 && is_aligned(args.epilogue);
     for (i64 at = grid_thread() * 4; at < args.size; at += grid_threads() * 4) {
         float v[4] = {0, 0, 0, 0};
         int present = args.size - at < 4 ? (int)(args.size - at) : 4;
@@ -738,15 +801,7 @@ template <class Out> DEVICE void sum_splits(const GemmSumArgs& args) {
                 for (int i = 0; i < 4; i++)
                     if (i < present) v[i] += from[i];
         }
-        if (args.bias) {
-            int column = (int)(at % args.columns);
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (i < present) v[i] += args.bias[column];
-                column = column + 1 < args.columns ? column + 1 : 0;
-            }
-        }
-        store_four((Out*)args.c + at, v, present, wide);
+        complete<Out, true>(args.epilogue, v, at, (int)(at % args.columns), args.columns, present, wide);
     }
 }
 

@@ -3,7 +3,9 @@ use crate::conv3d::Params;
 use crate::gemm::testing::{
     assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
 };
-use engine::memory;
+use crate::simd::turns::hold;
+use crate::{add, gelu};
+use engine::{DType, memory};
 
 /// `[.., C]` as `[1, 1, 1, rows, C]`.
 fn pixels(t: &Tensor) -> Tensor {
@@ -63,6 +65,36 @@ fn gradients_match_differences() {
 }
 
 #[test]
+fn with_a_residual_or_gelu_they_are_the_operations_one_after_the_other() {
+    memory::check(true);
+    let _turn = hold();
+    for dtype in [DType::F32, DType::BF16, DType::F64] {
+        for (rows, inputs, outputs) in [(1, 1, 1), (37, 5, 3), (700, 48, 144)] {
+            let of = |dims: [usize; 2], seed| values(&dims, seed).to_dtype(dtype).expect("dtype");
+            let (x, w) = (of([rows, inputs], 1), of([outputs, inputs], 2));
+            let (dx, back, other) = (of([rows, inputs], 3), of([inputs, outputs], 4), of([rows, outputs], 5));
+            let bias = values(&[outputs], 6).to_dtype(sum_dtype(dtype)).expect("dtype");
+            let alike = |got: &Tensor, want: &Tensor| {
+                assert_eq!(got.dims(), want.dims());
+                assert!(got.to_f64_vec() == want.to_f64_vec(), "{dtype} {rows} {inputs} {outputs}");
+            };
+            let y = fprop(&x, &w, Some(&bias)).expect("fprop");
+            let (kept, z) = fprop_gelu(&x, &w, Some(&bias), true).expect("with gelu");
+            alike(&kept.expect("kept"), &y);
+            alike(&z, &gelu::forward(&y).expect("gelu"));
+            let (none, alone) = fprop_gelu(&x, &w, Some(&bias), false).expect("with gelu alone");
+            assert!(none.is_none());
+            alike(&alone, &z);
+            let sum = fprop_add(&x, &w, Some(&bias), &other).expect("with a residual");
+            alike(&sum, &add::forward(&y, &other).expect("add"));
+            let (dy, z) = dgrad_gelu(&dx, &back, &other).expect("with gelu");
+            alike(&dy, &gelu::backward(&dgrad(&dx, &back).expect("dgrad"), &other).expect("backward"));
+            alike(&z, &gelu::forward(&other).expect("gelu"));
+        }
+    }
+}
+
+#[test]
 fn misfits_are_errors() {
     let (x, w) = (values(&[2, 3], 1), values(&[4, 3], 2));
     assert!(fprop(&values(&[2, 4], 1), &w, None).is_err(), "channels");
@@ -71,7 +103,11 @@ fn misfits_are_errors() {
     assert!(fprop(&x, &values(&[4, 3, 1], 2), None).is_err(), "rank of w");
     assert!(fprop(&x, &w, Some(&values(&[3], 3))).is_err(), "bias");
     assert!(fprop(&wide(&x), &w, None).is_err(), "dtypes");
+    assert!(fprop_gelu(&x, &values(&[4, 2], 2), None, true).is_err(), "with gelu");
+    assert!(fprop_add(&x, &w, None, &x).is_err(), "residual");
+    assert!(fprop_add(&x, &w, None, &wide(&values(&[2, 4], 1))).is_err(), "dtype of the residual");
     assert!(dgrad(&x, &w).is_err(), "dy");
+    assert!(dgrad_gelu(&values(&[2, 4], 1), &w, &values(&[1, 3], 1)).is_err(), "y");
     assert!(wgrad(&x, &values(&[3, 4], 1)).is_err(), "rows");
     assert!(wgrad(&x, &values(&[4], 1)).is_err(), "rank");
 }

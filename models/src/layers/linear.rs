@@ -19,10 +19,10 @@ impl Linear {
         ops::linear(tape, x, &tape.param(self.weight)?, bias.as_ref())
     }
 
-    /// y = gelu(x) wᵀ + b.
-    pub fn after_gelu(&self, tape: &Tape, x: &Var) -> Result<Var> {
+    /// y = residual + x wᵀ + b.
+    pub fn forward_add(&self, tape: &Tape, x: &Var, residual: &Var) -> Result<Var> {
         let bias = self.bias(tape)?;
-        ops::gelu_linear(tape, x, &tape.param(self.weight)?, bias.as_ref())
+        ops::linear_add(tape, x, &tape.param(self.weight)?, bias.as_ref(), residual)
     }
 
     pub fn bias(&self, tape: &Tape) -> Result<Option<Var>> {

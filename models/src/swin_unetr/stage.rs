@@ -1,6 +1,6 @@
 //! One stage of the Swin transformer: residual convolutions, two blocks (the second one shifted), patch merging.
 
-use crate::layers::{LayerNorm, Linear, ResidualBlock, Scope};
+use crate::layers::{LayerNorm, Linear, Mlp, ResidualBlock, Scope};
 use autograd::{ParamId, Result, Tape, Var, ops};
 use engine::trace;
 use kernels::patch_merging::Order;
@@ -47,8 +47,7 @@ struct Block {
     table: ParamId,
     proj: Linear,
     norm2: LayerNorm,
-    linear1: Linear,
-    linear2: Linear,
+    mlp: Mlp,
     attention: window_attention::Params,
 }
 
@@ -61,25 +60,23 @@ impl Block {
         let qkv = Linear::new(attn.child("qkv"), channels, 3 * channels, true);
         let proj = Linear::new(attn.child("proj"), channels, channels, true);
         let norm2 = LayerNorm::new(scope.child("norm2"), channels);
-        let linear1 = Linear::new(scope.child("mlp.linear1"), channels, 4 * channels, true);
-        let linear2 = Linear::new(scope.child("mlp.linear2"), 4 * channels, channels, true);
+        let mlp = Mlp::new(scope.child("mlp"), channels, 4 * channels);
         let attention = window_attention::Params { heads, window: WINDOW, shift };
-        Block { name: scope.name(), norm1, qkv, table, proj, norm2, linear1, linear2, attention }
+        Block { name: scope.name(), norm1, qkv, table, proj, norm2, mlp, attention }
     }
 
     fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let _scope = trace::scope(&self.name);
-        let x = ops::add(tape, x, &self.attend(tape, &self.norm1.forward(tape, x)?)?)?;
-        let hidden = self.linear1.forward(tape, &self.norm2.forward(tape, &x)?)?;
-        ops::add(tape, &x, &self.linear2.after_gelu(tape, &hidden)?)
+        let x = self.attend(tape, &self.norm1.forward(tape, x)?, x)?;
+        self.mlp.forward(tape, &self.norm2.forward(tape, &x)?, &x)
     }
 
-    /// Padding comes after the norm, so padded tokens are zero vectors and their q, k, v are the bias alone.
-    fn attend(&self, tape: &Tape, x: &Var) -> Result<Var> {
+    /// residual + attention(x). Padding comes after the norm, so padded tokens are zero vectors and their q, k, v are the bias alone.
+    fn attend(&self, tape: &Tape, x: &Var, residual: &Var) -> Result<Var> {
         let qkv = self.qkv.forward(tape, x)?;
         let Some(pad) = self.qkv.bias(tape)? else { return Err(autograd::Error::NoSuchParameter("qkv.bias".into())) };
         let y = ops::window_attention(tape, &qkv, &pad, &tape.param(self.table)?, self.attention)?;
-        self.proj.forward(tape, &y)
+        self.proj.forward_add(tape, &y, residual)
     }
 }
 
