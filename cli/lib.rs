@@ -27,6 +27,7 @@ pub use error::{Error, Result};
 use verbosity::Verbosity;
 
 use clap::{Parser, Subcommand};
+use engine::parallel::inside;
 use std::process::ExitCode;
 
 /// Pre-trains 3D medical imaging networks with VoCo, on its own tensors, autograd and kernels.
@@ -116,8 +117,8 @@ pub fn run(cli: Cli) -> Result<bool> {
         Command::Prepare(args) => prepare::command(*args),
         Command::Conformance(args) => conformance::command(&args),
         Command::Convert(args) => convert::command(&args),
-        Command::Verify(args) => verify::command(&args),
-        Command::Gradcheck(args) => gradcheck::command(&args),
+        Command::Verify(args) => inside(|| verify::command(&args)),
+        Command::Gradcheck(args) => inside(|| gradcheck::command(&args)),
         Command::Phantom(args) => phantom::command(&args),
         Command::Report(args) => report::command(&args),
         Command::Ablate(args) => ablate::command(&args),

@@ -5,6 +5,7 @@ use crate::verbosity::{Verbosity, note, say};
 use crate::{DeviceChoice, Error, Result, config, plan, size};
 use clap::ValueEnum;
 use data::{Bits, Geometry, Region, Source};
+use engine::{Device, parallel::inside};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -239,6 +240,18 @@ pub fn command(args: Args) -> Result<bool> {
 
 /// Trains on `sources`, with `room` bytes of memory for the loader, and shows how it goes. Writes the `profile` of a step.
 pub(crate) fn go(
+    config: &Config,
+    saved: Option<Saved>,
+    sources: Vec<Source>,
+    room: u64,
+    profile: Option<&Path>,
+) -> Result<Outcome> {
+    let run = || steps(config, saved, sources, room, profile);
+    // A thread that waits for a GPU is better none of the pool's.
+    if config.device()? == Device::Cpu { inside(run) } else { run() }
+}
+
+fn steps(
     config: &Config,
     saved: Option<Saved>,
     sources: Vec<Source>,

@@ -7,6 +7,7 @@ mod step;
 
 use crate::Result;
 use clap::Subcommand;
+use engine::parallel::inside;
 
 /// Time a training step, every operation alone, reading, or the loader.
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,7 @@ pub fn command(args: &Args) -> Result<bool> {
     match &args.what {
         What::Loader(args) => loader::command(args),
         What::Read(args) => read::command(args),
-        What::Step(args) => step::command(args),
-        What::Kernels(args) => kernels::command(args),
+        What::Step(args) => inside(|| step::command(args)),
+        What::Kernels(args) => inside(|| kernels::command(args)),
     }
 }

@@ -10,13 +10,18 @@ use crate::error::{Error, Result};
 use crate::order::{draws_per_rank, epoch_order, grouped, position};
 use crate::sample::{Sample, Sampling};
 use crate::volume::Volume;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine::random::derive;
+use rayon::Yield;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between looks at whether there is something to do for the pool.
+const PATIENCE: Duration = Duration::from_micros(500);
 
 #[derive(Debug, Clone, Copy)]
 pub struct LoaderConfig {
@@ -215,10 +220,25 @@ impl Loader {
                 return Ok(answer);
             }
             let (batch, slot, answer) = self
-                .answers
-                .recv()
+                .answer()
                 .map_err(|_| Error::setting("the loader's threads have died", "report this with the output above"))?;
             self.early.insert((batch, slot), answer);
+        }
+    }
+
+    /// The next answer. A thread of rayon's pool does the pool's work while it waits, of which the workers' loops are a part.
+    fn answer(&self) -> std::result::Result<(u64, usize, Answer), RecvTimeoutError> {
+        let mut patience = Duration::ZERO;
+        loop {
+            match self.answers.recv_timeout(patience) {
+                Err(RecvTimeoutError::Timeout) => {}
+                done => return done,
+            }
+            patience = match rayon::yield_now() {
+                Some(Yield::Executed) => Duration::ZERO,
+                Some(Yield::Idle) => PATIENCE,
+                None => Duration::MAX,
+            };
         }
     }
 

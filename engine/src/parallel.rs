@@ -6,6 +6,13 @@
 use rayon::prelude::*;
 use std::sync::Mutex;
 
+/// `f` on a thread of the pool. Loops inside it then begin at once: from any other thread each has the pool woken first, and the
+/// thread itself after it, which together take longer than a small loop. What waits inside for other threads should
+/// [`rayon::yield_now`] meanwhile, because one of the pool's threads waits with it.
+pub fn inside<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
+}
+
 /// `body(i)` once for every i below `n`, on any thread and in any order.
 pub fn run(n: usize, body: &(dyn Fn(usize) + Sync)) {
     match n {
