@@ -1,10 +1,12 @@
 //! Work shared out among the threads of rayon's pool.
 //!
-//! Parallel iterators compile rayon's splitting and stealing anew for every loop, some 5 KB each; here it is compiled once, over
-//! indices, and a loop brings only its body.
+//! A loop is cut into one range of neighbouring indices for each thread, and a thread that is done with its own takes single
+//! indices from the others': memory is walked through in order, and no thread is idle for longer than one index takes. (Parallel
+//! iterators hand over whole parts of ranges, which with few indices leaves a thread idle for a tenth of the loop, and are compiled
+//! anew for every loop, some 5 KB each.)
 
-use rayon::prelude::*;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// `f` on a thread of the pool. Loops inside it then begin at once: from any other thread each has the pool woken first, and the
 /// thread itself after it, which together take longer than a small loop. What waits inside for other threads should
@@ -15,10 +17,41 @@ pub fn inside<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 
 /// `body(i)` once for every i below `n`, on any thread and in any order.
 pub fn run(n: usize, body: &(dyn Fn(usize) + Sync)) {
-    match n {
-        1 => body(0), // here: to hand it over and wait costs some microseconds
-        n => (0..n).into_par_iter().for_each(body),
+    share_out(n, &|indices| indices.for_each(body));
+}
+
+/// [`run`] with something that each thread makes once and keeps from index to index.
+pub fn run_with<S>(n: usize, make: impl Fn() -> S + Sync, body: impl Fn(&mut S, usize) + Sync) {
+    share_out(n, &|indices| {
+        let mut kept = make();
+        indices.for_each(|i| body(&mut kept, i));
+    });
+}
+
+/// Calls `work` on every thread that takes part, with the indices that fall to it.
+fn share_out(n: usize, work: &(dyn Fn(&mut dyn Iterator<Item = usize>) + Sync)) {
+    if n < 2 {
+        return work(&mut (0..n)); // here: to hand it over and wait costs some microseconds
     }
+    let workers = rayon::current_num_threads().min(n);
+    let ranges: Vec<_> = (0..workers).map(|w| (AtomicUsize::new(w * n / workers), (w + 1) * n / workers)).collect();
+    let take = |w: usize| {
+        let (next, end) = &ranges[w];
+        Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| i < end)
+    };
+    on_each(0, workers, &|worker| {
+        let owners = (worker..workers).chain(0..worker);
+        work(&mut owners.flat_map(|owner| std::iter::from_fn(move || take(owner))));
+    });
+}
+
+/// `work(worker)` for all of them, each on a thread of its own where one is free.
+fn on_each(first: usize, end: usize, work: &(dyn Fn(usize) + Sync)) {
+    if first + 1 == end {
+        return work(first);
+    }
+    let middle = first.midpoint(end);
+    rayon::join(|| on_each(first, middle, work), || on_each(middle, end, work));
 }
 
 /// `body` once for every item, on any thread and in any order. An item should be worth a microsecond or more: all of them are
@@ -49,6 +82,17 @@ mod tests {
             each(counts.iter_mut().enumerate(), |(i, count)| *count += i + 1);
             assert!(counts.into_iter().eq(1..=n), "{n}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_one_threads_own() {
+        let (made, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let make = || made.fetch_add(1, Ordering::Relaxed);
+        run_with(1000, make, |_, i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 999 * 1000 / 2);
+        assert!(made.into_inner() <= rayon::current_num_threads());
     }
 
     #[test]

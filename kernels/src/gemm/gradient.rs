@@ -12,7 +12,6 @@ use super::product::{FEW_CHANNELS, fetch_ahead, gather};
 use super::tile::{Outer, Target, prefetch};
 use crate::simd::{Kernel, Vector};
 use engine::parallel;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows whose sources and gradients are worked on at once.
@@ -90,7 +89,7 @@ impl<S: Operand> Gradient<'_, S> {
         let mut targets = vec![Target(first.as_mut_ptr())];
         targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
         let (tap_parts, output_parts) = (cuts.all_taps.div_ceil(cuts.taps), self.m.div_ceil(cuts.outputs));
-        (0..cuts.chunks * tap_parts * output_parts).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
+        parallel::run_with(cuts.chunks * tap_parts * output_parts, Scratch::default, |scratch, unit| {
             let (chunk, t, o) = (unit / output_parts / tap_parts, unit / output_parts % tap_parts, unit % output_parts);
             S::dispatch(Unit {
                 gradient: self,

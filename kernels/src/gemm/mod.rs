@@ -65,7 +65,7 @@ fn multiply_lanes<S: Operand>(
     let (source, weight) = (source.as_slice::<S>()?, view(weight)?);
     let bias = bias.map(|b| b.as_slice()).transpose()?;
     for map in maps {
-        product::Product { map, source, channels, weight, bias, n }.run(target.as_mut_slice()?);
+        product::Product { map, source, channels, weight, bias, n }.run(target.as_mut_slice()?)?;
     }
     Ok(())
 }

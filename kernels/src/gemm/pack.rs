@@ -2,7 +2,7 @@
 
 use super::operand::Operand;
 use crate::simd::{self, Kernel, Level, MAX_LANES, Vector};
-use engine::parallel;
+use engine::{DType, Device, Result, Tensor, parallel};
 use std::ops::Range;
 
 /// A weight as the right-hand matrices of a product, one for each tap: element (tap, k, n) is `data[tap * taps + k * ks + n * ns]`.
@@ -53,13 +53,14 @@ impl<S: Operand> Packing<'_, S> {
     }
 
     /// Packs all panels, on all threads.
-    pub fn all(&self) -> Vec<f32> {
+    pub fn all(&self) -> Result<Tensor> {
         let groups = self.taps.len() / self.group();
-        let mut packed = vec![0.0; self.n.div_ceil(self.width) * groups * self.group_size()];
-        parallel::each(packed.chunks_mut(self.group_size()).enumerate(), |(i, to)| {
+        let size = self.n.div_ceil(self.width) * groups * self.group_size();
+        let mut packed = Tensor::empty(&[size], DType::F32, Device::Cpu)?;
+        parallel::each(packed.as_mut_slice()?.chunks_mut(self.group_size()).enumerate(), |(i, to)| {
             simd::dispatch(Panel { packing: self, panel: i / groups, group: i % groups, to, wide: &mut Vec::new() });
         });
-        packed
+        Ok(packed)
     }
 
     /// Taps whose channels share lanes.

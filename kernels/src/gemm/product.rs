@@ -14,13 +14,12 @@ use super::pack::{self, Packing, Weight};
 use super::rows::{self, Rows};
 use super::tile::{MAX_ROWS, Strip, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
-use engine::Element;
-use rayon::prelude::*;
+use engine::{Element, Result, Tensor, parallel};
 use std::ops::Range;
 
 /// Rows up to which weights are packed panel by panel where they are used, rather than once for all units.
 const FEW_ROWS: usize = 512;
-/// Rows of a block: their channels (of one tap) and outputs stay near.
+/// Most rows of a block: their channels (of one tap) and outputs stay near.
 const BLOCK_ROWS: usize = 192;
 /// Lanes of channels of a step of one tap. Each step is summed on its own and then added to the outputs: with steps this short the
 /// rounding error of a long sum stays near that of its last additions.
@@ -65,11 +64,11 @@ struct Scratch<S> {
     spare: Vec<f32>,
 }
 
-struct Plan<S> {
+struct Plan<'a, S> {
     width: usize,
     steps: Vec<Step>,
     taps: Vec<usize>,
-    packed: Option<Vec<f32>>,
+    packed: Option<&'a [f32]>,
     zeros: Vec<S>,
     /// The bias, or zero, for each output.
     start: Vec<f32>,
@@ -95,32 +94,36 @@ impl<S> Default for Scratch<S> {
 
 impl<S: Operand> Product<'_, S> {
     /// Writes the target pixels that the map's rows name.
-    pub fn run(&self, target: &mut [S]) {
+    pub fn run(&self, target: &mut [S]) -> Result<()> {
         if let Some(few) = self.dot_products() {
-            return few.run(target);
+            few.run(target);
+            return Ok(());
         }
         let (rows, width, threads) = (self.map.rows(), pack::width(), rayon::current_num_threads());
         let panels = self.n.div_ceil(width);
         let taps: Vec<usize> = (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect();
         let few = rows <= FEW_ROWS;
-        let packed = (!few).then(|| self.packing(width, &taps, 0..self.channels).all());
+        let packed = if few { None } else { Some(self.packing(width, &taps, 0..self.channels).all()?) };
+        let packed = packed.as_ref().map(Tensor::as_slice).transpose()?;
         let steps = self.steps();
         let zeros = vec![S::zeroed(); self.channels * if self.gathers() { taps.len() } else { 1 }];
         let start = self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec);
         let plan = Plan { width, steps, taps, packed, zeros, start };
 
-        let block = if few { rows } else { BLOCK_ROWS };
+        let blocks = if few { 1 } else { rows.div_ceil(BLOCK_ROWS) };
+        let block = rows.div_ceil(blocks).next_multiple_of(MAX_ROWS);
         let blocks = rows.div_ceil(block);
         let splits = (4 * threads).div_ceil(blocks).min(panels);
         let share = panels.div_ceil(splits).min(if few { 4 } else { panels });
         let splits = panels.div_ceil(share);
         let to = Target(target.as_mut_ptr());
-        (0..blocks * splits).into_par_iter().for_each_init(Scratch::default, |scratch, i| {
+        parallel::run_with(blocks * splits, Scratch::default, |scratch, i| {
             let (b, s) = (i / splits, i % splits);
             let rows = b * block..rows.min((b + 1) * block);
             let panels = s * share..panels.min((s + 1) * share);
             S::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
         });
+        Ok(())
     }
 
     /// The product as dot products, where there are few rows, one tap that all of them meet, and inputs side by side.
@@ -185,7 +188,7 @@ impl<S: Operand> Product<'_, S> {
 /// The target's rows of one block and columns of some panels.
 struct Unit<'a, 'b, S> {
     product: &'a Product<'a, S>,
-    plan: &'a Plan<S>,
+    plan: &'a Plan<'a, S>,
     rows: Range<usize>,
     panels: Range<usize>,
     to: Target<S>,
