@@ -6,9 +6,10 @@
 //!
 //! The sum is over rows, so that a lane of bf16 holds values of two neighbouring rows: these are joined block by block.
 
+use super::lines::Lines;
 use super::map::{Map, Run};
 use super::operand::Operand;
-use super::product::{FEW_CHANNELS, fetch_ahead, gather};
+use super::product::{copies_lines, fetch_ahead};
 use super::tile::{Outer, Target, prefetch};
 use crate::simd::{Kernel, Vector};
 use engine::parallel;
@@ -43,7 +44,7 @@ struct Cuts {
     chunk: usize,
     taps: usize,
     outputs: usize,
-    /// Taps of the product (1 when all taps are copied side by side) and values of each.
+    /// Taps of the product and values of each: those of a line are one where lines are copied.
     all_taps: usize,
     n: usize,
     /// Whether the sums are laid out `[n][m]`: vectors run along outputs where there are fewer inputs than fill them.
@@ -55,7 +56,7 @@ struct Scratch<S> {
     runs: Vec<Run>,
     y: Vec<*const f32>,
     x: Vec<*const f32>,
-    patches: Vec<S>,
+    lines: Lines<S>,
     /// Of rows joined to lanes: where the source is, if it is met, of each row; a row of zeros; and the lanes.
     sources: Vec<Option<usize>>,
     zeros: Vec<S>,
@@ -69,7 +70,7 @@ impl<S> Default for Scratch<S> {
             runs: vec![],
             y: vec![],
             x: vec![],
-            patches: vec![],
+            lines: Lines::default(),
             sources: vec![],
             zeros: vec![],
             y_lanes: vec![],
@@ -103,7 +104,7 @@ impl<S: Operand> Gradient<'_, S> {
         });
         add_copies(first, &copies);
         if cuts.turned {
-            for (i, row) in dw.chunks_exact_mut(cuts.n).enumerate() {
+            for (i, row) in dw.chunks_exact_mut(cuts.all_taps * cuts.n).enumerate() {
                 row.iter_mut().zip(turned[i..].iter().step_by(self.m)).for_each(|(to, &v)| *to = v);
             }
         }
@@ -111,7 +112,8 @@ impl<S: Operand> Gradient<'_, S> {
 
     fn cuts(&self) -> Cuts {
         let rows = self.map.rows();
-        let (all_taps, n) = if self.gathers() { (1, self.map.taps() * self.n) } else { (self.map.taps(), self.n) };
+        let joined = if self.copies_lines() { self.map.line_taps() } else { 1 };
+        let (all_taps, n) = (self.map.taps() / joined, joined * self.n);
         // Few rows make few chunks: then the outputs are shared out.
         let parts = FEWEST_UNITS.div_ceil(rows.div_ceil(CHUNK_ROWS).max(1) * all_taps);
         let outputs = (UNIT_SIZE / n).min(self.m.div_ceil(parts)).next_multiple_of(FULL_TILE).min(self.m);
@@ -120,12 +122,12 @@ impl<S: Operand> Gradient<'_, S> {
         let most = (COPIES_SIZE / (self.m * all_taps * n)).max(1);
         let chunks = UNITS.div_ceil(parts).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
         let chunk = rows.div_ceil(chunks);
-        let turned = all_taps == 1 && n < FULL_TILE && n < self.m;
+        let turned = n < FULL_TILE && n < self.m;
         Cuts { chunks: rows.div_ceil(chunk), chunk, taps, outputs, all_taps, n, turned }
     }
 
-    fn gathers(&self) -> bool {
-        self.n < FEW_CHANNELS && self.map.taps() > 1
+    fn copies_lines(&self) -> bool {
+        copies_lines(self.map, self.n)
     }
 }
 
@@ -164,8 +166,8 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
             fetch_ahead(g.map, g.x, g.n, &rows, &mut s.runs);
             prefetch(&g.y[rows.end * g.m..g.y.len().min((rows.end + BLOCK_ROWS) * g.m)]);
             g.map.runs(rows.clone(), &mut s.runs);
-            if g.gathers() {
-                gather(g.map, g.x, g.n, rows.len(), &s.runs, &mut s.patches);
+            if g.copies_lines() {
+                s.lines.copy(g.map, g.x, g.n, &s.runs);
             }
             if S::PER_LANE > 1 {
                 self.join_y(&rows);
@@ -194,9 +196,13 @@ impl<S: Operand> Unit<'_, '_, S> {
         s.y.clear();
         // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y. A value is a lane.
         let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr().cast::<f32>();
-        if g.gathers() {
-            s.x.extend(s.patches.chunks_exact(self.cuts.n).map(|patch| patch.as_ptr().cast::<f32>()));
-            s.y.extend((0..rows.len()).map(|i| unsafe { y.add(i * g.m) }));
+        if g.copies_lines() {
+            for (run, start) in s.runs.iter().zip(s.lines.starts(tap)) {
+                let Some(start) = start else { continue };
+                let (x, step) = (s.lines.values()[*start..].as_ptr().cast::<f32>(), s.lines.step());
+                s.x.extend((0..run.len()).map(|i| unsafe { x.add(i * step) }));
+                s.y.extend((run.row..run.row + run.len()).map(|i| unsafe { y.add(i * g.m) }));
+            }
             return;
         }
         for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
@@ -224,8 +230,10 @@ impl<S: Operand> Unit<'_, '_, S> {
     fn join_x(&mut self, rows: &Range<usize>, tap: usize) {
         let (g, s, n) = (self.gradient, &mut *self.scratch, self.cuts.n);
         s.sources.clear();
-        if g.gathers() {
-            s.sources.extend((0..rows.len()).map(|i| Some(i * n)));
+        if g.copies_lines() {
+            for (run, start) in s.runs.iter().zip(s.lines.starts(tap)) {
+                s.sources.extend((0..run.len()).map(|i| start.map(|start| start + i * s.lines.step())));
+            }
         } else {
             s.sources.resize(rows.len(), None);
             for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
@@ -234,7 +242,7 @@ impl<S: Operand> Unit<'_, '_, S> {
                 }
             }
         }
-        let values = if g.gathers() { &s.patches[..] } else { g.x };
+        let values = if g.copies_lines() { s.lines.values() } else { g.x };
         let row = |at: &Option<usize>| at.map_or(&s.zeros[..n], |at| &values[at..][..n]);
         s.x.clear();
         s.y.clear();
@@ -256,7 +264,7 @@ impl<S: Operand> Unit<'_, '_, S> {
         // SAFETY: the unit's outputs and the tap are in the gradient.
         unsafe {
             if self.cuts.turned {
-                let c = self.to.0.add(outputs.start);
+                let c = self.to.0.add(tap * n * self.gradient.m + outputs.start);
                 return Outer { y: x, x: y, rows, m: n, n: outputs.len(), c, c_step: self.gradient.m, add };
             }
             let c_step = self.cuts.all_taps * n;

@@ -43,6 +43,14 @@ impl Axis {
     }
 }
 
+/// What a run meets under a line of taps: so many pixels of padding, those of the source, and padding again.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub before: usize,
+    pub source: Range<usize>,
+    pub after: usize,
+}
+
 /// Rows of a product (pixels of the target, in order n, d, h, w) and the source pixels they meet under each tap.
 ///
 /// A convolution is one map from output to input pixels. The gradient of its input is `stride^3` maps, one for each residue of
@@ -52,7 +60,7 @@ pub struct Map {
     batch: usize,
     axes: [Axis; 3],
     kernel: [usize; 3],
-    /// Positions in the axes' taps.
+    /// Positions in the axes' taps, in the order of the source pixels that they meet.
     taps: Vec<[usize; 3]>,
 }
 
@@ -90,7 +98,7 @@ pub struct Run {
     d: usize,
     h: usize,
     w: Range<usize>,
-    row: usize,
+    pub row: usize,
 }
 
 impl Run {
@@ -133,7 +141,7 @@ impl Map {
             let rows = g.input[a].saturating_sub(start).div_ceil(s);
             let (source, target) = (g.output[a], g.input[a]);
             let mut axis = Axis { rows, step: 1, taps: vec![], source, target, start, stride: s };
-            let distances = (0..g.kernel[a]).map(|k| (k, reach - k as isize));
+            let distances = (0..g.kernel[a]).rev().map(|k| (k, reach - k as isize));
             for (k, distance) in distances.filter(|(_, distance)| distance.rem_euclid(s as isize) == 0) {
                 axis.tap(k, distance.div_euclid(s as isize));
             }
@@ -164,11 +172,33 @@ impl Map {
         self.taps.len()
     }
 
-    /// How many taps in a row meet neighbouring pixels along W: all of a line, or one.
+    /// How many taps in a row make a line, which meet neighbouring pixels along W.
     pub fn line_taps(&self) -> usize {
-        let taps = &self.axes[2].taps;
-        let neighbours = taps.windows(2).all(|pair| pair[0].offset + 1 == pair[1].offset);
-        if neighbours { taps.len() } else { 1 }
+        self.axes[2].taps.len()
+    }
+
+    /// Pixels between those that neighbouring rows meet under the same tap.
+    pub fn line_step(&self) -> usize {
+        self.axes[2].step
+    }
+
+    /// What a run meets under the line of taps from `tap` on, if the source has such a line.
+    pub fn piece(&self, run: &Run, tap: usize) -> Option<Piece> {
+        let w = &self.axes[2];
+        let line = (self.source_line(run, tap)? * w.source) as isize;
+        let start = (run.w.start * w.step) as isize + w.taps[self.taps[tap][2]].offset;
+        let end = start + ((run.len() - 1) * w.step + self.line_taps()) as isize;
+        let [first, last] = [start, end].map(|at| at.clamp(0, w.source as isize));
+        let before = (first - start).min(end - start);
+        let source = (line + first) as usize..(line + last) as usize;
+        let after = (end - start - before) as usize - source.len();
+        Some(Piece { before: before as usize, source, after })
+    }
+
+    /// The line of the source (over all images) that a run meets under `tap`.
+    fn source_line(&self, run: &Run, tap: usize) -> Option<usize> {
+        let ([td, th, _], [d, h, _]) = (self.taps[tap], &self.axes);
+        Some((run.n * d.source + d.meets(run.d, td)?) * h.source + h.meets(run.h, th)?)
     }
 
     /// The tap's position in the weight.
@@ -201,8 +231,7 @@ impl Map {
 
     /// The part of a run that meets the source under `tap`.
     pub fn met(&self, run: &Run, tap: usize) -> Option<Met> {
-        let ([td, th, tw], [d, h, w]) = (self.taps[tap], &self.axes);
-        let line = (run.n * d.source + d.meets(run.d, td)?) * h.source + h.meets(run.h, th)?;
+        let (line, tw, w) = (self.source_line(run, tap)?, self.taps[tap][2], &self.axes[2]);
         let (first, end) = (w.taps[tw].first.max(run.w.start), w.taps[tw].end.min(run.w.end));
         if first >= end {
             return None;

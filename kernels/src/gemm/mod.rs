@@ -3,6 +3,7 @@
 
 pub mod cuda;
 mod gradient;
+mod lines;
 mod map;
 mod naive;
 mod operand;

@@ -34,8 +34,8 @@ pub struct Packing<'a, S> {
     /// Positions of the taps in the weight.
     pub taps: &'a [usize],
     pub channels: Range<usize>,
-    /// Whether a lane may hold values of two taps: the channels of all taps lie side by side, as if they were one tap's.
-    pub joined: bool,
+    /// How many taps in a row have their channels side by side, as if they were one tap's: a lane may hold values of two of them.
+    pub joined: usize,
 }
 
 impl<S: Operand> Packing<'_, S> {
@@ -43,7 +43,7 @@ impl<S: Operand> Packing<'_, S> {
     #[inline(always)]
     pub fn panels(&self, panels: Range<usize>, to: &mut [f32], wide: &mut Vec<f32>) {
         let size = self.group_size();
-        let groups = self.taps.len() / self.group();
+        let groups = self.taps.len() / self.joined;
         for group in 0..groups {
             for panel in panels.clone() {
                 let place = ((panel - panels.start) * groups + group) * size;
@@ -54,7 +54,7 @@ impl<S: Operand> Packing<'_, S> {
 
     /// Packs all panels, on all threads.
     pub fn all(&self) -> Result<Tensor> {
-        let groups = self.taps.len() / self.group();
+        let groups = self.taps.len() / self.joined;
         let size = self.n.div_ceil(self.width) * groups * self.group_size();
         let mut packed = Tensor::empty(&[size], DType::F32, Device::Cpu)?;
         parallel::each(packed.as_mut_slice()?.chunks_mut(self.group_size()).enumerate(), |(i, to)| {
@@ -63,20 +63,15 @@ impl<S: Operand> Packing<'_, S> {
         Ok(packed)
     }
 
-    /// Taps whose channels share lanes.
-    fn group(&self) -> usize {
-        if self.joined { self.taps.len() } else { 1 }
-    }
-
     /// Elements of a panel of one group.
     fn group_size(&self) -> usize {
-        S::lanes(self.group() * self.channels.len()) * self.width
+        S::lanes(self.joined * self.channels.len()) * self.width
     }
 
     /// One panel of one group of taps.
     #[inline(always)]
     fn panel(&self, panel: usize, group: usize, to: &mut [f32], wide: &mut Vec<f32>) {
-        let taps = &self.taps[group * self.group()..][..self.group()];
+        let taps = &self.taps[group * self.joined..][..self.joined];
         let size = self.channels.len() * self.width;
         if S::PER_LANE == 1 {
             return taps.iter().zip(to.chunks_exact_mut(size)).for_each(|(&tap, to)| self.values(panel, tap, to));

@@ -1,35 +1,32 @@
 //! Rows times weights, f32 or bf16: `target[row][n] = bias[n] + sum over tap, k of source[pixel(row, tap)][k] * weight[tap][k][n]`.
 //!
-//! Rows are gathered through pointers, so no patch matrix is ever written (except for a handful of source channels, where a row
-//! of all taps is shorter than the pointers to it). The work is cut into units of (row block, weight panels). Inside a unit the
-//! order is step (a tap, or some small taps, or a part of the channels), panel, tile: a step's source rows and one panel stay
-//! in the first-level cache. Rows that a tap leaves in the padding are left out of the step's list.
+//! Rows are gathered through pointers, so no patch matrix is ever written. The work is cut into units of (row block, weight
+//! panels). Inside a unit the order is step (a tap, or a part of its channels), panel, tile: a step's source rows and one panel
+//! stay in the first-level cache. Rows that a tap leaves in the padding are left out of the step's list. Where a tap has few
+//! channels, the block's source lines are copied with their padding ([`Lines`]), and a step is some lines of taps.
 //!
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
 //! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
-use super::map::{Map, Met, Run};
+use super::lines::Lines;
+use super::map::{Map, Run};
 use super::operand::Operand;
 use super::pack::{self, Packing, Weight};
 use super::rows::{self, Rows};
 use super::tile::{MAX_ROWS, Strip, Target, prefetch};
 use crate::simd::{self, Kernel, Vector};
-use engine::{Element, Result, Tensor, parallel};
+use engine::{Result, Tensor, parallel};
 use std::ops::Range;
 
 /// Rows up to which weights are packed panel by panel where they are used, rather than once for all units.
 const FEW_ROWS: usize = 512;
 /// Most rows of a block: their channels (of one tap) and outputs stay near.
 const BLOCK_ROWS: usize = 192;
-/// Lanes of channels of a step of one tap. Each step is summed on its own and then added to the outputs: with steps this short the
-/// rounding error of a long sum stays near that of its last additions.
+/// Lanes of a step. Each step is summed on its own and then added to the outputs: with steps this short the rounding error of a
+/// long sum stays near that of its last additions.
 const STEP_LANES: usize = 128;
-/// The same for a step of several taps of few channels.
-const SHARED_STEP_CHANNELS: usize = 24;
-/// Source channels from which each tap is a step of its own.
+/// Source channels from which a tap is worth its list of pointers: below, lines are copied.
 const LONE_TAP_CHANNELS: usize = 48;
-/// Source channels below which rows are copied, all taps side by side.
-pub const FEW_CHANNELS: usize = 8;
 
 pub struct Product<'a, S> {
     pub map: &'a Map,
@@ -60,7 +57,7 @@ struct Scratch<S> {
     listed: usize,
     weights: Vec<f32>,
     wide: Vec<f32>,
-    patches: Vec<S>,
+    lines: Lines<S>,
     spare: Vec<f32>,
 }
 
@@ -86,7 +83,7 @@ impl<S> Default for Scratch<S> {
             listed: 0,
             weights: vec![],
             wide: vec![],
-            patches: vec![],
+            lines: Lines::default(),
             spare: vec![],
         }
     }
@@ -106,7 +103,7 @@ impl<S: Operand> Product<'_, S> {
         let packed = if few { None } else { Some(self.packing(width, &taps, 0..self.channels).all()?) };
         let packed = packed.as_ref().map(Tensor::as_slice).transpose()?;
         let steps = self.steps();
-        let zeros = vec![S::zeroed(); self.channels * if self.gathers() { taps.len() } else { 1 }];
+        let zeros = vec![S::zeroed(); self.channels * self.joined()];
         let start = self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec);
         let plan = Plan { width, steps, taps, packed, zeros, start };
 
@@ -149,39 +146,35 @@ impl<S: Operand> Product<'_, S> {
     }
 
     fn steps(&self) -> Vec<Step> {
-        let (taps, channels) = (self.map.taps(), self.channels);
-        if self.gathers() {
-            return vec![Step { taps: 0..taps, channels: 0..channels }];
+        let (joined, channels) = (self.joined(), self.channels);
+        let lines = self.map.taps() / joined;
+        if self.copies_lines() {
+            let share = (STEP_LANES / S::lanes(joined * channels)).clamp(1, lines);
+            let taps = |i: usize| i * share * joined..lines.min((i + 1) * share) * joined;
+            return (0..lines.div_ceil(share)).map(|i| Step { taps: taps(i), channels: 0..channels }).collect();
         }
-        if channels >= LONE_TAP_CHANNELS {
-            let parts = channels.div_ceil(STEP_LANES * S::PER_LANE);
-            let share = channels.div_ceil(parts).next_multiple_of(S::PER_LANE);
-            let part = |i: usize| i * share..channels.min((i + 1) * share);
-            return (0..taps)
-                .flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) }))
-                .collect();
-        }
-        let parts = (taps * channels).div_ceil(SHARED_STEP_CHANNELS).max(1);
-        let share = taps.div_ceil(parts).max(1);
-        (0..taps.div_ceil(share))
-            .map(|i| Step { taps: i * share..taps.min((i + 1) * share), channels: 0..channels })
-            .collect()
+        let parts = channels.div_ceil(STEP_LANES * S::PER_LANE);
+        let share = channels.div_ceil(parts.max(1)).next_multiple_of(S::PER_LANE);
+        let part = |i: usize| i * share..channels.min((i + 1) * share);
+        (0..lines).flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) })).collect()
     }
 
-    fn gathers(&self) -> bool {
-        self.channels < FEW_CHANNELS && self.map.taps() > 1
+    fn copies_lines(&self) -> bool {
+        copies_lines(self.map, self.channels)
+    }
+
+    /// Taps that are summed as one of more channels.
+    fn joined(&self) -> usize {
+        if self.copies_lines() { self.map.line_taps() } else { 1 }
     }
 
     /// Rows of a step's packed weights.
     fn step_lanes(&self, step: &Step) -> usize {
-        match self.gathers() {
-            true => S::lanes(step.taps.len() * step.channels.len()),
-            false => step.taps.len() * S::lanes(step.channels.len()),
-        }
+        step.taps.len() / self.joined() * S::lanes(self.joined() * step.channels.len())
     }
 
     fn packing<'b>(&'b self, width: usize, taps: &'b [usize], channels: Range<usize>) -> Packing<'b, S> {
-        Packing { weight: &self.weight, n: self.n, width, taps, channels, joined: self.gathers() }
+        Packing { weight: &self.weight, n: self.n, width, taps, channels, joined: self.joined() }
     }
 }
 
@@ -207,9 +200,9 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
         if !at_once {
             self.start();
         }
-        if self.product.gathers() {
+        if self.product.copies_lines() {
             let (p, s) = (self.product, &mut *self.scratch);
-            gather(p.map, p.source, p.channels, self.rows.len(), &s.runs, &mut s.patches);
+            s.lines.copy(p.map, p.source, p.channels, &s.runs);
         }
         for step in &self.plan.steps {
             if step.channels.start == 0 {
@@ -238,7 +231,7 @@ impl<S: Operand> Unit<'_, '_, S> {
         let p = self.product;
         let met = |run: &Run| p.map.met(run, 0).is_some_and(|met| met.len == run.len());
         match &self.plan.steps[..] {
-            [step] => p.gathers() || step.taps.len() > 1 || self.scratch.runs.iter().all(met),
+            [_] => p.copies_lines() || self.scratch.runs.iter().all(met),
             _ => false,
         }
     }
@@ -304,10 +297,21 @@ impl<S: Operand> Unit<'_, '_, S> {
         let rows = self.rows.len();
         s.a.clear();
         s.c.clear();
-        if p.gathers() {
-            s.a.extend(s.patches.chunks_exact(p.map.taps() * p.channels).take(rows).map(<[S]>::as_ptr));
+        if p.copies_lines() {
+            let (padded, joined) = (rows + MAX_ROWS - 1, p.joined());
+            for line in step.taps.start / joined..step.taps.end / joined {
+                for (run, start) in s.runs.iter().zip(s.lines.starts(line)) {
+                    let (from, step) = match start {
+                        Some(start) => (s.lines.values()[*start..].as_ptr(), s.lines.step()),
+                        None => (self.plan.zeros.as_ptr(), 0),
+                    };
+                    // SAFETY: a piece has the values of all rows of its run.
+                    s.a.extend((0..run.len()).map(|i| unsafe { from.add(i * step) }));
+                }
+                s.a.resize(s.a.len() + padded - rows, self.plan.zeros.as_ptr());
+            }
             s.c.extend(&s.targets);
-        } else if step.taps.len() == 1 {
+        } else {
             for met in s.runs.iter().filter_map(|run| p.map.met(run, step.taps.start)) {
                 let from = p.source[met.source * p.channels..].as_ptr();
                 let step = met.step * p.channels;
@@ -315,19 +319,6 @@ impl<S: Operand> Unit<'_, '_, S> {
                 s.a.extend((0..met.len).map(|i| unsafe { from.add(i * step) }));
                 s.c.extend(&s.targets[met.first..met.first + met.len]);
             }
-        } else {
-            let padded = rows + MAX_ROWS - 1;
-            s.a.resize(padded * step.taps.len(), self.plan.zeros.as_ptr());
-            for (i, tap) in step.taps.clone().enumerate() {
-                for met in s.runs.iter().filter_map(|run| p.map.met(run, tap)) {
-                    let from = p.source[met.source * p.channels..].as_ptr();
-                    for (j, a) in s.a[i * padded + met.first..][..met.len].iter_mut().enumerate() {
-                        // SAFETY: as above.
-                        *a = unsafe { from.add(j * met.step * p.channels) };
-                    }
-                }
-            }
-            s.c.extend(&s.targets);
         }
         s.listed = s.c.len();
         let padded = s.listed + MAX_ROWS - 1;
@@ -353,25 +344,22 @@ impl<S: Operand> Unit<'_, '_, S> {
     #[inline(always)]
     fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip<S> {
         let (p, plan, s) = (self.product, self.plan, &*self.scratch);
-        let lanes = p.step_lanes(step);
+        let (lanes, joined) = (p.step_lanes(step), p.joined());
         let b = match &plan.packed {
-            Some(packed) if p.gathers() => &packed[panel * lanes * plan.width..],
             Some(packed) => {
-                let row = (panel * plan.taps.len() + step.taps.start) * S::lanes(p.channels);
-                &packed[(row + S::lanes(step.channels.start)) * plan.width..]
+                let group = panel * (plan.taps.len() / joined) + step.taps.start / joined;
+                &packed[(group * S::lanes(joined * p.channels) + S::lanes(step.channels.start)) * plan.width..]
             }
             None => &s.weights[(panel - self.panels.start) * lanes * plan.width..],
         };
-        // Copied rows hold all taps side by side, as one tap of many channels.
-        let taps = step.taps.len();
-        let (taps, channels) = if p.gathers() { (1, taps * p.channels) } else { (taps, step.channels.len()) };
+        let taps = step.taps.len() / joined;
         let col = panel * plan.width;
         Strip {
             a: s.a.as_ptr(),
             a_step: s.a.len() / taps,
             taps,
             k0: step.channels.start,
-            channels,
+            channels: joined * step.channels.len(),
             b: b.as_ptr(),
             width: plan.width,
             c: s.c.as_ptr(),
@@ -382,65 +370,20 @@ impl<S: Operand> Unit<'_, '_, S> {
     }
 }
 
+/// Whether a source's lines are copied, as those of few channels are where there are several taps.
+pub fn copies_lines(map: &Map, channels: usize) -> bool {
+    channels < LONE_TAP_CHANNELS && map.taps() > 1
+}
+
 /// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
 #[inline(always)]
 pub fn fetch_ahead<T>(map: &Map, source: &[T], channels: usize, rows: &Range<usize>, runs: &mut Vec<Run>) {
     let next = rows.end..map.rows().min(rows.end + rows.len());
-    if map.taps() == 0 || channels < FEW_CHANNELS {
+    if map.taps() == 0 {
         return;
     }
     map.runs(next, runs);
     for met in runs.iter().filter_map(|run| map.met(run, map.taps() - 1)) {
         prefetch(&source[met.source * channels..][..((met.len - 1) * met.step + 1) * channels]);
-    }
-}
-
-/// Copies the sources of a block's rows, all taps side by side, zero where a tap meets padding: `[rows][taps][channels]`.
-#[inline(always)]
-pub fn gather<T: Element>(map: &Map, source: &[T], channels: usize, rows: usize, runs: &[Run], patches: &mut Vec<T>) {
-    let size = map.taps() * channels;
-    patches.clear();
-    patches.resize(rows * size, T::zeroed());
-    // Values of `taps` neighbouring taps from `tap` on, for the given ones of the rows that `met` has.
-    let mut put = |met: &Met, rows: Range<usize>, tap: usize, taps: usize| {
-        if rows.is_empty() {
-            return;
-        }
-        let (step, len) = (met.step * channels, taps * channels);
-        let from =
-            &source[(met.source + (rows.start - met.first) * met.step) * channels..][..(rows.len() - 1) * step + len];
-        let to = &mut patches[rows.start * size + tap * channels..][..(rows.len() - 1) * size + len];
-        match len {
-            1 => copy_rows::<1, T>(from, step, to, size, rows.len()),
-            2 => copy_rows::<2, T>(from, step, to, size, rows.len()),
-            3 => copy_rows::<3, T>(from, step, to, size, rows.len()),
-            _ => (0..rows.len()).for_each(|i| to[i * size..][..len].copy_from_slice(&from[i * step..][..len])),
-        }
-    };
-    let line = map.line_taps();
-    for run in runs {
-        for first in (0..map.taps()).step_by(line) {
-            let mets = || (first..first + line).map(|tap| (tap, map.met(run, tap).unwrap_or_default()));
-            // Rows that meet the source under all taps of the line are copied a line at a time.
-            let start = mets().map(|(_, met)| met.first).max().unwrap_or(0);
-            let end = mets().map(|(_, met)| met.first + met.len).min().unwrap_or(0).max(start);
-            for (tap, met) in mets() {
-                let met_end = met.first + met.len;
-                put(&met, met.first..start.min(met_end), tap, 1);
-                put(&met, end.max(met.first)..met_end, tap, 1);
-                if tap == first {
-                    put(&met, start..end, tap, line);
-                }
-            }
-        }
-    }
-}
-
-/// Copies `rows` rows of so few values that a call for each would take longer.
-#[inline(always)]
-fn copy_rows<const LEN: usize, T: Copy>(from: &[T], from_step: usize, to: &mut [T], to_step: usize, rows: usize) {
-    for row in 0..rows {
-        let from = &from[row * from_step..][..LEN];
-        to[row * to_step..][..LEN].copy_from_slice(from);
     }
 }

@@ -215,13 +215,11 @@ impl Outer {
                 self.tile::<S, V, 4, NV, FULL>(i, j, n);
                 i += 4;
             }
-            if i + 2 <= self.m {
-                self.tile::<S, V, 2, NV, FULL>(i, j, n);
-                i += 2;
-            }
-            while i < self.m {
-                self.tile::<S, V, 1, NV, FULL>(i, j, n);
-                i += 1;
+            match self.m - i {
+                3 => self.tile::<S, V, 3, NV, FULL>(i, j, n),
+                2 => self.tile::<S, V, 2, NV, FULL>(i, j, n),
+                1 => self.tile::<S, V, 1, NV, FULL>(i, j, n),
+                _ => {}
             }
         }
     }

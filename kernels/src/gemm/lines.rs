@@ -1,0 +1,59 @@
+//! Copies of source lines with their padding, for sources of few channels: all taps along W lie side by side from a row's first tap
+//! on, and are summed as one tap of more channels.
+
+use super::map::{Map, Run};
+use engine::Element;
+
+/// The pieces of source lines under the runs of a block.
+pub struct Lines<T> {
+    values: Vec<T>,
+    /// Where the piece of each run begins, line of taps by line of taps; none where the whole line is padding.
+    starts: Vec<Option<usize>>,
+    runs: usize,
+    /// Values from a row to the next.
+    step: usize,
+}
+
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Lines { values: vec![], starts: vec![], runs: 0, step: 0 }
+    }
+}
+
+impl<T: Element> Lines<T> {
+    /// Copies what the runs meet of `source`, zero where that is padding.
+    #[inline(always)]
+    pub fn copy(&mut self, map: &Map, source: &[T], channels: usize, runs: &[Run]) {
+        (self.runs, self.step) = (runs.len(), map.line_step() * channels);
+        self.values.clear();
+        self.starts.clear();
+        for tap in (0..map.taps()).step_by(map.line_taps()) {
+            for run in runs {
+                let piece = map.piece(run, tap);
+                self.starts.push(piece.as_ref().map(|_| self.values.len()));
+                let Some(piece) = piece else { continue };
+                self.pad(piece.before * channels);
+                self.values.extend_from_slice(&source[piece.source.start * channels..piece.source.end * channels]);
+                self.pad(piece.after * channels);
+            }
+        }
+    }
+
+    fn pad(&mut self, values: usize) {
+        self.values.resize(self.values.len() + values, T::zeroed());
+    }
+
+    /// For each run, where its first row's values for a line of taps begin in [`Lines::values`].
+    #[inline(always)]
+    pub fn starts(&self, line: usize) -> &[Option<usize>] {
+        &self.starts[line * self.runs..][..self.runs]
+    }
+
+    pub fn values(&self) -> &[T] {
+        &self.values
+    }
+
+    pub fn step(&self) -> usize {
+        self.step
+    }
+}
