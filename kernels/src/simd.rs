@@ -165,6 +165,15 @@ pub trait Vector: Copy {
         unsafe { self.low().fma(b.low(), self.high().fma(b.high(), sum)) }
     }
 
+    /// Writes a block with its rows and columns exchanged; rows of `to` are `step` values apart.
+    #[inline(always)]
+    unsafe fn transpose(block: &[[f32; 8]; 8], to: *mut f32, step: usize) {
+        for i in 0..8 {
+            let row: [f32; 8] = std::array::from_fn(|j| block[j][i]);
+            unsafe { to.add(i * step).cast::<[f32; 8]>().write_unaligned(row) };
+        }
+    }
+
     #[inline(always)]
     unsafe fn zero() -> Self {
         unsafe { Self::splat(0.0) }
@@ -433,9 +442,37 @@ mod x86 {
         }
     }
 
+    /// See [`Vector::transpose`]: pairs of rows are interleaved, then pairs of those, then halves change places. Without closures,
+    /// in which these functions would not be inlined.
+    #[inline(always)]
+    unsafe fn transpose8(block: &[[f32; 8]; 8], to: *mut f32, step: usize) {
+        unsafe {
+            let mut fours = [_mm256_setzero_ps(); 8];
+            for half in [0, 4] {
+                let (r0, r1) = (_mm256_loadu_ps(block[half].as_ptr()), _mm256_loadu_ps(block[half + 1].as_ptr()));
+                let (r2, r3) = (_mm256_loadu_ps(block[half + 2].as_ptr()), _mm256_loadu_ps(block[half + 3].as_ptr()));
+                let (low01, high01) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+                let (low23, high23) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+                fours[half] = _mm256_shuffle_ps::<0b01_00_01_00>(low01, low23);
+                fours[half + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(low01, low23);
+                fours[half + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(high01, high23);
+                fours[half + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(high01, high23);
+            }
+            for i in 0..4 {
+                let (top, bottom) = (fours[i], fours[i + 4]);
+                _mm256_storeu_ps(to.add(i * step), _mm256_permute2f128_ps::<0x20>(top, bottom));
+                _mm256_storeu_ps(to.add((i + 4) * step), _mm256_permute2f128_ps::<0x31>(top, bottom));
+            }
+        }
+    }
+
     impl Vector for F32x8 {
         const LANES: usize = 8;
 
+        #[inline(always)]
+        unsafe fn transpose(block: &[[f32; 8]; 8], to: *mut f32, step: usize) {
+            unsafe { transpose8(block, to, step) }
+        }
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
             F32x8(unsafe { _mm256_set1_ps(v) })
@@ -539,6 +576,10 @@ mod x86 {
     impl<const DOT: bool> Vector for F32x16<DOT> {
         const LANES: usize = 16;
 
+        #[inline(always)]
+        unsafe fn transpose(block: &[[f32; 8]; 8], to: *mut f32, step: usize) {
+            unsafe { transpose8(block, to, step) }
+        }
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
             F32x16(unsafe { _mm512_set1_ps(v) })

@@ -39,15 +39,15 @@ pub struct Packing<'a, S> {
 }
 
 impl<S: Operand> Packing<'_, S> {
-    /// Packs panels of lanes: `to[((p * taps + t) * lanes + k) * width + j]`, zero behind column `n`. `wide` is scratch.
+    /// For [`Kernel`]s. Packs panels of lanes: `to[((p * taps + t) * lanes + k) * width + j]`, zero behind column `n`. `wide` is scratch.
     #[inline(always)]
-    pub fn panels(&self, panels: Range<usize>, to: &mut [f32], wide: &mut Vec<f32>) {
+    pub fn panels<V: Vector>(&self, panels: Range<usize>, to: &mut [f32], wide: &mut Vec<f32>) {
         let size = self.group_size();
         let groups = self.taps.len() / self.joined;
         for group in 0..groups {
             for panel in panels.clone() {
                 let place = ((panel - panels.start) * groups + group) * size;
-                self.panel(panel, group, &mut to[place..][..size], wide);
+                self.panel::<V>(panel, group, &mut to[place..][..size], wide);
             }
         }
     }
@@ -70,20 +70,26 @@ impl<S: Operand> Packing<'_, S> {
 
     /// One panel of one group of taps.
     #[inline(always)]
-    fn panel(&self, panel: usize, group: usize, to: &mut [f32], wide: &mut Vec<f32>) {
+    fn panel<V: Vector>(&self, panel: usize, group: usize, to: &mut [f32], wide: &mut Vec<f32>) {
         let taps = &self.taps[group * self.joined..][..self.joined];
         let size = self.channels.len() * self.width;
+        // Loops rather than closures, in which what needs the instruction set would not be inlined.
         if S::PER_LANE == 1 {
-            return taps.iter().zip(to.chunks_exact_mut(size)).for_each(|(&tap, to)| self.values(panel, tap, to));
+            for (&tap, to) in taps.iter().zip(to.chunks_exact_mut(size)) {
+                self.values::<V>(panel, tap, to);
+            }
+            return;
         }
         wide.resize(taps.len() * size, 0.0);
-        taps.iter().zip(wide.chunks_exact_mut(size)).for_each(|(&tap, to)| self.values(panel, tap, to));
+        for (&tap, to) in taps.iter().zip(wide.chunks_exact_mut(size)) {
+            self.values::<V>(panel, tap, to);
+        }
         join_rows(wide, self.width, to);
     }
 
     /// The values of one panel of one tap, one to a lane: `to[k * width + j]`.
     #[inline(always)]
-    fn values(&self, panel: usize, tap: usize, to: &mut [f32]) {
+    fn values<V: Vector>(&self, panel: usize, tap: usize, to: &mut [f32]) {
         let (w, width) = (self.weight, self.width);
         let from = &w.data[tap * w.tap + self.channels.start * w.k..];
         let columns = panel * width..self.n.min((panel + 1) * width);
@@ -91,7 +97,7 @@ impl<S: Operand> Packing<'_, S> {
             let rows = to.chunks_exact_mut(width).enumerate();
             rows.for_each(|(k, to)| copy(&from[k * w.k..][columns.clone()], to));
         } else {
-            transpose(&from[columns.start * w.n..], w.k, w.n, columns.len(), width, to);
+            transpose::<S, V>(&from[columns.start * w.n..], w.k, w.n, columns.len(), width, to);
         }
     }
 }
@@ -126,7 +132,14 @@ const BLOCK: usize = 8;
 
 /// `to[k * width + j] = from[k * k_step + j * n_step]`, in blocks that stay in registers; zero from column `columns` on.
 #[inline(always)]
-fn transpose<S: Operand>(from: &[S], k_step: usize, n_step: usize, columns: usize, width: usize, to: &mut [f32]) {
+fn transpose<S: Operand, V: Vector>(
+    from: &[S],
+    k_step: usize,
+    n_step: usize,
+    columns: usize,
+    width: usize,
+    to: &mut [f32],
+) {
     let rows = to.len() / width;
     let blocks = if k_step == 1 { rows / BLOCK * BLOCK } else { 0 };
     for j in (0..width).step_by(BLOCK) {
@@ -136,10 +149,9 @@ fn transpose<S: Operand>(from: &[S], k_step: usize, n_step: usize, columns: usiz
             for (i, row) in block.iter_mut().enumerate().take(count) {
                 simd::widen(&from[(j + i) * n_step + k..][..BLOCK], row);
             }
-            for i in 0..BLOCK {
-                to[(k + i) * width + j..][..BLOCK]
-                    .copy_from_slice(&std::array::from_fn::<f32, BLOCK, _>(|c| block[c][i]));
-            }
+            let to = &mut to[k * width + j..][..(BLOCK - 1) * width + BLOCK];
+            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
+            unsafe { V::transpose(&block, to.as_mut_ptr(), width) }
         }
         for k in blocks..rows {
             let row = &mut to[k * width + j..][..BLOCK];
@@ -164,6 +176,6 @@ impl<S: Operand> Kernel for Panel<'_, S> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector>(self) {
-        self.packing.panel(self.panel, self.group, self.to, self.wide);
+        self.packing.panel::<V>(self.panel, self.group, self.to, self.wide);
     }
 }

@@ -211,7 +211,7 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
             if self.scratch.listed == 0 {
                 continue;
             }
-            self.pack(step);
+            self.pack::<V>(step);
             for panel in self.panels.clone() {
                 let strip = self.strip(step, panel, at_once);
                 // SAFETY: `list` made both lists MAX_ROWS - 1 longer than the rows, and panels are `width` wide.
@@ -328,7 +328,7 @@ impl<S: Operand> Unit<'_, '_, S> {
 
     /// Packs the step's weights, unless they are packed already.
     #[inline(always)]
-    fn pack(&mut self, step: &Step) {
+    fn pack<V: Vector>(&mut self, step: &Step) {
         if self.plan.packed.is_some() {
             return;
         }
@@ -337,7 +337,7 @@ impl<S: Operand> Unit<'_, '_, S> {
         s.weights.resize(s.weights.len().max(size * self.panels.len()), 0.0);
         let taps = &plan.taps[step.taps.clone()];
         let packing = self.product.packing(plan.width, taps, step.channels.clone());
-        packing.panels(self.panels.clone(), &mut s.weights, &mut s.wide);
+        packing.panels::<V>(self.panels.clone(), &mut s.weights, &mut s.wide);
     }
 
     /// The arguments of one panel's tiles.
