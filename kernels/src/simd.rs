@@ -168,9 +168,10 @@ pub trait Vector: Copy {
     /// Writes a block with its rows and columns exchanged; rows of `to` are `step` values apart.
     #[inline(always)]
     unsafe fn transpose(block: &[[f32; 8]; 8], to: *mut f32, step: usize) {
-        for i in 0..8 {
-            let row: [f32; 8] = std::array::from_fn(|j| block[j][i]);
-            unsafe { to.add(i * step).cast::<[f32; 8]>().write_unaligned(row) };
+        for (j, row) in block.iter().enumerate() {
+            for (i, &value) in row.iter().enumerate() {
+                unsafe { to.add(i * step + j).write(value) };
+            }
         }
     }
 

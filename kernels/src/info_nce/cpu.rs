@@ -1,12 +1,17 @@
 //! Blocks of 64 rows of q against blocks of 64 rows of k. Unit rows are laid out once, padded with zeros, as rows and (k) as
 //! transposed panels, so that every tile is a small matrix product without edges; the tile of similarities lives in the
 //! second-level cache. Blocks go to threads: of q for the loss and dq, of k for dk. Each sums over the other side in order.
+//! Backward, the tiles of some blocks of q are kept until dk has been given its part: 16 MB of them, whatever the sizes.
 
 use super::tile::{BLOCK, STEP, Tile};
 use super::{Output, Params};
 use crate::simd::{self, Kernel, Vector};
 use engine::{Element, Result, Tensor, parallel};
 
+/// With rows of a multiple of so many values, 2 KiB in f32, the 64 rows of a column want the same few places of the first-level cache.
+const WAYS: usize = 512;
+/// Values of tiles that are kept for dk.
+const KEPT: usize = 4 << 20;
 /// The smallest norm that is divided by.
 const EPS: f64 = 1e-12;
 
@@ -40,9 +45,25 @@ pub(super) fn backward<T: Tile>(
     };
     let mut dq = Tensor::empty(q.dims(), q.dtype(), q.device())?;
     let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
+    let mut dk_unit = vec![T::zero(); problem.k.unit.len()];
+    let row = problem.k.per_group() * BLOCK * BLOCK;
+    let mut tiles = vec![T::zero(); row * (KEPT / row).clamp(1, problem.q.blocks().len())];
+    let mut q_blocks: Vec<_> = problem.q.blocks_of(dq.as_mut_slice()?).collect();
     let (problem, slopes) = (&problem, &slopes);
-    problem.q.for_each_block(dq.as_mut_slice()?, |at, dx| simd::dispatch(QueryGradient { problem, slopes, at, dx }));
-    problem.k.for_each_block(dk.as_mut_slice()?, |at, dx| simd::dispatch(KeyGradient { problem, slopes, at, dx }));
+    for some in q_blocks.chunks_mut(tiles.len() / row) {
+        parallel::each(some.iter_mut().zip(tiles.chunks_mut(row)), |((at, dx), tiles)| {
+            simd::dispatch(QueryGradient { problem, slopes, at: *at, tiles, dx });
+        });
+        let queries: Vec<_> = some.iter().map(|(at, _)| *at).zip(tiles.chunks(row)).collect();
+        let sums = dk_unit.chunks_mut(BLOCK * problem.k.width);
+        parallel::each(problem.k.blocks().into_iter().zip(sums), |(at, dunit)| {
+            simd::dispatch(KeyGradient { problem, at, queries: &queries, dunit });
+        });
+    }
+    let sums = dk_unit.chunks(BLOCK * problem.k.width);
+    parallel::each(problem.k.blocks_of(dk.as_mut_slice()?).zip(sums), |((at, dx), dunit)| {
+        problem.k.through_norm(at, dunit, dx);
+    });
     Ok((dq, dk))
 }
 
@@ -71,14 +92,17 @@ struct Side<T> {
     /// Rows per group.
     len: usize,
     dim: usize,
-    /// `dim` up to whole steps of the tile products.
+    /// `dim` up to whole steps of the tile products, and one more where columns would lie in too few places of the first-level cache.
     width: usize,
 }
 
 impl<T: Tile> Side<T> {
     fn new(t: &Tensor, groups: usize) -> Result<Self> {
         let (values, dim, len) = (t.as_slice::<T>()?, t.channels(), t.dims()[0] / groups);
-        let width = dim.next_multiple_of(STEP);
+        let mut width = dim.next_multiple_of(STEP);
+        if width.is_multiple_of(WAYS) {
+            width += STEP;
+        }
         let norms = parallel::map(values.chunks(dim), norm);
         let mut side = Side { unit: Vec::new(), norms, groups, len, dim, width };
         let mut unit = vec![T::zero(); groups * side.per_group() * BLOCK * width];
@@ -134,12 +158,10 @@ impl<T: Tile> Side<T> {
         panels
     }
 
-    /// Runs `f` on every block and its rows of `out` `[G * len, dim]`.
-    fn for_each_block(&self, out: &mut [T], f: impl Fn(Block, &mut [T]) + Sync) {
-        let groups = out.chunks_mut(self.len * self.dim).enumerate();
-        let blocks =
-            groups.flat_map(|(g, out)| out.chunks_mut(BLOCK * self.dim).enumerate().map(move |(b, out)| (g, b, out)));
-        parallel::each(blocks, |(g, b, out)| f(self.block(g, b), out));
+    /// Every block and its rows of `out` `[G * len, dim]`.
+    fn blocks_of<'o>(&self, out: &'o mut [T]) -> impl Iterator<Item = (Block, &'o mut [T])> {
+        let (group, block) = (self.len * self.dim, BLOCK * self.dim);
+        self.blocks().into_iter().zip(out.chunks_mut(group).flat_map(move |out| out.chunks_mut(block)))
     }
 
     /// The gradient of a block's rows, given that of its unit rows.
@@ -272,10 +294,12 @@ struct Slopes<'a, T> {
     scale: T,
 }
 
+/// The gradient of a block of q, and the tiles of slopes with all blocks of k that it is made of.
 struct QueryGradient<'a, T> {
     problem: &'a Problem<'a, T>,
     slopes: &'a Slopes<'a, T>,
     at: Block,
+    tiles: &'a mut [T],
     dx: &'a mut [T],
 }
 
@@ -285,21 +309,21 @@ impl<T: Tile> Kernel for QueryGradient<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let (p, q) = (self.problem, self.at);
-        let mut tile = vec![T::zero(); BLOCK * BLOCK];
         let mut dunit = vec![T::zero(); BLOCK * p.q.width];
-        for k in p.k.of_group(q.group) {
-            p.slopes::<V>(self.slopes, q, k, &mut tile);
-            T::add_product::<V>(&tile, p.k.rows(k), &mut dunit, BLOCK, p.q.width);
+        for (k, tile) in p.k.of_group(q.group).zip(self.tiles.chunks_mut(BLOCK * BLOCK)) {
+            p.slopes::<V>(self.slopes, q, k, tile);
+            T::add_product::<V>(tile, p.k.rows(k), &mut dunit, BLOCK, p.q.width);
         }
         p.q.through_norm(q, &dunit, self.dx);
     }
 }
 
+/// Adds what blocks of q, each with its tiles, give to the gradient of a block of k's unit rows.
 struct KeyGradient<'a, T> {
     problem: &'a Problem<'a, T>,
-    slopes: &'a Slopes<'a, T>,
     at: Block,
-    dx: &'a mut [T],
+    queries: &'a [(Block, &'a [T])],
+    dunit: &'a mut [T],
 }
 
 impl<T: Tile> Kernel for KeyGradient<'_, T> {
@@ -308,18 +332,15 @@ impl<T: Tile> Kernel for KeyGradient<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let (p, k) = (self.problem, self.at);
-        let mut tile = vec![T::zero(); BLOCK * BLOCK];
         let mut turned = vec![T::zero(); BLOCK * BLOCK];
-        let mut dunit = vec![T::zero(); BLOCK * p.k.width];
-        for q in p.q.of_group(k.group) {
-            p.slopes::<V>(self.slopes, q, k, &mut tile);
+        for (q, tiles) in self.queries.iter().filter(|(q, _)| q.group == k.group) {
+            let tile = &tiles[k.start * BLOCK..][..BLOCK * BLOCK];
             for (r, row) in tile.chunks(BLOCK).enumerate() {
                 for (c, &v) in row.iter().enumerate() {
                     turned[c * BLOCK + r] = v;
                 }
             }
-            T::add_product::<V>(&turned, p.q.rows(q), &mut dunit, BLOCK, p.k.width);
+            T::add_product::<V>(&turned, p.q.rows(*q), self.dunit, BLOCK, p.k.width);
         }
-        p.k.through_norm(k, &dunit, self.dx);
     }
 }

@@ -90,8 +90,17 @@ impl Case {
 
 #[test]
 fn loss_and_gradients_match_the_naive_formulas() {
-    // one row; ragged ends of tiles; several tiles either way; groups smaller than a tile and larger
-    let shapes = [(1, 1, 2, 3), (1, 63, 65, 7), (1, 130, 70, 33), (3, 2, 9, 40), (2, 65, 129, 128), (1, 5, 3, 200)];
+    // one row; ragged ends of tiles; several tiles either way; groups smaller than a tile and larger; more tiles than are kept
+    let shapes = [
+        (1, 1, 2, 3),
+        (1, 63, 65, 7),
+        (1, 130, 70, 33),
+        (3, 2, 9, 40),
+        (2, 65, 129, 128),
+        (1, 5, 3, 200),
+        (1100, 1, 2, 3),
+        (2, 70, 66, 512),
+    ];
     for (groups, rows, columns, dim) in shapes {
         for temperature in [1.0, 0.07] {
             let c = case(groups, rows, columns, dim, temperature);
