@@ -204,14 +204,20 @@ pub trait Vector: Copy {
     }
 
     /// e to the power of each lane, within 2 units in the last place for lanes in [-87, 88]; lanes below saturate near
-    /// 1.2e-38, lanes above near 1.7e38. Cephes' reduction: x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial in r.
+    /// 1.2e-38, lanes above near 1.7e38.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
+        unsafe { self.max(Self::splat(-87.336)).min(Self::splat(88.0)).exp_inside() }
+    }
+
+    /// [`Vector::exp`] of lanes that are in its range, or NaN. Cephes' reduction: x = n ln 2 + r, |r| <= ln 2 / 2, and a
+    /// polynomial in r.
+    #[inline(always)]
+    unsafe fn exp_inside(self) -> Self {
         unsafe {
-            let x = self.max(Self::splat(-87.336)).min(Self::splat(88.0));
-            let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+            let n = self.mul(Self::splat(std::f32::consts::LOG2_E)).round();
             // ln 2 in two parts: the first has few enough bits that n times it is exact.
-            let r = n.fma(Self::splat(-0.693_359_4), x);
+            let r = n.fma(Self::splat(-0.693_359_4), self);
             let r = n.fma(Self::splat(2.121_944_4e-4), r);
             let mut p = Self::splat(1.987_569_1e-4);
             for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {

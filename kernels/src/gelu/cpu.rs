@@ -145,18 +145,27 @@ impl<S: Lane> Kernel for Through<'_, S> {
     }
 }
 
-/// `exp` saturates near 1e-38 instead of reaching zero; past here its products must not grow with x. Where this bound is the
-/// first operand of min and max, NaN in the second one stays NaN.
-const FAR: f32 = 14.0;
+/// exp(−a²/2) is still a normal number here, and τ(a) vanishes beside any y: a = |x| need not be larger. As the first operand of
+/// min, it lets NaN in the second one stay NaN.
+const FAR: f32 = 13.2;
 
-/// exp(−a²/2) and τ(a) for a >= 0.
+/// |x|, at most [`FAR`].
+///
+/// # Safety
+/// As for [`Vector`].
+#[inline(always)]
+unsafe fn magnitude<V: Vector>(x: V) -> V {
+    unsafe { V::splat(FAR).min(x.max(V::zero().sub(x))) }
+}
+
+/// exp(−a²/2) and τ(a) for a in [0, FAR].
 ///
 /// # Safety
 /// As for [`Vector`].
 #[inline(always)]
 unsafe fn tail<V: Vector>(a: V) -> (V, V) {
     unsafe {
-        let bell = a.mul(a).mul(V::splat(-0.5)).exp();
+        let bell = a.mul(a).mul(V::splat(-0.5)).exp_inside();
         let one = V::splat(1.0);
         let t = one.div(a.fma(V::splat(0.26), one));
         let mut p = V::splat(3.050_482_9e-2);
@@ -183,7 +192,7 @@ unsafe fn tail<V: Vector>(a: V) -> (V, V) {
 #[inline(always)]
 unsafe fn gelu<V: Vector>(x: V) -> V {
     unsafe {
-        let a = x.max(V::zero().sub(x));
+        let a = magnitude(x);
         let (_, tail) = tail(a);
         value(x, a, tail)
     }
@@ -205,24 +214,23 @@ unsafe fn slope<V: Vector>(x: V) -> V {
 #[inline(always)]
 unsafe fn gelu_and_slope<V: Vector>(x: V) -> (V, V) {
     unsafe {
-        let a = x.max(V::zero().sub(x));
+        let a = magnitude(x);
         let (bell, tail) = tail(a);
         // −1 or 1, and in between only for |x| < 1e-38, where τ = 1/2 makes the sum below right for any sign.
         let sign = x.mul(V::splat(1e38)).min(V::splat(1.0)).max(V::splat(-1.0));
         let phi = sign.fma(V::splat(0.5), V::splat(0.5)).sub(sign.mul(tail));
-        let near = V::splat(-FAR).max(V::splat(FAR).min(x));
         let density = bell.mul(V::splat(0.398_942_3));
-        (value(x, a, tail), near.fma(density, phi))
+        (value(x, a, tail), sign.mul(a).fma(density, phi))
     }
 }
 
-/// y of x, a = |x| and τ(a).
+/// y of x, its [`magnitude`] a, and τ(a).
 ///
 /// # Safety
 /// As for [`Vector`].
 #[inline(always)]
 unsafe fn value<V: Vector>(x: V, a: V, tail: V) -> V {
-    unsafe { x.max(V::zero()).sub(V::splat(FAR).min(a).mul(tail)) }
+    unsafe { x.max(V::zero()).sub(a.mul(tail)) }
 }
 
 /// Φ(x) in f64.
