@@ -370,9 +370,9 @@ impl<S: Operand> Unit<'_, '_, S> {
     }
 }
 
-/// Whether a source's lines are copied, as those of few channels are where there are several taps.
+/// Whether a source's lines are copied: those of few channels are, where there are several taps and all of a line is met.
 pub fn copies_lines(map: &Map, channels: usize) -> bool {
-    channels < LONE_TAP_CHANNELS && map.taps() > 1
+    channels < LONE_TAP_CHANNELS && map.taps() > 1 && map.line_step() <= map.line_taps()
 }
 
 /// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
