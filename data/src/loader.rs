@@ -282,6 +282,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.tasks = None; // workers end when the queue is closed and empty
         while self.queue.try_recv().is_ok() {}
+        while self.answer().is_ok() {} // until the last worker is done: those that still read may need this thread of the pool
         for worker in self.workers.drain(..) {
             // a worker's panic was printed when it happened, and there is nobody left to tell
             let _ = worker.join();
@@ -475,6 +476,16 @@ mod tests {
         let sources =
             paths.into_iter().map(|path| Source { weight: 1, ..Source::file(path, Region::Abdomen) }).collect();
         (folder, sources)
+    }
+
+    /// Workers share out what they read among the pool's threads, also when all of these wait for a batch, or for a loader's end.
+    #[test]
+    fn every_thread_of_the_pool_may_wait_for_workers() {
+        let (_folder, sources) = files(4, 0);
+        for count in [0, 1, 2] {
+            let used = rayon::broadcast(|_| batches(sources.clone(), config(3, 0), count).len());
+            assert!(used.iter().all(|&batches| batches == count), "{used:?}");
+        }
     }
 
     #[test]
