@@ -6,10 +6,10 @@
 //!
 //! The sum is over rows, so that a lane of bf16 holds values of two neighbouring rows: these are joined block by block.
 
-use super::lines::Lines;
+use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
-use super::product::{copies_lines, fetch_ahead};
+use super::product::fetch_ahead;
 use super::tile::{Outer, Target, prefetch};
 use crate::simd::{Kernel, Vector};
 use engine::parallel;
@@ -112,7 +112,7 @@ impl<S: Operand> Gradient<'_, S> {
 
     fn cuts(&self) -> Cuts {
         let rows = self.map.rows();
-        let joined = if self.copies_lines() { self.map.line_taps() } else { 1 };
+        let joined = joined_taps(self.map, self.n);
         let (all_taps, n) = (self.map.taps() / joined, joined * self.n);
         // Few rows make few chunks: then the outputs are shared out.
         let parts = FEWEST_UNITS.div_ceil(rows.div_ceil(CHUNK_ROWS).max(1) * all_taps);

@@ -4,6 +4,19 @@
 use super::map::{Map, Run};
 use engine::Element;
 
+/// Source channels from which a tap is worth its list of pointers: below, lines are copied.
+const LONE_TAP_CHANNELS: usize = 48;
+
+/// Whether a source's lines are copied: those of few channels are, where there are several taps and all of a line is met.
+pub fn copies_lines(map: &Map, channels: usize) -> bool {
+    channels < LONE_TAP_CHANNELS && map.taps() > 1 && map.line_step() <= map.line_taps()
+}
+
+/// Taps that are summed as one of more channels: those of a line where lines are copied.
+pub fn joined_taps(map: &Map, channels: usize) -> usize {
+    if copies_lines(map, channels) { map.line_taps() } else { 1 }
+}
+
 /// The pieces of source lines under the runs of a block.
 pub struct Lines<T> {
     values: Vec<T>,

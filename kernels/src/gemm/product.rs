@@ -8,7 +8,7 @@
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
 //! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
-use super::lines::Lines;
+use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
 use super::pack::{self, Packing, Weight};
@@ -25,8 +25,6 @@ const BLOCK_ROWS: usize = 192;
 /// Lanes of a step. Each step is summed on its own and then added to the outputs: with steps this short the rounding error of a
 /// long sum stays near that of its last additions.
 const STEP_LANES: usize = 128;
-/// Source channels from which a tap is worth its list of pointers: below, lines are copied.
-const LONE_TAP_CHANNELS: usize = 48;
 
 pub struct Product<'a, S> {
     pub map: &'a Map,
@@ -165,7 +163,7 @@ impl<S: Operand> Product<'_, S> {
 
     /// Taps that are summed as one of more channels.
     fn joined(&self) -> usize {
-        if self.copies_lines() { self.map.line_taps() } else { 1 }
+        joined_taps(self.map, self.channels)
     }
 
     /// Rows of a step's packed weights.
@@ -368,11 +366,6 @@ impl<S: Operand> Unit<'_, '_, S> {
             n: plan.width.min(p.n - col),
         }
     }
-}
-
-/// Whether a source's lines are copied: those of few channels are, where there are several taps and all of a line is met.
-pub fn copies_lines(map: &Map, channels: usize) -> bool {
-    channels < LONE_TAP_CHANNELS && map.taps() > 1 && map.line_step() <= map.line_taps()
 }
 
 /// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
