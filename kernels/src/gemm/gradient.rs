@@ -9,8 +9,7 @@
 use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
-use super::product::fetch_ahead;
-use super::tile::{Outer, Target, prefetch};
+use super::tile::{Factor, Outer, Target};
 use crate::simd::{Kernel, Vector};
 use engine::parallel;
 use std::ops::Range;
@@ -163,8 +162,6 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
         for start in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = start..self.rows.end.min(start + BLOCK_ROWS);
             let s = &mut *self.scratch;
-            fetch_ahead(g.map, g.x, g.n, &rows, &mut s.runs);
-            prefetch(&g.y[rows.end * g.m..g.y.len().min((rows.end + BLOCK_ROWS) * g.m)]);
             g.map.runs(rows.clone(), &mut s.runs);
             if g.copies_lines() {
                 s.lines.copy(g.map, g.x, g.n, &s.runs);
@@ -180,7 +177,7 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
                 let first = start == self.rows.start;
                 if first || !self.scratch.x.is_empty() {
                     // SAFETY: `list` made both lists equally long.
-                    unsafe { self.outer(tap, !first).run::<S, V>() }
+                    unsafe { self.outer(&rows, tap, !first).run::<S, V>() }
                 }
             }
         }
@@ -258,18 +255,20 @@ impl<S: Operand> Unit<'_, '_, S> {
     }
 
     #[inline(always)]
-    fn outer(&self, tap: usize, add: bool) -> Outer {
-        let (s, n, outputs) = (&*self.scratch, self.cuts.n, &self.outputs);
-        let (y, x, rows) = (s.y.as_ptr(), s.x.as_ptr(), s.x.len());
+    fn outer(&self, rows: &Range<usize>, tap: usize, add: bool) -> Outer {
+        let (g, s, n, outputs) = (self.gradient, &*self.scratch, self.cuts.n, &self.outputs);
+        let [source, target] = g.map.distances(rows.start, rows.end).unwrap_or_default();
+        // What is copied or joined is read in order, which the CPU foresees.
+        let (in_place, x_in_place) = (S::PER_LANE == 1, S::PER_LANE == 1 && !g.copies_lines());
+        let y = Factor { rows: s.y.as_ptr(), values: outputs.len(), ahead: if in_place { target * g.m } else { 0 } };
+        let x = Factor { rows: s.x.as_ptr(), values: n, ahead: if x_in_place { source * g.n } else { 0 } };
         // SAFETY: the unit's outputs and the tap are in the gradient.
-        unsafe {
-            if self.cuts.turned {
-                let c = self.to.0.add(tap * n * self.gradient.m + outputs.start);
-                return Outer { y: x, x: y, rows, m: n, n: outputs.len(), c, c_step: self.gradient.m, add };
-            }
-            let c_step = self.cuts.all_taps * n;
-            let c = self.to.0.add(outputs.start * c_step + tap * n);
-            Outer { y, x, rows, m: outputs.len(), n, c, c_step, add }
+        let at = |place: usize| unsafe { self.to.0.add(place) };
+        let c_step = self.cuts.all_taps * n;
+        let outer = Outer { y, x, rows: s.x.len(), c: at(outputs.start * c_step + tap * n), c_step, add, turn: tap };
+        if !self.cuts.turned {
+            return outer;
         }
+        Outer { y: x, x: y, c: at(tap * n * g.m + outputs.start), c_step: g.m, ..outer }
     }
 }

@@ -177,6 +177,14 @@ impl Map {
         self.axes[2].taps.len()
     }
 
+    /// Whether rows meet pixels under `tap` that none met before them, nor they under the taps before: under the last taps along D
+    /// and H and the first along W, as many as neighbouring rows are apart.
+    pub fn leads(&self, tap: usize) -> bool {
+        let [d, h, w] = self.taps[tap];
+        let last = |a: usize, t: usize| t + self.axes[a].step >= self.axes[a].taps.len();
+        last(0, d) && last(1, h) && w < self.axes[2].step
+    }
+
     /// Pixels between those that neighbouring rows meet under the same tap.
     pub fn line_step(&self) -> usize {
         self.axes[2].step
@@ -211,13 +219,12 @@ impl Map {
     /// Splits a block of rows into runs within lines.
     pub fn runs(&self, rows: Range<usize>, runs: &mut Vec<Run>) {
         runs.clear();
-        let [_, h, w] = [0, 1, 2].map(|a| self.axes[a].rows);
+        let wide = self.axes[2].rows;
         let mut at = rows.start;
         while at < rows.end {
-            let (line, first) = (at / w, at % w);
-            let end = w.min(first + rows.end - at);
-            let (n, d) = (line / h / self.axes[0].rows, line / h % self.axes[0].rows);
-            runs.push(Run { n, d, h: line % h, w: first..end, row: at - rows.start });
+            let [n, d, h, first] = self.position(at);
+            let end = wide.min(first + rows.end - at);
+            runs.push(Run { n, d, h, w: first..end, row: at - rows.start });
             at += end - first;
         }
     }
@@ -227,6 +234,34 @@ impl Map {
         let [d, h, w] = &self.axes;
         let line = (run.n * d.target + d.place(run.d)) * h.target + h.place(run.h);
         (line * w.target + w.place(run.w.start), w.stride)
+    }
+
+    /// Pixels between the sources of a row and of a later one under the same tap, and between their targets; none where the later one
+    /// is not there. Padding counts as pixels of the line before or after.
+    pub fn distances(&self, row: usize, later: usize) -> Option<[usize; 2]> {
+        if later >= self.rows() {
+            return None;
+        }
+        let [d, h, w] = &self.axes;
+        let places = |row: usize| {
+            let [n, id, ih, iw] = self.position(row);
+            let source = ((n * d.source + id * d.step) * h.source + ih * h.step) * w.source + iw * w.step;
+            let target = ((n * d.target + id * d.stride) * h.target + ih * h.stride) * w.target + iw * w.stride;
+            [source, target]
+        };
+        let ([source, target], [later_source, later_target]) = (places(row), places(later));
+        Some([later_source - source, later_target - target])
+    }
+
+    /// A row as (n, d, h, w).
+    fn position(&self, row: usize) -> [usize; 4] {
+        let [d, h, w] = [0, 1, 2].map(|a| self.axes[a].rows);
+        [row / w / h / d, row / w / h % d, row / w % h, row % w]
+    }
+
+    /// Which of the neighbouring targets along W that several maps share the map's rows begin with.
+    pub fn turn(&self) -> usize {
+        self.axes[2].start
     }
 
     /// The part of a run that meets the source under `tap`.

@@ -20,6 +20,7 @@ use crate::check::sum_dtype;
 use engine::{DType, Element, Error, Result, Tensor, bf16};
 use operand::Operand;
 use pack::Weight;
+use product::Product;
 
 /// Where a weight element (tap, k, n) lies: its distances along each, in elements.
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +66,8 @@ fn multiply_lanes<S: Operand>(
     let (channels, n) = (source.channels(), target.channels());
     let (source, weight) = (source.as_slice::<S>()?, view(weight)?);
     let bias = bias.map(|b| b.as_slice()).transpose()?;
-    for map in maps {
-        product::Product { map, source, channels, weight, bias, n }.run(target.as_mut_slice()?)?;
-    }
-    Ok(())
+    let products: Vec<_> = maps.iter().map(|map| Product { map, source, channels, weight, bias, n }).collect();
+    product::run(&products, target.as_mut_slice()?)
 }
 
 fn view<T: Element>((weight, s): (&Tensor, Strides)) -> Result<Weight<'_, T>> {

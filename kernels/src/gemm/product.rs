@@ -13,7 +13,7 @@ use super::map::{Map, Run};
 use super::operand::Operand;
 use super::pack::{self, Packing, Weight};
 use super::rows::{self, Rows};
-use super::tile::{MAX_ROWS, Strip, Target, prefetch};
+use super::tile::{Ahead, MAX_ROWS, Strip, Target};
 use crate::simd::{self, Kernel, Vector};
 use engine::{Result, Tensor, parallel};
 use std::ops::Range;
@@ -59,8 +59,19 @@ struct Scratch<S> {
     spare: Vec<f32>,
 }
 
+/// How a product is computed.
 struct Plan<'a, S> {
+    product: &'a Product<'a, S>,
+    /// Columns of a panel.
     width: usize,
+    /// Rows of a block, and how many blocks there are.
+    block: usize,
+    blocks: usize,
+    /// Panels of a unit, and how many units share a block.
+    share: usize,
+    splits: usize,
+    /// Whether it is the first to read its sources.
+    leads: bool,
     steps: Vec<Step>,
     taps: Vec<usize>,
     packed: Option<&'a [f32]>,
@@ -87,38 +98,70 @@ impl<S> Default for Scratch<S> {
     }
 }
 
-impl<S: Operand> Product<'_, S> {
-    /// Writes the target pixels that the map's rows name.
-    pub fn run(&self, target: &mut [S]) -> Result<()> {
-        if let Some(few) = self.dot_products() {
-            few.run(target);
-            return Ok(());
+/// Writes the target pixels that the rows of all products name. Products take turns, block by block: blocks of the same number read
+/// the same sources or write neighbouring targets.
+pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> {
+    let packed = products.iter().map(Product::pack).collect::<Result<Vec<_>>>()?;
+    let mut plans = Vec::new();
+    for (product, packed) in products.iter().zip(&packed) {
+        match product.dot_products() {
+            Some(few) => few.run(target),
+            None => {
+                let packed = packed.as_ref().map(Tensor::as_slice).transpose()?;
+                plans.push(product.plan(packed, plans.is_empty()));
+            }
         }
-        let (rows, width, threads) = (self.map.rows(), pack::width(), rayon::current_num_threads());
-        let panels = self.n.div_ceil(width);
-        let taps: Vec<usize> = (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect();
-        let few = rows <= FEW_ROWS;
-        let packed = if few { None } else { Some(self.packing(width, &taps, 0..self.channels).all()?) };
-        let packed = packed.as_ref().map(Tensor::as_slice).transpose()?;
-        let steps = self.steps();
-        let zeros = vec![S::zeroed(); self.channels * self.joined()];
-        let start = self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec);
-        let plan = Plan { width, steps, taps, packed, zeros, start };
+    }
+    let units = plans.iter().map(Plan::units).max().unwrap_or(0);
+    let to = Target(target.as_mut_ptr());
+    parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
+        let (plan, unit) = (&plans[i % plans.len()], i / plans.len());
+        if unit < plan.units() {
+            S::dispatch(plan.unit(unit, to, scratch));
+        }
+    });
+    Ok(())
+}
 
+impl<S: Operand> Product<'_, S> {
+    fn has_few_rows(&self) -> bool {
+        self.map.rows() <= FEW_ROWS
+    }
+
+    fn taps(&self) -> Vec<usize> {
+        (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect()
+    }
+
+    /// The weights for all units, unless each packs its own.
+    fn pack(&self) -> Result<Option<Tensor>> {
+        if self.has_few_rows() {
+            return Ok(None);
+        }
+        self.packing(pack::width(), &self.taps(), 0..self.channels).all().map(Some)
+    }
+
+    fn plan<'a>(&'a self, packed: Option<&'a [f32]>, leads: bool) -> Plan<'a, S> {
+        let (rows, width, few) = (self.map.rows(), pack::width(), self.has_few_rows());
+        let panels = self.n.div_ceil(width);
         let blocks = if few { 1 } else { rows.div_ceil(BLOCK_ROWS) };
         let block = rows.div_ceil(blocks).next_multiple_of(MAX_ROWS);
         let blocks = rows.div_ceil(block);
-        let splits = (4 * threads).div_ceil(blocks).min(panels);
+        let splits = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
         let share = panels.div_ceil(splits).min(if few { 4 } else { panels });
-        let splits = panels.div_ceil(share);
-        let to = Target(target.as_mut_ptr());
-        parallel::run_with(blocks * splits, Scratch::default, |scratch, i| {
-            let (b, s) = (i / splits, i % splits);
-            let rows = b * block..rows.min((b + 1) * block);
-            let panels = s * share..panels.min((s + 1) * share);
-            S::dispatch(Unit { product: self, plan: &plan, rows, panels, to, scratch });
-        });
-        Ok(())
+        Plan {
+            product: self,
+            width,
+            block,
+            blocks,
+            share,
+            splits: panels.div_ceil(share),
+            leads,
+            steps: self.steps(),
+            taps: self.taps(),
+            packed,
+            zeros: vec![S::zeroed(); self.channels * self.joined()],
+            start: self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec),
+        }
     }
 
     /// The product as dot products, where there are few rows, one tap that all of them meet, and inputs side by side.
@@ -176,12 +219,29 @@ impl<S: Operand> Product<'_, S> {
     }
 }
 
+impl<S> Plan<'_, S> {
+    fn units(&self) -> usize {
+        self.blocks * self.splits
+    }
+
+    fn unit<'a>(&'a self, i: usize, to: Target<S>, scratch: &'a mut Scratch<S>) -> Unit<'a, 'a, S> {
+        let (block, split, product) = (i / self.splits, i % self.splits, self.product);
+        let rows = block * self.block..product.map.rows().min((block + 1) * self.block);
+        let panels = split * self.share..product.n.div_ceil(self.width).min((split + 1) * self.share);
+        let next = product.map.distances(rows.start, rows.end).unwrap_or_default();
+        let next = [next[0] * product.channels, next[1] * product.n];
+        Unit { product, plan: self, rows, panels, next, to, scratch }
+    }
+}
+
 /// The target's rows of one block and columns of some panels.
 struct Unit<'a, 'b, S> {
     product: &'a Product<'a, S>,
     plan: &'a Plan<'a, S>,
     rows: Range<usize>,
     panels: Range<usize>,
+    /// Values between what the block reads and writes and what the next one does.
+    next: [usize; 2],
     to: Target<S>,
     scratch: &'b mut Scratch<S>,
 }
@@ -191,7 +251,6 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        fetch_ahead(self.product.map, self.product.source, self.product.channels, &self.rows, &mut self.scratch.runs);
         self.product.map.runs(self.rows.clone(), &mut self.scratch.runs);
         let at_once = self.is_written_at_once();
         self.locate(at_once);
@@ -338,6 +397,25 @@ impl<S: Operand> Unit<'_, '_, S> {
         packing.panels::<V>(self.panels.clone(), &mut s.weights, &mut s.wide);
     }
 
+    /// What the tiles of a panel ask for: their part of the next block's sources, where they are the first to read theirs, and of its
+    /// targets, where they are the last to write theirs.
+    #[inline(always)]
+    fn ahead(&self, step: &Step, panel: usize, at_once: bool) -> Ahead {
+        let (p, map, [source, target]) = (self.product, self.product.map, self.next);
+        let mut ahead = Ahead::default();
+        let first = self.plan.leads && panel == self.panels.start && map.leads(step.taps.start);
+        if source > 0 && first && !p.copies_lines() {
+            let before = step.taps.start % map.line_taps() * p.channels + step.channels.start;
+            ahead.read = source + (MAX_ROWS - 1) * before;
+        }
+        let last = step.taps.end == map.taps() && step.channels.end == p.channels;
+        if target > 0 && last && (at_once || S::PER_LANE == 1) {
+            ahead.write = target + (MAX_ROWS - 1) * map.turn() * p.n + MAX_ROWS * panel * self.plan.width;
+            ahead.written = (MAX_ROWS * self.plan.width).div_ceil(p.step_lanes(step).max(1));
+        }
+        ahead
+    }
+
     /// The arguments of one panel's tiles.
     #[inline(always)]
     fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip<S> {
@@ -364,19 +442,7 @@ impl<S: Operand> Unit<'_, '_, S> {
             start: at_once.then(|| plan.start[col..].as_ptr()),
             col: col - self.first_column(at_once),
             n: plan.width.min(p.n - col),
+            ahead: self.ahead(step, panel, at_once),
         }
-    }
-}
-
-/// Prefetches what the block of rows after `rows` will be the first to read: its sources under the last tap.
-#[inline(always)]
-pub fn fetch_ahead<T>(map: &Map, source: &[T], channels: usize, rows: &Range<usize>, runs: &mut Vec<Run>) {
-    let next = rows.end..map.rows().min(rows.end + rows.len());
-    if map.taps() == 0 {
-        return;
-    }
-    map.runs(next, runs);
-    for met in runs.iter().filter_map(|run| map.met(run, map.taps() - 1)) {
-        prefetch(&source[met.source * channels..][..((met.len - 1) * met.step + 1) * channels]);
     }
 }

@@ -6,12 +6,25 @@ use crate::simd::{Lane, Vector};
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
 
+/// Values of f32 in a line of the caches.
+const LINE: usize = 16;
+
 /// A pointer that units on several threads write through, each its own rows and columns.
 #[derive(Clone, Copy)]
 pub struct Target<T>(pub *mut T);
 // SAFETY: units write disjoint places.
 unsafe impl<T> Send for Target<T> {}
 unsafe impl<T> Sync for Target<T> {}
+
+/// What tiles ask memory for while they sum, line by line, because they read and write rows too far apart for the CPU to foresee: with
+/// each lane that a tile of M rows adds, M lanes from `read` values behind its first row on, and `written` values from `write` behind
+/// its first output on. Where there is nothing to ask for, zeros: its own.
+#[derive(Clone, Copy, Default)]
+pub struct Ahead {
+    pub read: usize,
+    pub write: usize,
+    pub written: usize,
+}
 
 /// Arguments of a sum over taps and channels:
 /// `c[row][col + j] = start[j] + sum over tap t, channel k of a[t][row][k0 + k] * b[(t * channels + k) * width + j]`, j < n;
@@ -31,6 +44,7 @@ pub struct Strip<S> {
     pub start: Option<*const f32>,
     pub col: usize,
     pub n: usize,
+    pub ahead: Ahead,
 }
 
 impl<S: Operand> Strip<S> {
@@ -86,14 +100,20 @@ impl<S: Operand> Strip<S> {
         unsafe {
             let mut sum = [[V::zero(); NV]; M];
             let mut b = self.b;
+            let mut write = (*self.c.add(row)).cast::<S>().wrapping_add(self.ahead.write);
             for t in 0..self.taps {
                 let list = self.a.add(t * self.a_step + row);
                 let mut a = [std::ptr::null(); M];
                 for (i, a) in a.iter_mut().enumerate() {
                     *a = (*list.add(i)).add(self.k0);
                 }
+                let mut read = a[0].wrapping_add(self.ahead.read);
                 let whole = self.channels / S::PER_LANE * S::PER_LANE;
                 for k in (0..whole).step_by(S::PER_LANE) {
+                    will_read(read);
+                    will_write(write);
+                    read = read.wrapping_add(M * S::PER_LANE);
+                    write = write.wrapping_add(self.ahead.written);
                     add_lane::<S, V, M, NV>(&mut sum, |i| S::lane(a[i].add(k)), b);
                     b = b.add(self.width);
                 }
@@ -154,31 +174,41 @@ unsafe fn add_lane<S: Operand, V: Vector, const M: usize, const NV: usize>(
     }
 }
 
-/// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]`, i < m, j < n. A row is lanes: of
-/// a single one, or of as many as an [`Operand`] has in a lane.
+/// One side of a sum over rows.
+#[derive(Clone, Copy)]
+pub struct Factor {
+    pub rows: *const *const f32,
+    /// Of a row.
+    pub values: usize,
+    /// How far behind each row lies one that will be read soon.
+    pub ahead: usize,
+}
+
+/// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]` for all values i of y and j of x. A row is
+/// lanes: of a single value, or of as many as an [`Operand`] has in a lane.
 #[derive(Clone, Copy)]
 pub struct Outer {
-    pub y: *const *const f32,
-    pub x: *const *const f32,
+    pub y: Factor,
+    pub x: Factor,
     pub rows: usize,
-    pub m: usize,
-    pub n: usize,
     pub c: *mut f32,
     pub c_step: usize,
     /// Add to what `c` holds, or write it for the first time.
     pub add: bool,
+    /// Which sum of those over the same rows of y this is: they take turns in what they ask memory for.
+    pub turn: usize,
 }
 
 impl Outer {
     /// # Safety
-    /// `y` and `x` must list `rows` rows of at least `m` and `n` values, and `c` must have all the places that are written.
+    /// `y` and `x` must list `rows` rows of as many values as they say, and `c` must have all the places that are written.
     #[inline(always)]
     pub unsafe fn run<S: Operand, V: Vector>(self) {
         let mut j = 0;
-        // SAFETY: the parts cover each of the m x n places once; accumulators and operands fit the registers.
+        // SAFETY: the parts cover each of the places once; accumulators and operands fit the registers.
         unsafe {
-            while j < self.n {
-                let left = self.n - j;
+            while j < self.x.values {
+                let left = self.x.values - j;
                 if V::LANES == 16 && left >= 48 {
                     self.columns::<S, V, 8, 3, true>(j, 48);
                     j += 48;
@@ -198,6 +228,15 @@ impl Outer {
         }
     }
 
+    /// The line that tile `i` of a column of tiles asks for, row by row: how far behind the rows of which factor.
+    #[inline(always)]
+    fn ahead<const NV: usize>(&self, i: usize, j0: usize) -> (*const *const f32, usize) {
+        let (x, y) = (&self.x, &self.y);
+        let lines = NV + if j0 == 0 { y.values.div_ceil(LINE) } else { 0 };
+        let line = (self.turn + i) % lines;
+        if line < NV { (x.rows, x.ahead + j0 + line * LINE) } else { (y.rows, y.ahead + (line - NV) * LINE) }
+    }
+
     #[inline(always)]
     unsafe fn columns<S: Operand, V: Vector, const M: usize, const NV: usize, const FULL: bool>(
         &self,
@@ -205,17 +244,17 @@ impl Outer {
         n: usize,
     ) {
         let mut i = 0;
-        // SAFETY: each tile lies below m.
+        // SAFETY: each tile lies within y.
         unsafe {
-            while i + M <= self.m {
+            while i + M <= self.y.values {
                 self.tile::<S, V, M, NV, FULL>(i, j, n);
                 i += M;
             }
-            if i + 4 <= self.m {
+            if i + 4 <= self.y.values {
                 self.tile::<S, V, 4, NV, FULL>(i, j, n);
                 i += 4;
             }
-            match self.m - i {
+            match self.y.values - i {
                 3 => self.tile::<S, V, 3, NV, FULL>(i, j, n),
                 2 => self.tile::<S, V, 2, NV, FULL>(i, j, n),
                 1 => self.tile::<S, V, 1, NV, FULL>(i, j, n),
@@ -234,8 +273,10 @@ impl Outer {
         // SAFETY: the caller vouches for the lists and for c; `n` lanes are read and written when not FULL.
         unsafe {
             let mut sum = [[V::zero(); NV]; M];
+            let (list, ahead) = self.ahead::<NV>(i0 / M, j0);
             for r in 0..self.rows {
-                let (x, y) = ((*self.x.add(r)).add(j0), (*self.y.add(r)).add(i0));
+                will_read((*list.add(r)).wrapping_add(ahead));
+                let (x, y) = ((*self.x.rows.add(r)).add(j0), (*self.y.rows.add(r)).add(i0));
                 let mut right = [V::zero(); NV];
                 for (j, right) in right.iter_mut().enumerate() {
                     let x = x.add(j * V::LANES);
@@ -263,15 +304,26 @@ impl Outer {
     }
 }
 
-/// Asks for values that will be read soon to be in the second-level cache: tiles read rows too far apart for the CPU to foresee.
+/// Asks for the line of `p`. A hint: any address will do.
 #[inline(always)]
-pub fn prefetch<T>(values: &[T]) {
+fn will_read<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+    // SAFETY: nothing is read.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
+    let _ = p;
+}
+
+/// As [`will_read`], for a line of this CPU's own.
+#[inline(always)]
+fn will_write<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is written.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
