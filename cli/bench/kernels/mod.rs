@@ -14,6 +14,9 @@ use engine::{DType, Device, Tensor, cuda};
 use serde::Serialize;
 use time::{Timing, measure};
 
+/// Rounds of a call and the peer's.
+const PEER_ROUNDS: usize = 3;
+
 /// Time every operation, forward and each gradient, at the shapes of the networks.
 ///
 /// Prints the median time of a call, GFLOP/s, GB/s (each input and output counted once), and the share of the device's best: the
@@ -108,7 +111,7 @@ struct Figures {
     /// Of the device's best.
     share: f64,
     peer_seconds: Option<f64>,
-    /// How many times as fast as the peer.
+    /// How many times as fast as the peer, which was measured by turns.
     ratio: Option<f64>,
 }
 
@@ -195,26 +198,46 @@ fn row(
     ceilings: Ceilings,
     peer: Option<&mut peer::Process>,
 ) -> Result<Row> {
-    let timed = case.prepare(dtype, device).and_then(|mut tensors| measure(device, || case.run(&mut tensors)));
-    let (figures, problem) = match timed {
-        Ok(timing) => {
-            let peer_seconds = match (peer, &case.peer) {
-                (Some(process), Some(same)) => process.time(same)?,
-                _ => None,
-            };
-            (Some(Figures::new(timing, case.work(dtype)?, ceilings, peer_seconds)), None)
-        }
-        Err(problem @ (engine::Error::Unsupported { .. } | engine::Error::DType { .. })) => {
+    let (figures, problem) = match rounds(case, device, dtype, peer) {
+        Ok(rounds) => (Some(Figures::new(rounds, case.work(dtype)?, ceilings)), None),
+        Err(Error::Engine(problem @ (engine::Error::Unsupported { .. } | engine::Error::DType { .. }))) => {
             (None, Some(problem.to_string()))
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     let size = size.to_possible_value().map_or(String::new(), |v| v.get_name().to_string());
     Ok(Row { size, op: case.op, direction: case.direction, shape: case.shape.clone(), figures, problem })
 }
 
+/// One measurement of a call, and of the same one at the peer right after it.
+struct Round {
+    timing: Timing,
+    peer_seconds: Option<f64>,
+}
+
+/// Several with a peer: what disturbs a shared machine for a while then falls on both.
+fn rounds(case: &Case, device: Device, dtype: DType, mut peer: Option<&mut peer::Process>) -> Result<Vec<Round>> {
+    let mut tensors = case.prepare(dtype, device)?;
+    let number = if peer.is_some() { PEER_ROUNDS } else { 1 };
+    let round = |_| {
+        let timing = measure(device, || case.run(&mut tensors))?;
+        let peer_seconds = match (&mut peer, &case.peer) {
+            (Some(process), Some(same)) => process.time(same)?,
+            _ => None,
+        };
+        Ok(Round { timing, peer_seconds })
+    };
+    (0..number).map(round).collect()
+}
+
 impl Figures {
-    fn new(timing: Timing, work: Work, ceilings: Ceilings, peer_seconds: Option<f64>) -> Figures {
+    /// Of the round that is the median, and the median ratio.
+    fn new(mut rounds: Vec<Round>, work: Work, ceilings: Ceilings) -> Figures {
+        let ratio = |round: &Round| round.peer_seconds.map(|peer| peer / round.timing.seconds);
+        let mut ratios: Vec<f64> = rounds.iter().filter_map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        rounds.sort_by(|a, b| a.timing.seconds.total_cmp(&b.timing.seconds));
+        let Round { timing, peer_seconds } = rounds.swap_remove(rounds.len() / 2);
         let Timing { seconds, spread, batches, .. } = timing;
         let floor = (work.flops / ceilings.gflops).max(work.bytes / ceilings.gb_per_s) / 1e9;
         Figures {
@@ -225,7 +248,7 @@ impl Figures {
             gb_per_s: work.bytes / seconds / 1e9,
             share: floor / seconds,
             peer_seconds,
-            ratio: peer_seconds.map(|peer| peer / seconds),
+            ratio: ratios.get(ratios.len() / 2).copied(),
         }
     }
 }

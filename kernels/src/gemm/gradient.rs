@@ -55,6 +55,8 @@ struct Scratch<S> {
     runs: Vec<Run>,
     y: Vec<*const f32>,
     x: Vec<*const f32>,
+    /// Whether `y` lists all rows of the block, as it does under most lines of taps.
+    lists_all: bool,
     lines: Lines<S>,
     /// Of rows joined to lanes: where the source is, if it is met, of each row; a row of zeros; and the lanes.
     sources: Vec<Option<usize>>,
@@ -69,6 +71,7 @@ impl<S> Default for Scratch<S> {
             runs: vec![],
             y: vec![],
             x: vec![],
+            lists_all: false,
             lines: Lines::default(),
             sources: vec![],
             zeros: vec![],
@@ -162,6 +165,8 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
         for start in self.rows.clone().step_by(BLOCK_ROWS) {
             let rows = start..self.rows.end.min(start + BLOCK_ROWS);
             let s = &mut *self.scratch;
+            let next = g.map.distances(rows.start, rows.end).unwrap_or_default();
+            s.lists_all = false;
             g.map.runs(rows.clone(), &mut s.runs);
             if g.copies_lines() {
                 s.lines.copy(g.map, g.x, g.n, &s.runs);
@@ -177,7 +182,7 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
                 let first = start == self.rows.start;
                 if first || !self.scratch.x.is_empty() {
                     // SAFETY: `list` made both lists equally long.
-                    unsafe { self.outer(&rows, tap, !first).run::<S, V>() }
+                    unsafe { self.outer(next, tap, !first).run::<S, V>() }
                 }
             }
         }
@@ -190,18 +195,26 @@ impl<S: Operand> Unit<'_, '_, S> {
     fn list(&mut self, rows: &Range<usize>, tap: usize) {
         let (g, s) = (self.gradient, &mut *self.scratch);
         s.x.clear();
-        s.y.clear();
         // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y. A value is a lane.
         let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr().cast::<f32>();
         if g.copies_lines() {
-            for (run, start) in s.runs.iter().zip(s.lines.starts(tap)) {
+            let starts = s.lines.starts(tap);
+            for (run, start) in s.runs.iter().zip(starts) {
                 let Some(start) = start else { continue };
                 let (x, step) = (s.lines.values()[*start..].as_ptr().cast::<f32>(), s.lines.step());
                 s.x.extend((0..run.len()).map(|i| unsafe { x.add(i * step) }));
-                s.y.extend((run.row..run.row + run.len()).map(|i| unsafe { y.add(i * g.m) }));
             }
+            let all = starts.iter().all(Option::is_some);
+            if !(all && s.lists_all) {
+                s.y.clear();
+                for (run, _) in s.runs.iter().zip(starts).filter(|(_, start)| start.is_some()) {
+                    s.y.extend((run.row..run.row + run.len()).map(|i| unsafe { y.add(i * g.m) }));
+                }
+            }
+            s.lists_all = all;
             return;
         }
+        s.y.clear();
         for met in s.runs.iter().filter_map(|run| g.map.met(run, tap)) {
             let x = g.x[met.source * g.n..].as_ptr().cast::<f32>();
             s.x.extend((0..met.len).map(|i| unsafe { x.add(i * met.step * g.n) }));
@@ -254,10 +267,10 @@ impl<S: Operand> Unit<'_, '_, S> {
         }
     }
 
+    /// The arguments of the tap's sums, for rows from which those of the next block are so many pixels of both factors away.
     #[inline(always)]
-    fn outer(&self, rows: &Range<usize>, tap: usize, add: bool) -> Outer {
+    fn outer(&self, [source, target]: [usize; 2], tap: usize, add: bool) -> Outer {
         let (g, s, n, outputs) = (self.gradient, &*self.scratch, self.cuts.n, &self.outputs);
-        let [source, target] = g.map.distances(rows.start, rows.end).unwrap_or_default();
         // What is copied or joined is read in order, which the CPU foresees.
         let (in_place, x_in_place) = (S::PER_LANE == 1, S::PER_LANE == 1 && !g.copies_lines());
         let y = Factor { rows: s.y.as_ptr(), values: outputs.len(), ahead: if in_place { target * g.m } else { 0 } };
