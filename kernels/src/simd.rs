@@ -318,6 +318,30 @@ pub fn narrow<S: Stored>(from: &[S::Real], to: &mut [S]) {
     }
 }
 
+/// Asks for the line of `p` to be in the first-level cache. A hint: any address will do.
+#[inline(always)]
+pub fn will_read<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is read.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// As [`will_read`], for a line of this CPU's own.
+#[inline(always)]
+pub fn will_write<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: nothing is written.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Eight lanes in plain Rust, for CPUs with neither AVX2 nor AVX-512.
 #[derive(Clone, Copy)]
 pub struct Portable([f32; 8]);

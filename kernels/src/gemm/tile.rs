@@ -1,7 +1,7 @@
 //! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
 
 use super::operand::Operand;
-use crate::simd::{Lane, Vector};
+use crate::simd::{Lane, Vector, will_read, will_write};
 
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
@@ -302,28 +302,4 @@ impl Outer {
             }
         }
     }
-}
-
-/// Asks for the line of `p`. A hint: any address will do.
-#[inline(always)]
-fn will_read<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing is read.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
-}
-
-/// As [`will_read`], for a line of this CPU's own.
-#[inline(always)]
-fn will_write<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing is written.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
 }

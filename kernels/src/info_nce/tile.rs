@@ -2,14 +2,12 @@
 //! `V`.
 
 use crate::real::Real;
-use crate::simd::{MAX_LANES, Vector};
+use crate::simd::{MAX_LANES, Vector, will_read};
 
 /// Rows and columns of a tile.
 pub(super) const BLOCK: usize = 64;
 /// Columns of a product come in multiples of this: two of the widest vectors.
 pub(super) const STEP: usize = 2 * MAX_LANES;
-/// Rows that share the loads of a column; with two vectors each they fill eight registers.
-const ROWS: usize = 4;
 
 pub(super) trait Tile: Real {
     /// `c += a b`: a `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`, row-major; `columns` in whole `STEP`s.
@@ -27,13 +25,11 @@ impl Tile for f32 {
     fn add_product<V: Vector>(a: &[f32], b: &[f32], c: &mut [f32], depth: usize, columns: usize) {
         assert!(a.len() == BLOCK * depth && b.len() == depth * columns && c.len() == BLOCK * columns);
         assert!(columns.is_multiple_of(STEP));
-        for column in (0..columns).step_by(2 * V::LANES) {
-            for row in (0..BLOCK).step_by(ROWS) {
-                // SAFETY: row + ROWS <= BLOCK and column + 2 LANES <= columns, as both divide; the slices were measured above.
-                unsafe {
-                    let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(column));
-                    small_product::<V>(a, b, c.as_mut_ptr().add(row * columns + column), depth, columns);
-                }
+        // SAFETY: the slices were measured above; the sums of 8 rows fit 32 registers, those of 4 fit 16.
+        unsafe {
+            match V::LANES {
+                MAX_LANES => all_products::<V, 8>(a, b, c, depth, columns),
+                _ => all_products::<V, 4>(a, b, c, depth, columns),
             }
         }
     }
@@ -85,15 +81,48 @@ impl Tile for f32 {
     }
 }
 
+/// All columns, two vectors of ROWS rows at a time.
+///
+/// # Safety
+/// As for [`Vector`]; a is `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`, and columns are whole STEPs.
+#[inline(always)]
+unsafe fn all_products<V: Vector, const ROWS: usize>(
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    depth: usize,
+    columns: usize,
+) {
+    for column in (0..columns).step_by(2 * V::LANES) {
+        for row in (0..BLOCK).step_by(ROWS) {
+            // SAFETY: row + ROWS <= BLOCK and column + 2 LANES <= columns, as both divide.
+            unsafe {
+                let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(column));
+                // the next columns lie in other pages: the first rows ask for their lines
+                let ahead = b.wrapping_add(2 * V::LANES + row / ROWS % 2 * V::LANES);
+                small_product::<V, ROWS>(a, b, ahead, c.as_mut_ptr().add(row * columns + column), depth, columns);
+            }
+        }
+    }
+}
+
 /// `ROWS` rows and two vectors of columns.
 ///
 /// # Safety
 /// a reaches over `ROWS` rows of `depth`, b over `depth` rows and c over `ROWS` rows of `columns`, two vectors wide.
 #[inline(always)]
-unsafe fn small_product<V: Vector>(a: *const f32, b: *const f32, c: *mut f32, depth: usize, columns: usize) {
+unsafe fn small_product<V: Vector, const ROWS: usize>(
+    a: *const f32,
+    b: *const f32,
+    ahead: *const f32,
+    c: *mut f32,
+    depth: usize,
+    columns: usize,
+) {
     unsafe {
         let mut sums = [[V::zero(); 2]; ROWS];
         for d in 0..depth {
+            will_read(ahead.wrapping_add(d * columns));
             let b = [V::load(b.add(d * columns)), V::load(b.add(d * columns + V::LANES))];
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = V::splat(*a.add(r * depth + d));
