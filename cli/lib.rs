@@ -1,6 +1,7 @@
 //! The `vocoe` command line: what the binary does, as a library, so that the tests can call it.
 
 pub mod ablate;
+mod allocator;
 pub mod bench;
 pub mod config;
 pub mod conformance;
@@ -92,11 +93,11 @@ pub fn main() -> ExitCode {
 /// again then spends half of its time on page faults. Tensors are not concerned: they have their arena.
 #[cfg(target_env = "gnu")]
 fn keep_freed_memory() {
-    const MIB: libc::c_int = 1 << 20;
+    const LARGE: libc::c_int = allocator::LARGE as libc::c_int;
     // SAFETY: two settings of the allocator, made before there is a second thread.
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * MIB);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 * MIB);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE);
     }
 }
 
