@@ -10,6 +10,7 @@ Prints one JSON object: seconds of a step (the median, and the fastest), crops p
 encoder and the projector on `--bases` crops.
 """
 import argparse
+import inspect
 import json
 import resource
 import time
@@ -37,7 +38,9 @@ class VoCo(nn.Module):
     def __init__(self, feature_size, recompute):
         super().__init__()
         settings = dict(in_channels=1, out_channels=2, feature_size=feature_size, use_v2=True, use_checkpoint=recompute)
-        network = SwinUNETR(img_size=(64, 64, 64), **settings)
+        if "img_size" in inspect.signature(SwinUNETR).parameters:  # until MONAI 1.4
+            settings["img_size"] = (64, 64, 64)
+        network = SwinUNETR(**settings)
         self.swin = network.swinViT
         self.encoders = nn.ModuleList([getattr(network, f"encoder{i}") for i in (1, 2, 3, 4, 10)])
         self.student, self.teacher = projector(24 * feature_size), projector(24 * feature_size)
