@@ -8,8 +8,8 @@ static ALLOCATOR: LargePages = LargePages;
 
 struct LargePages;
 
-/// Bytes from which glibc maps a piece on its own and unmaps it when it is freed ([`super::keep_freed_memory`]).
-pub const LARGE: usize = 32 << 20;
+/// Bytes from which glibc maps a piece on its own and unmaps it when it is freed ([`keep_freed_memory`]).
+const LARGE: usize = 32 << 20;
 /// Bytes of a large page.
 #[cfg(target_os = "linux")]
 const PAGE: usize = 2 << 20;
@@ -33,6 +33,20 @@ unsafe impl GlobalAlloc for LargePages {
         unsafe { System.dealloc(p, layout) }
     }
 }
+
+/// glibc gives large pieces of memory back to the system as they are freed, and a loader that asks for the 20 MB of a sample again and
+/// again then spends half of its time on page faults.
+#[cfg(target_env = "gnu")]
+pub fn keep_freed_memory() {
+    // SAFETY: two settings of the allocator, made before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE as libc::c_int);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE as libc::c_int);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_freed_memory() {}
 
 /// Asks for large pages where `size` bytes at `p` have room for them. Without them everything works as well, if more slowly.
 #[cfg(target_os = "linux")]

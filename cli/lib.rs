@@ -78,7 +78,7 @@ pub enum Command {
 
 /// Runs the command of this process's arguments. Exit 1 after an error or a failed check, 2 after a wrong usage.
 pub fn main() -> ExitCode {
-    keep_freed_memory();
+    allocator::keep_freed_memory();
     match run(Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -88,21 +88,6 @@ pub fn main() -> ExitCode {
         }
     }
 }
-
-/// glibc gives large pieces of memory back to the system as they are freed, and a loader that asks for the 20 MB of a sample again and
-/// again then spends half of its time on page faults. Tensors are not concerned: they have their arena.
-#[cfg(target_env = "gnu")]
-fn keep_freed_memory() {
-    const LARGE: libc::c_int = allocator::LARGE as libc::c_int;
-    // SAFETY: two settings of the allocator, made before there is a second thread.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn keep_freed_memory() {}
 
 /// Whether everything that the command checked was right.
 pub fn run(cli: Cli) -> Result<bool> {

@@ -321,22 +321,22 @@ pub fn narrow<S: Stored>(from: &[S::Real], to: &mut [S]) {
 /// Asks for the line of `p` to be in the first-level cache. A hint: any address will do.
 #[inline(always)]
 pub fn will_read<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing is read.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    ask::<T, false>(p);
 }
 
 /// As [`will_read`], for a line of this CPU's own.
 #[inline(always)]
 pub fn will_write<T>(p: *const T) {
+    ask::<T, true>(p);
+}
+
+#[inline(always)]
+fn ask<T, const WRITES: bool>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: nothing is written.
+    // SAFETY: nothing is read or written.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        if WRITES { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;

@@ -55,8 +55,6 @@ struct Scratch<S> {
     runs: Vec<Run>,
     y: Vec<*const f32>,
     x: Vec<*const f32>,
-    /// Whether `y` lists all rows of the block, as it does under most lines of taps.
-    lists_all: bool,
     lines: Lines<S>,
     /// Of rows joined to lanes: where the source is, if it is met, of each row; a row of zeros; and the lanes.
     sources: Vec<Option<usize>>,
@@ -71,7 +69,6 @@ impl<S> Default for Scratch<S> {
             runs: vec![],
             y: vec![],
             x: vec![],
-            lists_all: false,
             lines: Lines::default(),
             sources: vec![],
             zeros: vec![],
@@ -166,7 +163,7 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
             let rows = start..self.rows.end.min(start + BLOCK_ROWS);
             let s = &mut *self.scratch;
             let next = g.map.distances(rows.start, rows.end).unwrap_or_default();
-            s.lists_all = false;
+            s.y.clear();
             g.map.runs(rows.clone(), &mut s.runs);
             if g.copies_lines() {
                 s.lines.copy(g.map, g.x, g.n, &s.runs);
@@ -204,14 +201,13 @@ impl<S: Operand> Unit<'_, '_, S> {
                 let (x, step) = (s.lines.values()[*start..].as_ptr().cast::<f32>(), s.lines.step());
                 s.x.extend((0..run.len()).map(|i| unsafe { x.add(i * step) }));
             }
-            let all = starts.iter().all(Option::is_some);
-            if !(all && s.lists_all) {
+            // Under most lines of taps all rows of the block are met: then they stay listed.
+            if s.x.len() < rows.len() || s.y.len() < rows.len() {
                 s.y.clear();
                 for (run, _) in s.runs.iter().zip(starts).filter(|(_, start)| start.is_some()) {
                     s.y.extend((run.row..run.row + run.len()).map(|i| unsafe { y.add(i * g.m) }));
                 }
             }
-            s.lists_all = all;
             return;
         }
         s.y.clear();

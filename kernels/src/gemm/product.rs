@@ -230,13 +230,12 @@ impl<S> Plan<'_, S> {
         let panels = split * self.share..product.n.div_ceil(self.width).min((split + 1) * self.share);
         let next = product.map.distances(rows.start, rows.end).unwrap_or_default();
         let next = [next[0] * product.channels, next[1] * product.n];
-        Unit { product, plan: self, rows, panels, next, to, scratch }
+        Unit { plan: self, rows, panels, next, to, scratch }
     }
 }
 
 /// The target's rows of one block and columns of some panels.
 struct Unit<'a, 'b, S> {
-    product: &'a Product<'a, S>,
     plan: &'a Plan<'a, S>,
     rows: Range<usize>,
     panels: Range<usize>,
@@ -251,14 +250,14 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        self.product.map.runs(self.rows.clone(), &mut self.scratch.runs);
+        self.plan.product.map.runs(self.rows.clone(), &mut self.scratch.runs);
         let at_once = self.is_written_at_once();
         self.locate(at_once);
         if !at_once {
             self.start();
         }
-        if self.product.copies_lines() {
-            let (p, s) = (self.product, &mut *self.scratch);
+        if self.plan.product.copies_lines() {
+            let (p, s) = (self.plan.product, &mut *self.scratch);
             s.lines.copy(p.map, p.source, p.channels, &s.runs);
         }
         for step in &self.plan.steps {
@@ -285,7 +284,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// Whether a single step meets every row, so that its tiles write the outputs rather than add to them.
     #[inline(always)]
     fn is_written_at_once(&self) -> bool {
-        let p = self.product;
+        let p = self.plan.product;
         let met = |run: &Run| p.map.met(run, 0).is_some_and(|met| met.len == run.len());
         match &self.plan.steps[..] {
             [_] => p.copies_lines() || self.scratch.runs.iter().all(met),
@@ -295,7 +294,7 @@ impl<S: Operand> Unit<'_, '_, S> {
 
     #[inline(always)]
     fn columns(&self) -> Range<usize> {
-        self.panels.start * self.plan.width..self.product.n.min(self.panels.end * self.plan.width)
+        self.panels.start * self.plan.width..self.plan.product.n.min(self.panels.end * self.plan.width)
     }
 
     /// The first column of the targets' rows.
@@ -307,13 +306,13 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// Finds where each of the block's rows is written, and where it is summed.
     #[inline(always)]
     fn locate(&mut self, at_once: bool) {
-        let (n, columns) = (self.product.n, self.columns().len());
+        let (n, columns) = (self.plan.product.n, self.columns().len());
         let s = &mut *self.scratch;
         s.spare.resize(n, 0.0);
         s.outputs.clear();
         s.targets.clear();
         for run in &s.runs {
-            let (first, stride) = self.product.map.target(run);
+            let (first, stride) = self.plan.product.map.target(run);
             // SAFETY: the map names pixels of the target.
             s.outputs.extend((0..run.len()).map(|i| unsafe { self.to.0.add((first + i * stride) * n) }));
         }
@@ -350,7 +349,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// The rows that take part in a step: pointers to their sources, tap by tap, and to their targets.
     #[inline(always)]
     fn list(&mut self, step: &Step) {
-        let (p, s) = (self.product, &mut *self.scratch);
+        let (p, s) = (self.plan.product, &mut *self.scratch);
         let rows = self.rows.len();
         s.a.clear();
         s.c.clear();
@@ -390,10 +389,10 @@ impl<S: Operand> Unit<'_, '_, S> {
             return;
         }
         let (plan, s) = (self.plan, &mut *self.scratch);
-        let size = self.product.step_lanes(step) * plan.width;
+        let size = self.plan.product.step_lanes(step) * plan.width;
         s.weights.resize(s.weights.len().max(size * self.panels.len()), 0.0);
         let taps = &plan.taps[step.taps.clone()];
-        let packing = self.product.packing(plan.width, taps, step.channels.clone());
+        let packing = self.plan.product.packing(plan.width, taps, step.channels.clone());
         packing.panels::<V>(self.panels.clone(), &mut s.weights, &mut s.wide);
     }
 
@@ -401,7 +400,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// targets, where they are the last to write theirs.
     #[inline(always)]
     fn ahead(&self, step: &Step, panel: usize, at_once: bool) -> Ahead {
-        let (p, map, [source, target]) = (self.product, self.product.map, self.next);
+        let (p, map, [source, target]) = (self.plan.product, self.plan.product.map, self.next);
         let mut ahead = Ahead::default();
         let first = self.plan.leads && panel == self.panels.start && map.leads(step.taps.start);
         if source > 0 && first && !p.copies_lines() {
@@ -419,7 +418,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     /// The arguments of one panel's tiles.
     #[inline(always)]
     fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip<S> {
-        let (p, plan, s) = (self.product, self.plan, &*self.scratch);
+        let (p, plan, s) = (self.plan.product, self.plan, &*self.scratch);
         let (lanes, joined) = (p.step_lanes(step), p.joined());
         let b = match &plan.packed {
             Some(packed) => {
