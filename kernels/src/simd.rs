@@ -147,8 +147,8 @@ pub trait Vector: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// To the nearest integer, ties to even.
     unsafe fn round(self) -> Self;
-    /// 2 to the power of an integral value in [-126, 127].
-    unsafe fn pow2(self) -> Self;
+    /// `self * 2^n` for integral n in [-126, 127].
+    unsafe fn scale(self, n: Self) -> Self;
     /// `LANES` values of bf16.
     unsafe fn widen(p: *const bf16) -> Self;
     /// Rounds to bf16, as [`Stored::narrow`] does; whether denormal numbers become zero is up to the CPU.
@@ -200,18 +200,25 @@ pub trait Vector: Copy {
     unsafe fn largest(self) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
         unsafe { self.store(lanes.as_mut_ptr()) };
-        lanes.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+        let mut n = MAX_LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                lanes[i] = if lanes[i + n] > lanes[i] { lanes[i + n] } else { lanes[i] };
+            }
+        }
+        lanes[0]
     }
 
-    /// e to the power of each lane, within 2 units in the last place for lanes in [-87, 88]; lanes below saturate near
+    /// e to the power of each lane, within 1.5 units in the last place for lanes in [-87, 88]; lanes below saturate near
     /// 1.2e-38, lanes above near 1.7e38.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
         unsafe { self.max(Self::splat(-87.336)).min(Self::splat(88.0)).exp_inside() }
     }
 
-    /// [`Vector::exp`] of lanes that are in its range, or NaN. Cephes' reduction: x = n ln 2 + r, |r| <= ln 2 / 2, and a
-    /// polynomial in r.
+    /// [`Vector::exp`] of lanes that are in its range, or NaN. With x = n ln 2 + r, |r| <= ln 2 / 2, it is 2^n e^r, and e^r a
+    /// polynomial, 1 + r + .., whose other coefficients are fitted here for the smallest relative error, 3e-9.
     #[inline(always)]
     unsafe fn exp_inside(self) -> Self {
         unsafe {
@@ -219,12 +226,11 @@ pub trait Vector: Copy {
             // ln 2 in two parts: the first has few enough bits that n times it is exact.
             let r = n.fma(Self::splat(-0.693_359_4), self);
             let r = n.fma(Self::splat(2.121_944_4e-4), r);
-            let mut p = Self::splat(1.987_569_1e-4);
-            for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            let mut p = Self::splat(1.381_454e-3);
+            for c in [8.368_745e-3, 4.166_839e-2, 1.666_652_1e-1, 4.999_999_4e-1, 1.0, 1.0] {
                 p = p.fma(r, Self::splat(c));
             }
-            let e = p.fma(r.mul(r), r.add(Self::splat(1.0)));
-            e.mul(n.pow2())
+            p.scale(n)
         }
     }
 }
@@ -419,8 +425,8 @@ impl Vector for Portable {
         Portable(self.0.map(f32::round_ties_even))
     }
     #[inline(always)]
-    unsafe fn pow2(self) -> Self {
-        Portable(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
+    unsafe fn scale(self, n: Self) -> Self {
+        self.zip(n, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn widen(p: *const bf16) -> Self {
@@ -557,10 +563,10 @@ mod x86 {
             F32x8(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
         }
         #[inline(always)]
-        unsafe fn pow2(self) -> Self {
+        unsafe fn scale(self, n: Self) -> Self {
             unsafe {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
-                F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.0), _mm256_set1_epi32(127));
+                self.mul(F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))))
             }
         }
         #[inline(always)]
@@ -664,11 +670,8 @@ mod x86 {
             F32x16(unsafe { _mm512_roundscale_ps::<0>(self.0) })
         }
         #[inline(always)]
-        unsafe fn pow2(self) -> Self {
-            unsafe {
-                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
-                F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
-            }
+        unsafe fn scale(self, n: Self) -> Self {
+            F32x16(unsafe { _mm512_scalef_ps(self.0, n.0) })
         }
         #[inline(always)]
         unsafe fn widen(p: *const bf16) -> Self {
@@ -731,7 +734,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
+    fn exp_is_within_units_in_the_last_place() {
         for at_most in Level::ALL {
             let _turn = limit(at_most);
             let x: Vec<f32> = (0..10_007).map(|i| -87.0 + 175.0 * i as f32 / 10_006.0).collect();
@@ -740,7 +743,7 @@ mod tests {
             for (x, y) in x.iter().zip(&y) {
                 let want = f64::from(*x).exp();
                 let error = (f64::from(*y) - want).abs() / want;
-                assert!(error <= 2.0 * f64::from(f32::EPSILON), "{at_most:?}: exp({x}) = {y}, want {want}");
+                assert!(error <= 1.5 * f64::from(f32::EPSILON), "{at_most:?}: exp({x}) = {y}, want {want}");
             }
         }
     }

@@ -158,7 +158,7 @@ unsafe fn magnitude<V: Vector>(x: V) -> V {
     unsafe { V::splat(FAR).min(x.max(V::zero().sub(x))) }
 }
 
-/// exp(−a²/2) and τ(a) for a in [0, FAR].
+/// exp(−a²/2) and −τ(a) for a in [0, FAR].
 ///
 /// # Safety
 /// As for [`Vector`].
@@ -168,20 +168,20 @@ unsafe fn tail<V: Vector>(a: V) -> (V, V) {
         let bell = a.mul(a).mul(V::splat(-0.5)).exp_inside();
         let one = V::splat(1.0);
         let t = one.div(a.fma(V::splat(0.26), one));
-        let mut p = V::splat(3.050_482_9e-2);
+        let mut p = V::splat(-3.050_482_9e-2);
         for c in [
-            -1.528_285_8e-1,
-            2.514_908_5e-1,
-            -1.509_485_2e-1,
-            1.609_475_9e-1,
-            5.102_778e-2,
-            1.030_302_3e-1,
-            1.030_167_5e-1,
-            1.037_590_6e-1,
+            1.528_285_8e-1,
+            -2.514_908_5e-1,
+            1.509_485_2e-1,
+            -1.609_475_9e-1,
+            -5.102_778e-2,
+            -1.030_302_3e-1,
+            -1.030_167_5e-1,
+            -1.037_590_6e-1,
         ] {
             p = p.fma(t, V::splat(c));
         }
-        (bell, bell.mul(p.mul(t)))
+        (bell, bell.mul(t).mul(p))
     }
 }
 
@@ -193,8 +193,8 @@ unsafe fn tail<V: Vector>(a: V) -> (V, V) {
 unsafe fn gelu<V: Vector>(x: V) -> V {
     unsafe {
         let a = magnitude(x);
-        let (_, tail) = tail(a);
-        value(x, a, tail)
+        let (_, minus_tail) = tail(a);
+        value(x, a, minus_tail)
     }
 }
 
@@ -215,22 +215,22 @@ unsafe fn slope<V: Vector>(x: V) -> V {
 unsafe fn gelu_and_slope<V: Vector>(x: V) -> (V, V) {
     unsafe {
         let a = magnitude(x);
-        let (bell, tail) = tail(a);
+        let (bell, minus_tail) = tail(a);
         // −1 or 1, and in between only for |x| < 1e-38, where τ = 1/2 makes the sum below right for any sign.
         let sign = x.mul(V::splat(1e38)).min(V::splat(1.0)).max(V::splat(-1.0));
-        let phi = sign.fma(V::splat(0.5), V::splat(0.5)).sub(sign.mul(tail));
+        let phi = sign.fma(minus_tail, sign.fma(V::splat(0.5), V::splat(0.5)));
         let density = bell.mul(V::splat(0.398_942_3));
-        (value(x, a, tail), sign.mul(a).fma(density, phi))
+        (value(x, a, minus_tail), sign.mul(a).fma(density, phi))
     }
 }
 
-/// y of x, its [`magnitude`] a, and τ(a).
+/// y of x, its [`magnitude`] a, and −τ(a).
 ///
 /// # Safety
 /// As for [`Vector`].
 #[inline(always)]
-unsafe fn value<V: Vector>(x: V, a: V, tail: V) -> V {
-    unsafe { x.max(V::zero()).sub(a.mul(tail)) }
+unsafe fn value<V: Vector>(x: V, a: V, minus_tail: V) -> V {
+    unsafe { a.fma(minus_tail, x.max(V::zero())) }
 }
 
 /// Φ(x) in f64.

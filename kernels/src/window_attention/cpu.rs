@@ -1,5 +1,5 @@
 //! The f32 version, and that of bf16, which is widened where it is gathered and rounded where it is written. A work item is one head of one window: k and v are gathered into panels that stay in the cache, and every
-//! product is a loop over register tiles of ROWS rows by up to two vectors.
+//! product is a loop over register tiles of R rows by up to two vectors.
 //!
 //! The biases are expanded once per call to `[heads, n, stride]`, so that a row of scores starts from a row of biases.
 
@@ -11,16 +11,21 @@ use crate::simd::{self, Kernel, Lane, MAX_LANES, Vector};
 use engine::{DType, Device, Result, Tensor, parallel};
 use std::cell::RefCell;
 
-/// Rows of a register tile.
-const ROWS: usize = 6;
+/// Most rows of a register tile: with 16 lanes there are 32 registers, with 8 there may be 16, enough for half as many.
+const MAX_ROWS: usize = 12;
 /// Query rows between two updates of dk and dv.
-const BLOCK: usize = 4 * ROWS;
+const BLOCK: usize = 2 * MAX_ROWS;
 /// Rows of scores are padded to this many keys: a panel of two vectors of any width.
 const PANEL: usize = 2 * MAX_LANES;
 /// The bias of keys that pad a row of scores; finite, so that it is not taken for a broken score.
 const NEVER: f32 = -1e30;
 /// Weights below about this become zero: far under rounding, and masked keys then make no denormal numbers.
 const FLUSH: f32 = 1e-30;
+/// Of this the exponential is below FLUSH, and still in its range.
+const LEAST: f32 = -87.0;
+/// Keys whose ds are added to the sums of pairs at once: no more than lie on a line of a usual window, so that one query's sums do
+/// not wait for one another.
+const FEW: usize = 8;
 /// Windows are dealt to this many groups in backward, each with its own sums for the table.
 const GROUPS: usize = 64;
 
@@ -34,7 +39,8 @@ struct Inputs<'a, S> {
     /// Tokens of a window, and the step between rows of scores.
     tokens: usize,
     stride: usize,
-    codes: Vec<usize>,
+    /// Where the sums of pairs for a line's offset from the first lie.
+    lines: Vec<usize>,
     qkv: &'a [S],
     pad: &'a [f32],
     bias: &'a [f32],
@@ -50,7 +56,7 @@ impl<'a, S: Lane> Inputs<'a, S> {
             scale: (problem.head_dim() as f64).powf(-0.5) as f32,
             tokens: grid.tokens(),
             stride: grid.tokens().next_multiple_of(PANEL),
-            codes: codes(grid),
+            lines: (0..grid.tokens().div_ceil(grid.nominal[2])).map(|l| pair_place(grid, grid.line_code(l))).collect(),
             qkv: qkv.as_slice()?,
             pad: pad.as_slice()?,
             bias: bias.as_slice()?,
@@ -59,22 +65,18 @@ impl<'a, S: Lane> Inputs<'a, S> {
 
     /// One head of q (part 0), k (1) or v (2) of a token in `row`, each value times `by`.
     #[inline(always)]
-    fn put_part(&self, part: usize, row: usize, head: usize, by: f32, to: &mut [f32]) {
+    fn put_part<V: Vector>(&self, part: usize, row: usize, head: usize, by: f32, to: &mut [f32]) {
         let width = 3 * self.channels;
         let at = part * self.channels + head * self.head_dim;
         match row {
-            PADDING => scale_into(to, &self.pad[at..][..self.head_dim], by),
-            row => scale_into(to, &self.qkv[row * width + at..][..self.head_dim], by),
+            PADDING => scale_into::<f32, V>(to, &self.pad[at..][..self.head_dim], by),
+            row => scale_into::<S, V>(to, &self.qkv[row * width + at..][..self.head_dim], by),
         }
     }
 
     fn bias_row(&self, head: usize, token: usize) -> *const f32 {
         self.bias[(head * self.tokens + token) * self.stride..][..self.stride].as_ptr()
     }
-}
-
-fn codes(grid: &Grid) -> Vec<usize> {
-    (0..grid.tokens()).map(|t| grid.code(t)).collect()
 }
 
 /// `[heads, n, stride]`, the stride being n filled up to whole panels.
@@ -85,7 +87,7 @@ pub(super) fn bias_dims(grid: &Grid, heads: usize) -> [usize; 3] {
 /// The biases of every pair of tokens, of [`bias_dims`].
 fn expand_bias(grid: &Grid, heads: usize, table: &Tensor) -> Result<Tensor> {
     let [_, n, stride] = bias_dims(grid, heads);
-    let codes = codes(grid);
+    let codes: Vec<_> = (0..n).map(|t| grid.code(t)).collect();
     let centre = (grid.offsets() - 1) / 2;
     let table = table.as_slice::<f32>()?;
     let mut bias = Tensor::empty(&bias_dims(grid, heads), DType::F32, Device::Cpu)?;
@@ -177,7 +179,7 @@ struct Forward<'a, S> {
 impl<S> Forward<'_, S> {
     fn scratch(x: &Inputs<'_, S>) -> usize {
         let keys = line(x.stride * x.head_dim) + line(x.tokens * x.head_dim.next_multiple_of(MAX_LANES));
-        keys + line(REGIONS * x.stride) + line(ROWS * x.head_dim) + line(ROWS * x.stride)
+        keys + line(REGIONS * x.stride) + line(MAX_ROWS * x.head_dim) + line(MAX_ROWS * x.stride)
     }
 }
 
@@ -186,29 +188,36 @@ impl<S: Lane> Kernel for Forward<'_, S> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        if V::LANES == 16 { self.tiles::<V, MAX_ROWS>() } else { self.tiles::<V, { MAX_ROWS / 2 }>() }
+    }
+}
+
+impl<S: Lane> Forward<'_, S> {
+    #[inline(always)]
+    fn tiles<V: Vector, const R: usize>(self) {
         let Forward { inputs: x, window, head, y, lse, mut scratch } = self;
         let dim = x.head_dim.next_multiple_of(V::LANES);
         let k = take(&mut scratch, x.stride * x.head_dim);
         let v = take(&mut scratch, x.tokens * dim);
         let masks = take(&mut scratch, REGIONS * x.stride);
-        let q = take(&mut scratch, ROWS * x.head_dim);
-        let scores = take(&mut scratch, ROWS * x.stride);
-        gather_rows(x, 1, window, head, dim, v); // k for now
+        let q = take(&mut scratch, R * x.head_dim);
+        let scores = take(&mut scratch, R * x.stride);
+        gather_rows::<S, V>(x, 1, window, head, dim, v); // k for now
         to_panels(v, dim, x.head_dim, 2 * V::LANES, k);
-        gather_rows(x, 2, window, head, dim, v);
+        gather_rows::<S, V>(x, 2, window, head, dim, v);
         fill_masks(window, x.stride, masks);
-        for queries in window.queries.chunks(ROWS) {
+        for queries in window.queries.chunks(R) {
             for (q, &t) in q.chunks_exact_mut(x.head_dim).zip(queries) {
-                x.put_part(0, window.rows[t], head, x.scale, q);
+                x.put_part::<V>(0, window.rows[t], head, x.scale, q);
             }
-            let start = Start::new(x, window, head, masks, queries);
+            let start = Start::<R>::new(x, window, head, masks, queries);
             // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of y and
             // lse are this work item's.
             unsafe {
                 let rows = Left { at: q.as_ptr(), row: x.head_dim, step: 1 };
-                let top = score_rows::<V>(&start, rows, k, x.head_dim, scores);
-                let mut inverse = [0.0; ROWS];
-                let mut to = [y.0; ROWS];
+                let top = score_rows::<V, R>(&start, rows, k, x.head_dim, scores);
+                let mut inverse = [0.0; R];
+                let mut to = [y.0; R];
                 for (r, &t) in queries.iter().enumerate() {
                     let row = window.rows[t];
                     let sum = exp_row::<V>(&mut scores[r * x.stride..][..x.stride], top[r]);
@@ -218,7 +227,7 @@ impl<S: Lane> Kernel for Forward<'_, S> {
                 }
                 let weights = Left { at: scores.as_ptr(), row: x.stride, step: 1 };
                 let values = Right { at: v.as_ptr(), step: dim, depth: x.tokens };
-                put_product::<S, V>(weights, values, &to[..queries.len()], &inverse, x.head_dim);
+                put_product::<S, V, R>(weights, values, &to[..queries.len()], &inverse, x.head_dim);
             }
         }
     }
@@ -242,9 +251,16 @@ fn to_panels(rows: &[f32], dim: usize, head_dim: usize, width: usize, panels: &m
 
 /// k or v of all tokens, `[n, dim]`, zero after head_dim.
 #[inline(always)]
-fn gather_rows<S: Lane>(x: &Inputs<'_, S>, part: usize, window: &Window, head: usize, dim: usize, out: &mut [f32]) {
+fn gather_rows<S: Lane, V: Vector>(
+    x: &Inputs<'_, S>,
+    part: usize,
+    window: &Window,
+    head: usize,
+    dim: usize,
+    out: &mut [f32],
+) {
     for (out, &row) in out.chunks_exact_mut(dim).zip(&window.rows) {
-        x.put_part(part, row, head, 1.0, &mut out[..x.head_dim]);
+        x.put_part::<V>(part, row, head, 1.0, &mut out[..x.head_dim]);
         out[x.head_dim..].fill(0.0);
     }
 }
@@ -261,22 +277,44 @@ fn fill_masks(window: &Window, stride: usize, masks: &mut [f32]) {
     }
 }
 
+/// The slices have one length.
 #[inline(always)]
-fn scale_into<S: Lane>(to: &mut [f32], from: &[S], by: f32) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.widen() * by;
+fn scale_into<S: Lane, V: Vector>(to: &mut [f32], from: &[S], by: f32) {
+    for (to, from) in to.chunks_mut(V::LANES).zip(from.chunks(V::LANES)) {
+        // SAFETY: the caller's instruction set; both chunks have `from.len()` elements.
+        unsafe {
+            if from.len() == V::LANES {
+                S::load::<V>(from.as_ptr()).mul(V::splat(by)).store(to.as_mut_ptr());
+            } else {
+                let n = from.len();
+                S::load_first::<V>(from.as_ptr(), n).mul(V::splat(by)).store_first(to.as_mut_ptr(), n);
+            }
+        }
+    }
+}
+
+/// `sum of a[i] b[i]`; the slices have one length.
+#[inline(always)]
+fn dot<S: Lane, V: Vector>(a: &[S], b: &[S]) -> f32 {
+    // SAFETY: the caller's instruction set; both chunks have `a.len()` elements.
+    unsafe {
+        let mut sum = V::zero();
+        for (a, b) in a.chunks(V::LANES).zip(b.chunks(V::LANES)) {
+            sum = S::load_first::<V>(a.as_ptr(), a.len()).fma(S::load_first(b.as_ptr(), b.len()), sum);
+        }
+        sum.sum()
     }
 }
 
 /// What a tile of scores starts from: rows of biases and, in a divided window, of masks.
-struct Start {
-    bias: [*const f32; ROWS],
-    mask: Option<[*const f32; ROWS]>,
+struct Start<const R: usize> {
+    bias: [*const f32; R],
+    mask: Option<[*const f32; R]>,
 }
 
-impl Start {
-    /// For up to ROWS queries; missing ones repeat the first.
-    fn new<S: Lane>(x: &Inputs<'_, S>, window: &Window, head: usize, masks: &[f32], queries: &[usize]) -> Start {
+impl<const R: usize> Start<R> {
+    /// For up to R queries; missing ones repeat the first.
+    fn new<S: Lane>(x: &Inputs<'_, S>, window: &Window, head: usize, masks: &[f32], queries: &[usize]) -> Self {
         let token = |r: usize| queries[if r < queries.len() { r } else { 0 }];
         let mask_row = |t: usize| masks[usize::from(window.regions[t]) * x.stride..][..x.stride].as_ptr();
         Start {
@@ -286,16 +324,16 @@ impl Start {
     }
 
     #[inline(always)]
-    unsafe fn load<V: Vector>(&self, at: usize) -> [[V; 2]; ROWS] {
+    unsafe fn load<V: Vector>(&self, at: usize) -> [[V; 2]; R] {
         unsafe {
-            let mut acc = [[V::zero(); 2]; ROWS];
-            for r in 0..ROWS {
+            let mut acc = [[V::zero(); 2]; R];
+            for r in 0..R {
                 for c in 0..2 {
                     acc[r][c] = V::load(self.bias[r].add(at + c * V::LANES));
                 }
             }
             if let Some(mask) = &self.mask {
-                for r in 0..ROWS {
+                for r in 0..R {
                     for c in 0..2 {
                         acc[r][c] = acc[r][c].add(V::load(mask[r].add(at + c * V::LANES)));
                     }
@@ -331,16 +369,20 @@ impl Right {
     }
 }
 
-/// `acc + left right`, for ROWS rows of `left` and C vectors of `right`.
+/// `acc + left right`, for R rows of `left` and C vectors of `right`.
 #[inline(always)]
-unsafe fn tile<V: Vector, const C: usize>(mut acc: [[V; C]; ROWS], left: Left, right: Right) -> [[V; C]; ROWS] {
+unsafe fn tile<V: Vector, const R: usize, const C: usize>(
+    mut acc: [[V; C]; R],
+    left: Left,
+    right: Right,
+) -> [[V; C]; R] {
     unsafe {
         for k in 0..right.depth {
             let mut columns = [V::zero(); C];
             for c in 0..C {
                 columns[c] = V::load(right.at.add(k * right.step + c * V::LANES));
             }
-            for r in 0..ROWS {
+            for r in 0..R {
                 let scalar = V::splat(*left.at.add(r * left.row + k * left.step));
                 for c in 0..C {
                     acc[r][c] = scalar.fma(columns[c], acc[r][c]);
@@ -351,34 +393,40 @@ unsafe fn tile<V: Vector, const C: usize>(mut acc: [[V; C]; ROWS], left: Left, r
     }
 }
 
-/// Scores of ROWS queries against all keys, and the largest of each row.
+/// Scores of R queries against all keys, and the largest of each row.
 #[inline(always)]
-unsafe fn score_rows<V: Vector>(start: &Start, q: Left, k: &[f32], head_dim: usize, scores: &mut [f32]) -> [f32; ROWS] {
+unsafe fn score_rows<V: Vector, const R: usize>(
+    start: &Start<R>,
+    q: Left,
+    k: &[f32],
+    head_dim: usize,
+    scores: &mut [f32],
+) -> [f32; R] {
     unsafe {
-        let stride = scores.len() / ROWS;
-        let mut top = [V::splat(f32::NEG_INFINITY); ROWS];
+        let stride = scores.len() / R;
+        let mut top = [V::splat(f32::NEG_INFINITY); R];
         for panel in 0..stride / (2 * V::LANES) {
             let at = panel * 2 * V::LANES;
             let acc = tile(start.load::<V>(at), q, Right::panel::<V>(k, panel, head_dim));
-            for r in 0..ROWS {
+            for r in 0..R {
                 for c in 0..2 {
                     acc[r][c].store(scores.as_mut_ptr().add(r * stride + at + c * V::LANES));
                     top[r] = top[r].max(acc[r][c]);
                 }
             }
         }
-        let mut largest = [0.0; ROWS];
-        for r in 0..ROWS {
+        let mut largest = [0.0; R];
+        for r in 0..R {
             largest[r] = top[r].largest();
         }
         largest
     }
 }
 
-/// e to the power of x, and zero where that is nearly nothing.
+/// e to the power of x, at most a rounding error above 0, and zero where that is nearly nothing.
 #[inline(always)]
 unsafe fn weight<V: Vector>(x: V) -> V {
-    unsafe { x.exp().sub(V::splat(FLUSH)).max(V::zero()) }
+    unsafe { x.max(V::splat(LEAST)).exp_inside().sub(V::splat(FLUSH)).max(V::zero()) }
 }
 
 /// Turns scores into weights, relative to the largest score, and returns their sum: NaN when a score is not finite.
@@ -400,32 +448,38 @@ unsafe fn exp_row<V: Vector>(row: &mut [f32], top: f32) -> f32 {
 
 /// Writes `left right`, row r times `scale[r]`, to row r of `to`; `dim` columns, which `right` has padded to whole vectors.
 #[inline(always)]
-unsafe fn put_product<S: Lane, V: Vector>(left: Left, right: Right, to: &[*mut S], scale: &[f32; ROWS], dim: usize) {
+unsafe fn put_product<S: Lane, V: Vector, const R: usize>(
+    left: Left,
+    right: Right,
+    to: &[*mut S],
+    scale: &[f32; R],
+    dim: usize,
+) {
     unsafe {
         let mut at = 0;
         while at + V::LANES < dim {
-            put_columns::<S, V, 2>(left, right, to, scale, at, dim - at);
+            put_columns::<S, V, R, 2>(left, right, to, scale, at, dim - at);
             at += 2 * V::LANES;
         }
         if at < dim {
-            put_columns::<S, V, 1>(left, right, to, scale, at, dim - at);
+            put_columns::<S, V, R, 1>(left, right, to, scale, at, dim - at);
         }
     }
 }
 
 /// C vectors of columns of [`put_product`], from column `from`; `room` columns are left in `to`.
 #[inline(always)]
-unsafe fn put_columns<S: Lane, V: Vector, const C: usize>(
+unsafe fn put_columns<S: Lane, V: Vector, const R: usize, const C: usize>(
     left: Left,
     right: Right,
     to: &[*mut S],
-    scale: &[f32; ROWS],
+    scale: &[f32; R],
     from: usize,
     room: usize,
 ) {
     unsafe {
-        let acc = tile([[V::zero(); C]; ROWS], left, Right { at: right.at.add(from), ..right });
-        for r in 0..ROWS {
+        let acc = tile([[V::zero(); C]; R], left, Right { at: right.at.add(from), ..right });
+        for r in 0..R {
             for c in 0..C {
                 if r < to.len() {
                     let out = acc[r][c].mul(V::splat(scale[r]));
@@ -467,7 +521,7 @@ pub(super) fn backward<S: Lane>(
 
 /// What one head of a group of windows adds to gradients that all windows share.
 struct Sums {
-    /// By offset, from the last row of the table to the first.
+    /// By offset.
     table: Vec<f64>,
     /// k and v, `[2, head_dim]`.
     pad: Vec<f64>,
@@ -484,19 +538,38 @@ fn group_gradients<S: Lane>(
 ) -> Sums {
     let grid = inputs.grid;
     let mut sums = Sums { table: vec![0.0; grid.offsets()], pad: vec![0.0; 2 * inputs.head_dim] };
-    let mut table = vec![0.0; grid.offsets() + MAX_LANES];
+    let mut pairs = vec![0.0; pair_place(grid, grid.line_offsets())];
     for unit in units {
-        table.fill(0.0);
+        pairs.fill(0.0);
         with_scratch(Backward::<S>::scratch(inputs), |window, scratch| {
             window.fill(grid, unit / grid.windows(), unit % grid.windows());
             let pad = &mut sums.pad;
-            S::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, table: &mut table, pad, scratch });
+            S::dispatch(Backward { inputs, window, head, dy, y, lse, dqkv: to, pairs: &mut pairs, pad, scratch });
         });
-        for (sum, v) in sums.table.iter_mut().zip(&table) {
+        add_pairs(grid, &pairs, &mut sums.table);
+    }
+    sums
+}
+
+/// From the sums for one query's place on its line to the next.
+fn pair_step(grid: &Grid) -> usize {
+    grid.nominal[2].next_multiple_of(FEW)
+}
+
+/// Where the sums for a line offset begin.
+fn pair_place(grid: &Grid, line_offset: usize) -> usize {
+    line_offset * grid.nominal[2] * pair_step(grid)
+}
+
+/// Adds what the pairs of each offset have to its row of the table.
+fn add_pairs(grid: &Grid, pairs: &[f32], table: &mut [f64]) {
+    let w = grid.nominal[2];
+    for (row, pairs) in pairs.chunks_exact(pair_step(grid)).enumerate() {
+        let first = row / w * (2 * w - 1) + row % w;
+        for (sum, v) in table[first..first + w].iter_mut().rev().zip(pairs) {
             *sum += f64::from(*v);
         }
     }
-    sums
 }
 
 fn add_pads(problem: &Problem, sums: &[Sums]) -> Result<Tensor> {
@@ -516,7 +589,7 @@ fn add_pads(problem: &Problem, sums: &[Sums]) -> Result<Tensor> {
 fn add_tables(grid: &Grid, heads: usize, sums: &[Sums]) -> Result<Tensor> {
     let mut dtable = vec![0.0; grid.offsets() * heads];
     for (item, sums) in sums.iter().enumerate() {
-        for (row, v) in dtable.chunks_exact_mut(heads).zip(sums.table.iter().rev()) {
+        for (row, v) in dtable.chunks_exact_mut(heads).zip(&sums.table) {
             row[item % heads] += v;
         }
     }
@@ -535,8 +608,9 @@ struct Backward<'a, S> {
     y: &'a [S],
     lse: &'a [f32],
     dqkv: Shared<S>,
-    /// Gradient of the table, from its last row to its first; MAX_LANES elements longer.
-    table: &'a mut [f32],
+    /// Sums of ds over the pairs of a query and a key that share the offset of their lines along W, and their places on these:
+    /// `[line_offsets, W, pair_step]`, of which the first W of each row count.
+    pairs: &'a mut [f32],
     pad: &'a mut [f64],
     scratch: &'a mut [f32],
 }
@@ -545,7 +619,7 @@ impl<S> Backward<'_, S> {
     fn scratch(x: &Inputs<'_, S>) -> usize {
         let dim = x.head_dim.next_multiple_of(MAX_LANES);
         let keys = 2 * line(x.stride * x.head_dim) + line(x.tokens * dim);
-        let sums = 2 * x.tokens.next_multiple_of(ROWS) * dim;
+        let sums = 2 * x.tokens.next_multiple_of(MAX_ROWS) * dim;
         let queries = 2 * BLOCK * dim;
         keys + sums + queries + line(REGIONS * x.stride) + 2 * line(BLOCK * x.stride + PANEL)
     }
@@ -576,11 +650,18 @@ impl<S: Lane> Kernel for Backward<'_, S> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(mut self) {
+    fn run<V: Vector>(self) {
+        if V::LANES == 16 { self.tiles::<V, MAX_ROWS>() } else { self.tiles::<V, { MAX_ROWS / 2 }>() }
+    }
+}
+
+impl<S: Lane> Backward<'_, S> {
+    #[inline(always)]
+    fn tiles<V: Vector, const R: usize>(mut self) {
         let (x, window, head) = (self.inputs, self.window, self.head);
         let dim = x.head_dim.next_multiple_of(V::LANES);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let key_rows = x.tokens.next_multiple_of(ROWS);
+        let key_rows = x.tokens.next_multiple_of(R);
         let keys = &mut Keys {
             k: take(&mut scratch, x.stride * x.head_dim),
             v: take(&mut scratch, x.stride * x.head_dim),
@@ -597,58 +678,56 @@ impl<S: Lane> Kernel for Backward<'_, S> {
             dots: [0.0; BLOCK],
             lse: [0.0; BLOCK],
         };
-        gather_rows(x, 2, window, head, dim, keys.k_rows); // v for now
+        gather_rows::<S, V>(x, 2, window, head, dim, keys.k_rows); // v for now
         to_panels(keys.k_rows, dim, x.head_dim, 2 * V::LANES, keys.v);
-        gather_rows(x, 1, window, head, dim, keys.k_rows);
+        gather_rows::<S, V>(x, 1, window, head, dim, keys.k_rows);
         to_panels(keys.k_rows, dim, x.head_dim, 2 * V::LANES, keys.k);
         fill_masks(window, x.stride, keys.masks);
         keys.dk.fill(0.0);
         keys.dv.fill(0.0);
         for queries in window.queries.chunks(BLOCK) {
-            self.gather_queries(queries, dim, block);
+            self.gather_queries::<V>(queries, dim, block);
             // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of dqkv
             // are this work item's.
             unsafe {
-                for (part, queries) in queries.chunks(ROWS).enumerate() {
-                    self.query_rows::<V>(queries, part * ROWS, dim, keys, block);
+                for (part, queries) in queries.chunks(R).enumerate() {
+                    self.query_rows::<V, R>(queries, part * R, dim, keys, block);
                 }
                 let weights = Left { at: block.p.as_ptr(), row: 1, step: x.stride };
                 let rows = Right { at: block.dy.as_ptr(), step: dim, depth: queries.len() };
-                add_product::<V>(weights, rows, keys.dv, dim);
+                add_product::<V, R>(weights, rows, keys.dv, dim);
                 let weights = Left { at: block.ds.as_ptr(), row: 1, step: x.stride };
                 let rows = Right { at: block.q.as_ptr(), step: dim, depth: queries.len() };
-                add_product::<V>(weights, rows, keys.dk, dim);
+                add_product::<V, R>(weights, rows, keys.dk, dim);
                 for (r, &t) in queries.iter().enumerate() {
-                    self.add_to_table::<V>(t, &block.ds[r * x.stride..][..x.stride]);
+                    self.add_to_pairs(t, block.ds[r * x.stride..].as_ptr());
                 }
             }
         }
         self.put_keys(dim, keys);
     }
-}
 
-impl<S: Lane> Backward<'_, S> {
     /// Rows that no query fills keep what an earlier one left; they are computed with and never read.
     #[inline(always)]
-    fn gather_queries(&self, queries: &[usize], dim: usize, block: &mut Queries<'_>) {
+    fn gather_queries<V: Vector>(&self, queries: &[usize], dim: usize, block: &mut Queries<'_>) {
         let x = self.inputs;
         for (r, &t) in queries.iter().enumerate() {
             let row = self.window.rows[t];
             let at = row * x.channels + self.head * x.head_dim;
             let (dy, y) = (&self.dy[at..][..x.head_dim], &self.y[at..][..x.head_dim]);
             let (q_to, dy_to) = (&mut block.q[r * dim..][..dim], &mut block.dy[r * dim..][..dim]);
-            x.put_part(0, row, self.head, x.scale, &mut q_to[..x.head_dim]);
+            x.put_part::<V>(0, row, self.head, x.scale, &mut q_to[..x.head_dim]);
             simd::widen(dy, &mut dy_to[..x.head_dim]);
             q_to[x.head_dim..].fill(0.0);
             dy_to[x.head_dim..].fill(0.0);
-            block.dots[r] = dy.iter().zip(y).map(|(a, b)| a.widen() * b.widen()).sum();
+            block.dots[r] = dot::<S, V>(dy, y);
             block.lse[r] = self.lse[row * x.heads + self.head];
         }
     }
 
-    /// p, ds and dq of up to ROWS queries, from row `first` of the block.
+    /// p, ds and dq of up to R queries, from row `first` of the block.
     #[inline(always)]
-    unsafe fn query_rows<V: Vector>(
+    unsafe fn query_rows<V: Vector, const R: usize>(
         &self,
         queries: &[usize],
         first: usize,
@@ -657,7 +736,7 @@ impl<S: Lane> Backward<'_, S> {
         block: &mut Queries<'_>,
     ) {
         let x = self.inputs;
-        let start = Start::new(x, self.window, self.head, keys.masks, queries);
+        let start = Start::<R>::new(x, self.window, self.head, keys.masks, queries);
         unsafe {
             let q = Left { at: block.q.as_ptr().add(first * dim), row: dim, step: 1 };
             let dy = Left { at: block.dy.as_ptr().add(first * dim), row: dim, step: 1 };
@@ -665,14 +744,14 @@ impl<S: Lane> Backward<'_, S> {
             for panel in 0..x.stride / (2 * V::LANES) {
                 let at = panel * 2 * V::LANES;
                 let scores = tile(start.load::<V>(at), q, Right::panel::<V>(keys.k, panel, x.head_dim));
-                for r in 0..ROWS {
+                for r in 0..R {
                     let lse = V::splat(block.lse[first + r]);
                     for c in 0..2 {
                         weight(scores[r][c].sub(lse)).store(p.add(r * x.stride + at + c * V::LANES));
                     }
                 }
-                let dp = tile([[V::zero(); 2]; ROWS], dy, Right::panel::<V>(keys.v, panel, x.head_dim));
-                for r in 0..ROWS {
+                let dp = tile([[V::zero(); 2]; R], dy, Right::panel::<V>(keys.v, panel, x.head_dim));
+                for r in 0..R {
                     let dot = V::splat(block.dots[first + r]);
                     for c in 0..2 {
                         let to = r * x.stride + at + c * V::LANES;
@@ -680,30 +759,42 @@ impl<S: Lane> Backward<'_, S> {
                     }
                 }
             }
-            let mut to = [self.dqkv.0; ROWS];
+            let mut to = [self.dqkv.0; R];
             for (to, &t) in to.iter_mut().zip(queries) {
                 *to = self.dqkv.at(self.window.rows[t] * 3 * x.channels + self.head * x.head_dim);
             }
             let weights = Left { at: ds, row: x.stride, step: 1 };
             let rows = Right { at: keys.k_rows.as_ptr(), step: dim, depth: x.tokens };
-            put_product::<S, V>(weights, rows, &to[..queries.len()], &[x.scale; ROWS], x.head_dim);
+            put_product::<S, V, R>(weights, rows, &to[..queries.len()], &[x.scale; R], x.head_dim);
         }
     }
 
-    /// Adds a row of ds to the table. Along the window's last axis keys and rows of the table run side by side.
+    /// Adds a row of ds to the sums of pairs. What lies behind the keys of a line is added where nothing counts.
+    ///
+    /// # Safety
+    /// There must be FEW values behind the row.
     #[inline(always)]
-    unsafe fn add_to_table<V: Vector>(&mut self, query: usize, ds: &[f32]) {
+    unsafe fn add_to_pairs(&mut self, query: usize, ds: *const f32) {
         let x = self.inputs;
-        let from = (x.grid.offsets() - 1) / 2 - x.codes[query];
-        for start in (0..x.tokens).step_by(x.grid.run()) {
-            let end = x.tokens.min(start + x.grid.run());
-            let to = self.table[from + x.codes[start]..].as_mut_ptr();
-            for key in (start..end).step_by(V::LANES) {
+        let w = x.grid.nominal[2];
+        let from = x.lines[query / w] + pair_place(x.grid, x.grid.line_offsets() / 2) + query % w * pair_step(x.grid);
+        let whole = x.tokens / w;
+        for part in (0..w).step_by(FEW) {
+            for (i, line) in x.lines[..whole].iter().enumerate() {
+                // SAFETY: the offset of two lines has its sums, FEW of them or more from each part on; the part begins at a key.
                 unsafe {
-                    let to = to.add(key - start);
-                    V::load(to).add(V::load_first(ds.as_ptr().add(key), end - key)).store(to);
+                    let to = self.pairs.as_mut_ptr().add(from - line + part).cast::<[f32; FEW]>();
+                    let (mut sums, ds) = (*to, *ds.add(i * w + part).cast::<[f32; FEW]>());
+                    for (sum, ds) in sums.iter_mut().zip(ds) {
+                        *sum += ds;
+                    }
+                    *to = sums;
                 }
             }
+        }
+        for key in whole * w..x.tokens {
+            // SAFETY: a key of the row.
+            self.pairs[from - x.lines[whole] + key % w] += unsafe { *ds.add(key) };
         }
     }
 
@@ -730,36 +821,42 @@ impl<S: Lane> Backward<'_, S> {
 
 /// `to += left right` for all rows of `to`, `[rows, dim]`, a whole number of tiles and vectors.
 #[inline(always)]
-unsafe fn add_product<V: Vector>(left: Left, right: Right, to: &mut [f32], dim: usize) {
+unsafe fn add_product<V: Vector, const R: usize>(left: Left, right: Right, to: &mut [f32], dim: usize) {
     unsafe {
-        for row in (0..to.len() / dim).step_by(ROWS) {
+        for row in (0..to.len() / dim).step_by(R) {
             let left = Left { at: left.at.add(row * left.row), ..left };
             let to = to.as_mut_ptr().add(row * dim);
             let mut at = 0;
             while at + V::LANES < dim {
-                add_columns::<V, 2>(left, right, to, dim, at);
+                add_columns::<V, R, 2>(left, right, to, dim, at);
                 at += 2 * V::LANES;
             }
             if at < dim {
-                add_columns::<V, 1>(left, right, to, dim, at);
+                add_columns::<V, R, 1>(left, right, to, dim, at);
             }
         }
     }
 }
 
-/// C vectors of columns of ROWS rows of [`add_product`], from column `from`.
+/// C vectors of columns of R rows of [`add_product`], from column `from`.
 #[inline(always)]
-unsafe fn add_columns<V: Vector, const C: usize>(left: Left, right: Right, to: *mut f32, dim: usize, from: usize) {
+unsafe fn add_columns<V: Vector, const R: usize, const C: usize>(
+    left: Left,
+    right: Right,
+    to: *mut f32,
+    dim: usize,
+    from: usize,
+) {
     unsafe {
         let to = to.add(from);
-        let mut acc = [[V::zero(); C]; ROWS];
-        for r in 0..ROWS {
+        let mut acc = [[V::zero(); C]; R];
+        for r in 0..R {
             for c in 0..C {
                 acc[r][c] = V::load(to.add(r * dim + c * V::LANES));
             }
         }
         let acc = tile(acc, left, Right { at: right.at.add(from), ..right });
-        for r in 0..ROWS {
+        for r in 0..R {
             for c in 0..C {
                 acc[r][c].store(to.add(r * dim + c * V::LANES));
             }

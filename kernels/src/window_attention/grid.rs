@@ -45,13 +45,20 @@ impl Grid {
     /// The table's row for query token `i` and key token `j` is `code(i) - code(j) + (offsets() - 1) / 2`. Token `t` of a
     /// smaller window takes the place of token `t` of the nominal one (MONAI's `index[:n, :n]`).
     pub fn code(&self, t: usize) -> usize {
-        let [_, h, w] = self.nominal;
-        ((t / (h * w)) * (2 * h - 1) + t / w % h) * (2 * w - 1) + t % w
+        let w = self.nominal[2];
+        self.line_code(t / w) * (2 * w - 1) + t % w
     }
 
-    /// Keys in one row of the nominal window: runs of this many codes are consecutive.
-    pub fn run(&self) -> usize {
-        self.nominal[2]
+    /// Offsets between two lines along W of the nominal window.
+    pub fn line_offsets(&self) -> usize {
+        let [d, h, _] = self.nominal;
+        (2 * d - 1) * (2 * h - 1)
+    }
+
+    /// The same as [`Grid::code`] for lines: that of i from j is `line_code(i) - line_code(j) + (line_offsets() - 1) / 2`.
+    pub fn line_code(&self, line: usize) -> usize {
+        let h = self.nominal[1];
+        line / h * (2 * h - 1) + line % h
     }
 
     /// The coordinate in the grid at `at` of the rolled and padded axis (None in the padding), and whether the roll brought
