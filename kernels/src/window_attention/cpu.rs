@@ -23,6 +23,8 @@ const NEVER: f32 = -1e30;
 const FLUSH: f32 = 1e-30;
 /// Of this the exponential is below FLUSH, and still in its range.
 const LEAST: f32 = -87.0;
+/// Tokens further on whose values memory is asked for: they lie too far apart for the CPU to foresee.
+const AHEAD: usize = 16;
 /// Keys whose ds are added to the sums of pairs at once: no more than lie on a line of a usual window, so that one query's sums do
 /// not wait for one another.
 const FEW: usize = 8;
@@ -71,6 +73,13 @@ impl<'a, S: Lane> Inputs<'a, S> {
         match row {
             PADDING => scale_into::<f32, V>(to, &self.pad[at..][..self.head_dim], by),
             row => scale_into::<S, V>(to, &self.qkv[row * width + at..][..self.head_dim], by),
+        }
+    }
+
+    #[inline(always)]
+    fn will_read(&self, part: usize, row: usize, head: usize) {
+        if row != PADDING {
+            simd::will_read(&raw const self.qkv[(row * 3 + part) * self.channels + head * self.head_dim]);
         }
     }
 
@@ -206,7 +215,10 @@ impl<S: Lane> Forward<'_, S> {
         to_panels(v, dim, x.head_dim, 2 * V::LANES, k);
         gather_rows::<S, V>(x, 2, window, head, dim, v);
         fill_masks(window, x.stride, masks);
-        for queries in window.queries.chunks(R) {
+        for (i, queries) in window.queries.chunks(R).enumerate() {
+            for &t in window.queries.iter().skip((i + 1) * R).take(R) {
+                x.will_read(0, window.rows[t], head);
+            }
             for (q, &t) in q.chunks_exact_mut(x.head_dim).zip(queries) {
                 x.put_part::<V>(0, window.rows[t], head, x.scale, q);
             }
@@ -259,7 +271,10 @@ fn gather_rows<S: Lane, V: Vector>(
     dim: usize,
     out: &mut [f32],
 ) {
-    for (out, &row) in out.chunks_exact_mut(dim).zip(&window.rows) {
+    for (i, (out, &row)) in out.chunks_exact_mut(dim).zip(&window.rows).enumerate() {
+        if let Some(&row) = window.rows.get(i + AHEAD) {
+            x.will_read(part, row, head);
+        }
         x.put_part::<V>(part, row, head, 1.0, &mut out[..x.head_dim]);
         out[x.head_dim..].fill(0.0);
     }
@@ -685,7 +700,10 @@ impl<S: Lane> Backward<'_, S> {
         fill_masks(window, x.stride, keys.masks);
         keys.dk.fill(0.0);
         keys.dv.fill(0.0);
-        for queries in window.queries.chunks(BLOCK) {
+        for (i, queries) in window.queries.chunks(BLOCK).enumerate() {
+            for &t in window.queries.iter().skip((i + 1) * BLOCK).take(BLOCK) {
+                self.will_read(t);
+            }
             self.gather_queries::<V>(queries, dim, block);
             // SAFETY: `dispatch` gave the instruction set; the slices above are as long as the tiles assume; the rows of dqkv
             // are this work item's.
@@ -705,6 +723,15 @@ impl<S: Lane> Backward<'_, S> {
             }
         }
         self.put_keys(dim, keys);
+    }
+
+    #[inline(always)]
+    fn will_read(&self, query: usize) {
+        let (x, row) = (self.inputs, self.window.rows[query]);
+        x.will_read(0, row, self.head);
+        for values in [self.dy, self.y] {
+            simd::will_read(&raw const values[row * x.channels + self.head * x.head_dim]);
+        }
     }
 
     /// Rows that no query fills keep what an earlier one left; they are computed with and never read.
