@@ -168,6 +168,11 @@ impl Map {
         self.batch * self.axes.iter().map(|a| a.rows).product::<usize>()
     }
 
+    /// Rows in a line along W.
+    pub fn line_rows(&self) -> usize {
+        self.axes[2].rows
+    }
+
     pub fn taps(&self) -> usize {
         self.taps.len()
     }

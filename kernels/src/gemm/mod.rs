@@ -1,6 +1,7 @@
 //! The matrix product under convolutions, transposed convolutions and linear layers: rows that are gathered through a [`Map`],
 //! times weights, and its counterpart, the gradient of the weights.
 
+mod along_w;
 pub mod cuda;
 mod gradient;
 mod lines;

@@ -8,6 +8,7 @@
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
 //! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
+use super::along_w::{self, AlongW};
 use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
@@ -37,9 +38,9 @@ pub struct Product<'a, S> {
 
 /// Part of the sum: these taps of the map, these channels of each.
 #[derive(Clone, Debug)]
-struct Step {
-    taps: Range<usize>,
-    channels: Range<usize>,
+pub struct Step {
+    pub taps: Range<usize>,
+    pub channels: Range<usize>,
 }
 
 /// What a thread reuses from unit to unit.
@@ -101,9 +102,11 @@ impl<S> Default for Scratch<S> {
 /// Writes the target pixels that the rows of all products name. Products take turns, block by block: blocks of the same number read
 /// the same sources or write neighbouring targets.
 pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> {
-    let packed = products.iter().map(Product::pack).collect::<Result<Vec<_>>>()?;
+    let (along_w, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| along_w::fits(p));
+    along_w.into_iter().for_each(|product| AlongW::new(product).run(target));
+    let packed = products.iter().map(|product| product.pack()).collect::<Result<Vec<_>>>()?;
     let mut plans = Vec::new();
-    for (product, packed) in products.iter().zip(&packed) {
+    for (product, packed) in products.into_iter().zip(&packed) {
         match product.dot_products() {
             Some(few) => few.run(target),
             None => {
@@ -124,7 +127,7 @@ pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> 
 }
 
 impl<S: Operand> Product<'_, S> {
-    fn has_few_rows(&self) -> bool {
+    pub fn has_few_rows(&self) -> bool {
         self.map.rows() <= FEW_ROWS
     }
 
@@ -186,7 +189,7 @@ impl<S: Operand> Product<'_, S> {
         Some(Rows { source, channels: k, pixels, weight, stride: self.weight.n, bias: self.bias, n: self.n })
     }
 
-    fn steps(&self) -> Vec<Step> {
+    pub fn steps(&self) -> Vec<Step> {
         let (joined, channels) = (self.joined(), self.channels);
         let lines = self.map.taps() / joined;
         if self.copies_lines() {
@@ -200,7 +203,7 @@ impl<S: Operand> Product<'_, S> {
         (0..lines).flat_map(|t| (0..parts).map(move |i| Step { taps: t..t + 1, channels: part(i) })).collect()
     }
 
-    fn copies_lines(&self) -> bool {
+    pub fn copies_lines(&self) -> bool {
         copies_lines(self.map, self.channels)
     }
 

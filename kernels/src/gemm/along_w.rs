@@ -1,0 +1,323 @@
+//! Products of few outputs: their vectors run along W and fill their lanes, which outputs would not.
+//!
+//! A unit is a block of whole lines of rows. The source lines that they meet are copied with their padding, channel by channel, each
+//! once for all rows of the block. A tile is OUTPUTS outputs of some vectors of rows; the steps are those of other products, and so
+//! is the order of an output's sums: results depend neither on the width of vectors nor on threads.
+
+use super::map::Run;
+use super::operand::Operand;
+use super::product::{Product, Step};
+use super::tile::Target;
+use crate::simd::{Kernel, MAX_LANES, Vector, widen, will_read};
+use engine::parallel;
+
+/// Outputs of a tile.
+const OUTPUTS: usize = 12;
+/// Most rows of a block, where a line is not longer.
+const BLOCK_ROWS: usize = 256;
+/// Bytes.
+const CACHE_LINE: usize = 64;
+/// Values along each side of the blocks in which lines and results are transposed.
+const SIDE: usize = 8;
+
+pub struct AlongW<'a, S> {
+    product: &'a Product<'a, S>,
+    /// Rows of a line.
+    wide: usize,
+    /// Lines of all rows, and of a block.
+    lines: usize,
+    block: usize,
+    /// From one channel of a copied line to the next.
+    pitch: usize,
+    steps: Vec<Step>,
+    /// `[parts of OUTPUTS, taps / line_taps, channels, line_taps, OUTPUTS]`, zero behind the last output.
+    weights: Vec<f32>,
+}
+
+/// Whether a product should run along W: where that fills more lanes, by so much that it pays to turn lines and results.
+pub fn fits<S: Operand>(p: &Product<S>) -> bool {
+    let (wide, n) = (p.map.line_rows(), p.n);
+    let filled = wide * n.next_multiple_of(MAX_LANES);
+    let can = S::PER_LANE == 1 && p.copies_lines() && p.map.line_step() == 1 && !p.has_few_rows();
+    can && 5 * filled > 6 * wide.next_multiple_of(MAX_LANES) * n.next_multiple_of(OUTPUTS)
+}
+
+impl<'a, S: Operand> AlongW<'a, S> {
+    pub fn new(product: &'a Product<'a, S>) -> Self {
+        let (map, wide) = (product.map, product.map.line_rows());
+        let lines = map.rows() / wide;
+        let most = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
+        AlongW {
+            product,
+            wide,
+            lines,
+            block: most,
+            pitch: (wide.next_multiple_of(MAX_LANES) + map.line_taps() - 1).next_multiple_of(MAX_LANES),
+            steps: product.steps(),
+            weights: pack(product),
+        }
+    }
+
+    /// Writes the target pixels that the rows name.
+    pub fn run(&self, target: &mut [S]) {
+        let to = Target(target.as_mut_ptr());
+        parallel::run_with(self.lines.div_ceil(self.block), Scratch::default, |scratch, i| {
+            let lines = i * self.block..self.lines.min((i + 1) * self.block);
+            self.product.map.runs(lines.start * self.wide..lines.end * self.wide, &mut scratch.runs);
+            S::dispatch(Unit { all: self, to, scratch });
+        });
+    }
+
+    /// Weights of one part of the outputs from a line of taps on.
+    fn weights(&self, part: usize, line: usize) -> *const f32 {
+        let size = self.product.channels * self.product.map.line_taps() * OUTPUTS;
+        self.weights[(part * (self.product.map.taps() / self.product.map.line_taps()) + line) * size..].as_ptr()
+    }
+}
+
+fn pack<S: Operand>(p: &Product<S>) -> Vec<f32> {
+    let (map, taps) = (p.map, p.map.line_taps());
+    let mut weights = Vec::with_capacity(p.n.next_multiple_of(OUTPUTS) * p.channels * map.taps());
+    for part in (0..p.n).step_by(OUTPUTS) {
+        for line in (0..map.taps()).step_by(taps) {
+            for channel in 0..p.channels {
+                for tap in line..line + taps {
+                    let value = |n| if n < p.n { p.weight.at(map.kernel_tap(tap), channel, n).widen() } else { 0.0 };
+                    weights.extend((part..part + OUTPUTS).map(value));
+                }
+            }
+        }
+    }
+    weights
+}
+
+/// What a thread reuses from unit to unit.
+#[derive(Default)]
+struct Scratch {
+    runs: Vec<Run>,
+    /// Copied lines, `[channels, pitch]` each, from a cache line on; the first is zero.
+    lines: Vec<f32>,
+    /// The source pixels that copied lines begin with, and where the copies are.
+    copied: Vec<(usize, usize)>,
+    /// Where the line is that each run meets, line of taps by line of taps.
+    met: Vec<usize>,
+    /// The run and the row in it that each vector of rows begins with.
+    vectors: Vec<(usize, usize)>,
+    /// `[OUTPUTS, step]`: runs of whole vectors, and one vector more.
+    sums: Vec<f32>,
+}
+
+struct Unit<'a, S> {
+    all: &'a AlongW<'a, S>,
+    to: Target<S>,
+    scratch: &'a mut Scratch,
+}
+
+impl<S: Operand> Kernel for Unit<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        self.copy_lines::<V>();
+        self.cut::<V>();
+        for part in 0..self.all.product.n.div_ceil(OUTPUTS) {
+            // SAFETY: `dispatch` gave the instruction set; with 16 lanes there are 32 registers, and 16 with 8.
+            unsafe {
+                for step in &self.all.steps {
+                    if V::LANES == MAX_LANES { self.add::<V, 2>(part, step) } else { self.add::<V, 1>(part, step) }
+                }
+                self.put::<V>(part);
+            }
+        }
+    }
+}
+
+impl<S: Operand> Unit<'_, S> {
+    /// Rows of a run in whole vectors, and sums of an output.
+    fn width(&self) -> usize {
+        self.all.wide.next_multiple_of(MAX_LANES)
+    }
+
+    fn step(&self) -> usize {
+        self.scratch.runs.len() * self.width() + MAX_LANES
+    }
+
+    #[inline(always)]
+    fn copy_lines<V: Vector>(&mut self) {
+        let (p, pitch, s) = (self.all.product, self.all.pitch, &mut *self.scratch);
+        let size = p.channels * pitch;
+        s.copied.clear();
+        s.met.clear();
+        s.lines.clear();
+        s.lines.reserve(MAX_LANES + (1 + p.map.taps() / p.map.line_taps() * s.runs.len()) * size);
+        let zeros = s.lines.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
+        s.lines.resize(zeros + size, 0.0);
+        for tap in (0..p.map.taps()).step_by(p.map.line_taps()) {
+            for run in &s.runs {
+                let Some(piece) = p.map.piece(run, tap) else {
+                    s.met.push(zeros);
+                    continue;
+                };
+                // Runs are whole lines: where two begin with one pixel, they have all in common.
+                let known = s.copied.iter().rev().find(|(first, _)| *first == piece.source.start);
+                let at = known.map_or(s.lines.len(), |(_, at)| *at);
+                s.met.push(at);
+                if at == s.lines.len() {
+                    s.copied.push((piece.source.start, at));
+                    s.lines.resize(at + size, 0.0);
+                    let source = &p.source[piece.source.start * p.channels..piece.source.end * p.channels];
+                    turn_line::<S, V>(source, p.channels, pitch, &mut s.lines[at + piece.before..]);
+                }
+            }
+        }
+    }
+
+    /// Cuts the runs into vectors, and makes room for their sums.
+    #[inline(always)]
+    fn cut<V: Vector>(&mut self) {
+        let (width, step) = (self.width(), self.step());
+        let s = &mut *self.scratch;
+        s.vectors.clear();
+        for run in 0..s.runs.len() {
+            s.vectors.extend((0..width).step_by(V::LANES).map(|place| (run, place)));
+        }
+        s.sums.resize(OUTPUTS * step, 0.0);
+    }
+
+    /// The bias of a part, or zeros.
+    fn bias(&self, part: usize) -> [f32; OUTPUTS] {
+        let bias = self.all.product.bias.map_or(&[][..], |bias| &bias[part * OUTPUTS..]);
+        std::array::from_fn(|o| bias.get(o).copied().unwrap_or(0.0))
+    }
+
+    /// Adds a step to the sums, NV vectors of rows at a time.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    unsafe fn add<V: Vector, const NV: usize>(&mut self, part: usize, step: &Step) {
+        let (all, row, bias) = (self.all, self.step(), self.bias(part));
+        let taps = all.product.map.line_taps();
+        let (first, end) = (step.taps.start / taps, step.taps.end / taps);
+        let s = &mut *self.scratch;
+        let runs = s.runs.len();
+        for (i, vectors) in s.vectors.chunks(NV).enumerate() {
+            // SAFETY: a line has all values of its run, in whole vectors; the sums have a place for the vector after the last.
+            unsafe {
+                let mut sum = [[V::zero(); NV]; OUTPUTS];
+                let mut weights = all.weights(part, first);
+                for met in s.met[first * runs..end * runs].chunks_exact(runs) {
+                    let mut x = [s.lines.as_ptr(); NV];
+                    for (x, &(run, place)) in x.iter_mut().zip(vectors) {
+                        *x = x.add(met[run] + place);
+                    }
+                    weights = add_line(&mut sum, x, weights, all.product.channels, taps, all.pitch);
+                }
+                let to = s.sums.as_mut_ptr().add(i * NV * V::LANES);
+                for (o, sum) in sum.iter().enumerate() {
+                    for (v, sum) in sum.iter().enumerate() {
+                        let to = to.add(o * row + v * V::LANES);
+                        let before = if first == 0 { V::splat(bias[o]) } else { V::load(to) };
+                        before.add(*sum).store(to);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the sums to the outputs of a part.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    unsafe fn put<V: Vector>(&mut self, part: usize) {
+        let (p, width, row, s) = (self.all.product, self.width(), self.step(), &*self.scratch);
+        let outputs = (p.n - part * OUTPUTS).min(OUTPUTS);
+        for (i, run) in s.runs.iter().enumerate() {
+            let (pixel, stride) = p.map.target(run);
+            for first in (0..run.len()).step_by(SIDE) {
+                let mut turned = [0.0; SIDE * MAX_LANES];
+                for half in [0, SIDE] {
+                    let mut block = [[0.0; SIDE]; SIDE];
+                    for (o, block) in block.iter_mut().enumerate().take(OUTPUTS - half) {
+                        block.copy_from_slice(&s.sums[(half + o) * row + i * width + first..][..SIDE]);
+                    }
+                    // SAFETY: the caller's instruction set; rows of `turned` are MAX_LANES apart.
+                    unsafe { V::transpose(&block, turned.as_mut_ptr().add(half), MAX_LANES) }
+                }
+                for (j, turned) in turned.chunks_exact(MAX_LANES).enumerate().take(run.len() - first) {
+                    let at = (pixel + (first + j) * stride) * p.n + part * OUTPUTS;
+                    for o in (0..outputs).step_by(V::LANES) {
+                        // SAFETY: the map names pixels of the target; this unit alone writes these.
+                        unsafe { S::store_first(V::load(turned.as_ptr().add(o)), self.to.0.add(at + o), outputs - o) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of a line of taps, for which row and tap 0 lie at `x` in the first channel; returns where its weights end.
+///
+/// # Safety
+/// As for [`Vector`].
+#[inline(always)]
+unsafe fn add_line<V: Vector, const NV: usize>(
+    sum: &mut [[V; NV]; OUTPUTS],
+    mut x: [*const f32; NV],
+    mut weights: *const f32,
+    channels: usize,
+    taps: usize,
+    pitch: usize,
+) -> *const f32 {
+    // SAFETY: the caller vouches for `channels` rows of x and as many weights.
+    unsafe {
+        for _ in 0..channels {
+            for tap in 0..taps {
+                let mut right = [V::zero(); NV];
+                for (right, x) in right.iter_mut().zip(&x) {
+                    *right = V::load(x.add(tap));
+                }
+                for (o, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*weights.add(o));
+                    for (sum, right) in sum.iter_mut().zip(&right) {
+                        *sum = left.fma(*right, *sum);
+                    }
+                }
+                weights = weights.add(OUTPUTS);
+            }
+            for x in &mut x {
+                *x = x.wrapping_add(pitch);
+                will_read(x.wrapping_add(pitch)); // a channel is too few loads for the CPU to see the stride in time
+            }
+        }
+        weights
+    }
+}
+
+/// `to[channel * pitch + i] = from[i * channels + channel]`.
+#[inline(always)]
+fn turn_line<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &mut [f32]) {
+    if channels == 1 {
+        return widen(from, &mut to[..from.len()]);
+    }
+    let wide = from.len() / channels;
+    let blocks = if channels < SIDE { 0 } else { wide / SIDE };
+    for i in (0..blocks * SIDE).step_by(SIDE) {
+        // The last block of channels ends with the last channel, and may meet some of the one before again.
+        for channel in (0..channels).step_by(SIDE).map(|channel| channel.min(channels - SIDE)) {
+            let mut block = [[0.0; SIDE]; SIDE];
+            for (j, row) in block.iter_mut().enumerate() {
+                widen(&from[(i + j) * channels + channel..][..SIDE], row);
+            }
+            let to = &mut to[channel * pitch + i..][..(SIDE - 1) * pitch + SIDE];
+            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
+            unsafe { V::transpose(&block, to.as_mut_ptr(), pitch) }
+        }
+    }
+    for channel in 0..channels {
+        for i in blocks * SIDE..wide {
+            to[channel * pitch + i] = from[i * channels + channel].widen();
+        }
+    }
+}
