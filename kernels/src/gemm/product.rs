@@ -8,7 +8,7 @@
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
 //! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
-use super::along_w::{self, AlongW};
+use super::along_w::AlongW;
 use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
@@ -102,7 +102,7 @@ impl<S> Default for Scratch<S> {
 /// Writes the target pixels that the rows of all products name. Products take turns, block by block: blocks of the same number read
 /// the same sources or write neighbouring targets.
 pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> {
-    let (along_w, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| along_w::fits(p));
+    let (along_w, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| AlongW::fits(p));
     along_w.into_iter().for_each(|product| AlongW::new(product).run(target));
     let packed = products.iter().map(|product| product.pack()).collect::<Result<Vec<_>>>()?;
     let mut plans = Vec::new();

@@ -1,24 +1,17 @@
-//! Products of few outputs: their vectors run along W and fill their lanes, which outputs would not.
-//!
-//! A unit is a block of whole lines of rows. The source lines that they meet are copied with their padding, channel by channel, each
-//! once for all rows of the block. A tile is OUTPUTS outputs of some vectors of rows; the steps are those of other products, and so
-//! is the order of an output's sums: results depend neither on the width of vectors nor on threads.
+//! Which products run along W, and how.
 
-use super::map::Run;
-use super::operand::Operand;
-use super::product::{Product, Step};
-use super::tile::Target;
-use crate::simd::{Kernel, MAX_LANES, Vector, widen, will_read};
+use super::super::map::Run;
+use super::super::operand::Operand;
+use super::super::product::{Product, Step};
+use super::super::tile::Target;
+use super::lines::{Lines, SIDE, pitch};
+use crate::simd::{Kernel, MAX_LANES, Vector, will_read};
 use engine::parallel;
 
 /// Outputs of a tile.
 const OUTPUTS: usize = 12;
 /// Most rows of a block, where a line is not longer.
 const BLOCK_ROWS: usize = 256;
-/// Bytes.
-const CACHE_LINE: usize = 64;
-/// Values along each side of the blocks in which lines and results are transposed.
-const SIDE: usize = 8;
 
 pub struct AlongW<'a, S> {
     product: &'a Product<'a, S>,
@@ -27,35 +20,26 @@ pub struct AlongW<'a, S> {
     /// Lines of all rows, and of a block.
     lines: usize,
     block: usize,
-    /// From one channel of a copied line to the next.
-    pitch: usize,
     steps: Vec<Step>,
     /// `[parts of OUTPUTS, taps / line_taps, channels, line_taps, OUTPUTS]`, zero behind the last output.
     weights: Vec<f32>,
 }
 
-/// Whether a product should run along W: where that fills more lanes, by so much that it pays to turn lines and results.
-pub fn fits<S: Operand>(p: &Product<S>) -> bool {
-    let (wide, n) = (p.map.line_rows(), p.n);
-    let filled = wide * n.next_multiple_of(MAX_LANES);
-    let can = S::PER_LANE == 1 && p.copies_lines() && p.map.line_step() == 1 && !p.has_few_rows();
-    can && 5 * filled > 6 * wide.next_multiple_of(MAX_LANES) * n.next_multiple_of(OUTPUTS)
-}
-
 impl<'a, S: Operand> AlongW<'a, S> {
+    /// Whether a product should run along W: where that fills so many more lanes that it pays to turn lines and results.
+    pub fn fits(p: &Product<S>) -> bool {
+        let (wide, n) = (p.map.line_rows(), p.n);
+        let lanes =
+            [wide.next_multiple_of(MAX_LANES) * n.next_multiple_of(OUTPUTS), wide * n.next_multiple_of(MAX_LANES)];
+        let can = S::PER_LANE == 1 && p.copies_lines() && p.map.line_step() == 1 && !p.has_few_rows();
+        can && 6 * lanes[0] < 5 * lanes[1]
+    }
+
     pub fn new(product: &'a Product<'a, S>) -> Self {
         let (map, wide) = (product.map, product.map.line_rows());
         let lines = map.rows() / wide;
         let most = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
-        AlongW {
-            product,
-            wide,
-            lines,
-            block: most,
-            pitch: (wide.next_multiple_of(MAX_LANES) + map.line_taps() - 1).next_multiple_of(MAX_LANES),
-            steps: product.steps(),
-            weights: pack(product),
-        }
+        AlongW { product, wide, lines, block: most, steps: product.steps(), weights: pack(product) }
     }
 
     /// Writes the target pixels that the rows name.
@@ -95,12 +79,7 @@ fn pack<S: Operand>(p: &Product<S>) -> Vec<f32> {
 #[derive(Default)]
 struct Scratch {
     runs: Vec<Run>,
-    /// Copied lines, `[channels, pitch]` each, from a cache line on; the first is zero.
-    lines: Vec<f32>,
-    /// The source pixels that copied lines begin with, and where the copies are.
-    copied: Vec<(usize, usize)>,
-    /// Where the line is that each run meets, line of taps by line of taps.
-    met: Vec<usize>,
+    lines: Lines,
     /// The run and the row in it that each vector of rows begins with.
     vectors: Vec<(usize, usize)>,
     /// `[OUTPUTS, step]`: runs of whole vectors, and one vector more.
@@ -118,7 +97,8 @@ impl<S: Operand> Kernel for Unit<'_, S> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        self.copy_lines::<V>();
+        let (p, s) = (self.all.product, &mut *self.scratch);
+        s.lines.copy::<S, V>(p.map, p.source, p.channels, &s.runs);
         self.cut::<V>();
         for part in 0..self.all.product.n.div_ceil(OUTPUTS) {
             // SAFETY: `dispatch` gave the instruction set; with 16 lanes there are 32 registers, and 16 with 8.
@@ -140,36 +120,6 @@ impl<S: Operand> Unit<'_, S> {
 
     fn step(&self) -> usize {
         self.scratch.runs.len() * self.width() + MAX_LANES
-    }
-
-    #[inline(always)]
-    fn copy_lines<V: Vector>(&mut self) {
-        let (p, pitch, s) = (self.all.product, self.all.pitch, &mut *self.scratch);
-        let size = p.channels * pitch;
-        s.copied.clear();
-        s.met.clear();
-        s.lines.clear();
-        s.lines.reserve(MAX_LANES + (1 + p.map.taps() / p.map.line_taps() * s.runs.len()) * size);
-        let zeros = s.lines.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
-        s.lines.resize(zeros + size, 0.0);
-        for tap in (0..p.map.taps()).step_by(p.map.line_taps()) {
-            for run in &s.runs {
-                let Some(piece) = p.map.piece(run, tap) else {
-                    s.met.push(zeros);
-                    continue;
-                };
-                // Runs are whole lines: where two begin with one pixel, they have all in common.
-                let known = s.copied.iter().rev().find(|(first, _)| *first == piece.source.start);
-                let at = known.map_or(s.lines.len(), |(_, at)| *at);
-                s.met.push(at);
-                if at == s.lines.len() {
-                    s.copied.push((piece.source.start, at));
-                    s.lines.resize(at + size, 0.0);
-                    let source = &p.source[piece.source.start * p.channels..piece.source.end * p.channels];
-                    turn_line::<S, V>(source, p.channels, pitch, &mut s.lines[at + piece.before..]);
-                }
-            }
-        }
     }
 
     /// Cuts the runs into vectors, and makes room for their sums.
@@ -197,7 +147,7 @@ impl<S: Operand> Unit<'_, S> {
     #[inline(always)]
     unsafe fn add<V: Vector, const NV: usize>(&mut self, part: usize, step: &Step) {
         let (all, row, bias) = (self.all, self.step(), self.bias(part));
-        let taps = all.product.map.line_taps();
+        let (taps, pitch) = (all.product.map.line_taps(), pitch(all.product.map));
         let (first, end) = (step.taps.start / taps, step.taps.end / taps);
         let s = &mut *self.scratch;
         let runs = s.runs.len();
@@ -206,12 +156,12 @@ impl<S: Operand> Unit<'_, S> {
             unsafe {
                 let mut sum = [[V::zero(); NV]; OUTPUTS];
                 let mut weights = all.weights(part, first);
-                for met in s.met[first * runs..end * runs].chunks_exact(runs) {
-                    let mut x = [s.lines.as_ptr(); NV];
+                for met in s.lines.met(first..end, runs).chunks_exact(runs) {
+                    let mut x = [s.lines.values(); NV];
                     for (x, &(run, place)) in x.iter_mut().zip(vectors) {
                         *x = x.add(met[run] + place);
                     }
-                    weights = add_line(&mut sum, x, weights, all.product.channels, taps, all.pitch);
+                    weights = add_line(&mut sum, x, weights, all.product.channels, taps, pitch);
                 }
                 let to = s.sums.as_mut_ptr().add(i * NV * V::LANES);
                 for (o, sum) in sum.iter().enumerate() {
@@ -292,32 +242,5 @@ unsafe fn add_line<V: Vector, const NV: usize>(
             }
         }
         weights
-    }
-}
-
-/// `to[channel * pitch + i] = from[i * channels + channel]`.
-#[inline(always)]
-fn turn_line<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &mut [f32]) {
-    if channels == 1 {
-        return widen(from, &mut to[..from.len()]);
-    }
-    let wide = from.len() / channels;
-    let blocks = if channels < SIDE { 0 } else { wide / SIDE };
-    for i in (0..blocks * SIDE).step_by(SIDE) {
-        // The last block of channels ends with the last channel, and may meet some of the one before again.
-        for channel in (0..channels).step_by(SIDE).map(|channel| channel.min(channels - SIDE)) {
-            let mut block = [[0.0; SIDE]; SIDE];
-            for (j, row) in block.iter_mut().enumerate() {
-                widen(&from[(i + j) * channels + channel..][..SIDE], row);
-            }
-            let to = &mut to[channel * pitch + i..][..(SIDE - 1) * pitch + SIDE];
-            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
-            unsafe { V::transpose(&block, to.as_mut_ptr(), pitch) }
-        }
-    }
-    for channel in 0..channels {
-        for i in blocks * SIDE..wide {
-            to[channel * pitch + i] = from[i * channels + channel].widen();
-        }
     }
 }

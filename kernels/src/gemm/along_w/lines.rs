@@ -1,0 +1,95 @@
+//! Source lines with their padding, turned: neighbouring values are those of one channel. Each is copied once for all rows of a block
+//! that meet it.
+
+use super::super::map::{Map, Run};
+use super::super::operand::Operand;
+use crate::simd::{MAX_LANES, Vector, widen};
+
+/// Bytes.
+const CACHE_LINE: usize = 64;
+/// Values along each side of the blocks that are transposed.
+pub const SIDE: usize = 8;
+
+#[derive(Default)]
+pub struct Lines {
+    /// `[channels, pitch]` each, from a cache line on; the first is zero.
+    values: Vec<f32>,
+    /// The source pixels that lines begin with, and where their copies are.
+    copied: Vec<(usize, usize)>,
+    /// Where the line is that each run meets, line of taps by line of taps.
+    met: Vec<usize>,
+}
+
+/// From one channel of a line to the next, for lines of so many rows: whole vectors under every tap.
+pub fn pitch(map: &Map) -> usize {
+    (map.line_rows().next_multiple_of(MAX_LANES) + map.line_taps() - 1).next_multiple_of(MAX_LANES)
+}
+
+impl Lines {
+    /// Copies what the runs, which are whole lines, meet of `source`.
+    #[inline(always)]
+    pub fn copy<S: Operand, V: Vector>(&mut self, map: &Map, source: &[S], channels: usize, runs: &[Run]) {
+        let (pitch, size) = (pitch(map), channels * pitch(map));
+        self.copied.clear();
+        self.met.clear();
+        self.values.clear();
+        self.values.reserve(MAX_LANES + (1 + map.taps() / map.line_taps() * runs.len()) * size);
+        let zeros = self.values.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
+        self.values.resize(zeros + size, 0.0);
+        for tap in (0..map.taps()).step_by(map.line_taps()) {
+            for run in runs {
+                let Some(piece) = map.piece(run, tap) else {
+                    self.met.push(zeros);
+                    continue;
+                };
+                // Two whole lines that begin with one pixel are one line.
+                let known = self.copied.iter().rev().find(|(first, _)| *first == piece.source.start);
+                let at = known.map_or(self.values.len(), |(_, at)| *at);
+                self.met.push(at);
+                if at == self.values.len() {
+                    self.copied.push((piece.source.start, at));
+                    self.values.resize(at + size, 0.0);
+                    let source = &source[piece.source.start * channels..piece.source.end * channels];
+                    turn::<S, V>(source, channels, pitch, &mut self.values[at + piece.before..]);
+                }
+            }
+        }
+    }
+
+    pub fn values(&self) -> *const f32 {
+        self.values.as_ptr()
+    }
+
+    /// Where in the values the lines are that `runs` runs meet under some lines of taps, those of one after those of another.
+    #[inline(always)]
+    pub fn met(&self, taps: std::ops::Range<usize>, runs: usize) -> &[usize] {
+        &self.met[taps.start * runs..taps.end * runs]
+    }
+}
+
+/// `to[channel * pitch + i] = from[i * channels + channel]`.
+#[inline(always)]
+fn turn<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &mut [f32]) {
+    if channels == 1 {
+        return widen(from, &mut to[..from.len()]);
+    }
+    let wide = from.len() / channels;
+    let blocks = if channels < SIDE { 0 } else { wide / SIDE };
+    for i in (0..blocks * SIDE).step_by(SIDE) {
+        // The last block of channels ends with the last channel, and may meet some of the one before again.
+        for channel in (0..channels).step_by(SIDE).map(|channel| channel.min(channels - SIDE)) {
+            let mut block = [[0.0; SIDE]; SIDE];
+            for (j, row) in block.iter_mut().enumerate() {
+                widen(&from[(i + j) * channels + channel..][..SIDE], row);
+            }
+            let to = &mut to[channel * pitch + i..][..(SIDE - 1) * pitch + SIDE];
+            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
+            unsafe { V::transpose(&block, to.as_mut_ptr(), pitch) }
+        }
+    }
+    for channel in 0..channels {
+        for i in blocks * SIDE..wide {
+            to[channel * pitch + i] = from[i * channels + channel].widen();
+        }
+    }
+}
