@@ -17,7 +17,7 @@ const VOLUMES: usize = 2;
 /// Feed batches of 2 volumes from a warm cache to a synthetic consumer.
 ///
 /// Prints how many samples (a volume's 2 random and 9 base crops of 64³) and GB a second the loader yields to a consumer that
-/// only takes them, what reading one sample takes, and the share of its time that a consumer waits which keeps every core busy
+/// only takes them, what one sample takes, and reading its sub-volume of 192x192x64 voxels alone, and the share of its time that a consumer waits which keeps every core busy
 /// for --step seconds a batch.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,6 +54,8 @@ struct Measured {
     loader_threads: usize,
     /// Of one sample, read and cut on one thread: the median.
     sample_seconds: f64,
+    /// Of its sub-volume alone, read on one thread: the median.
+    read_seconds: f64,
     samples_per_s: f64,
     crops_per_s: f64,
     gb_per_s: f64,
@@ -74,8 +76,9 @@ pub fn command(args: &Args) -> Result<bool> {
         print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
         return Ok(true);
     }
-    let Measured { sample_seconds, samples_per_s, crops_per_s, gb_per_s, step_seconds, wait, .. } = measured;
-    say(format!("sample    {:.1} ms on one thread", 1e3 * sample_seconds))?;
+    let Measured { sample_seconds, read_seconds, samples_per_s, crops_per_s, gb_per_s, step_seconds, wait, .. } =
+        measured;
+    say(format!("sample    {:.1} ms on one thread, of which reading {:.1}", 1e3 * sample_seconds, 1e3 * read_seconds))?;
     say(format!("feeds     {samples_per_s:.1} samples/s, {crops_per_s:.0} crops/s, {gb_per_s:.2} GB/s"))?;
     say(format!("wait      {:.2} % beside a step of {step_seconds} s", 100.0 * wait))?;
     say(format!("8 GPUs at 100 crops/s each: {:.1} cores", measured.cores_for_800_crops_per_s))?;
@@ -93,7 +96,15 @@ fn measure(args: &Args, temporary: &Path) -> Result<Measured> {
     }
     let config = LoaderConfig { sampling, volumes: VOLUMES, threads: args.loader_threads, ..LoaderConfig::default() };
     let start = || Loader::cached(sources.clone(), config, Some(cache.clone()));
-    let sample_seconds = sample(&sources, &cache, &sampling, args.batches)?;
+    let sample_seconds = median(&sources, args.batches, &|source, seed| {
+        cache.draw(source, &sampling, seed)?;
+        Ok(())
+    })?;
+    let read_seconds =
+        median(&sources, args.batches, &|source, seed| match cache.sub_volume(source, &sampling, seed)? {
+            Some(_) => Ok(()),
+            None => Err(Error::Message(format!("bench loader: {} lost its cache entry; run it again", source.name()))),
+        })?;
     let (seconds, samples, bytes) = take(&mut start()?, args.batches)?;
     let crops_per_sample = sampling.crops + sampling.bases();
     let per_core = 1.0 / sample_seconds;
@@ -101,6 +112,7 @@ fn measure(args: &Args, temporary: &Path) -> Result<Measured> {
         volumes: sources.len(),
         loader_threads: args.loader_threads,
         sample_seconds,
+        read_seconds,
         samples_per_s: samples / seconds,
         crops_per_s: samples * crops_per_sample as f64 / seconds,
         gb_per_s: bytes / seconds / 1e9,
@@ -119,13 +131,13 @@ fn sources(args: &Args, temporary: &Path) -> Result<Vec<Source>> {
     Ok(data::dataset::find(temporary, &[])?.sources(region))
 }
 
-/// Seconds of a sample: the median of `count` of every source.
-fn sample(sources: &[Source], cache: &Cache, sampling: &Sampling, count: usize) -> Result<f64> {
+/// Seconds that `work` takes on one thread: the median of `count` seeds of every source.
+fn median(sources: &[Source], count: usize, work: &(dyn Fn(&Source, u64) -> Result<()> + Sync)) -> Result<f64> {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|e| Error::Message(e.to_string()))?;
     let mut times = Vec::new();
     for (seed, source) in (0..count as u64).flat_map(|seed| sources.iter().map(move |s| (seed, s))) {
         let started = Instant::now();
-        one.install(|| cache.draw(source, sampling, seed))?;
+        one.install(|| work(source, seed))?;
         times.push(started.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);

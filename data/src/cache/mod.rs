@@ -83,6 +83,16 @@ impl Cache {
         Ok(sampling.draw(&volume, seed))
     }
 
+    /// What [`Cache::draw`] reads for the sample of this seed: the sub-volume that its crops are cut out of. None where the volume has no
+    /// whole entry.
+    ///
+    /// Errors: a source that is no file, or cannot be read.
+    pub fn sub_volume(&self, source: &Source, sampling: &Sampling, seed: u64) -> Result<Option<Volume>> {
+        let Some(Ok(entry)) = self.find(&self.key(source, sampling)?) else { return Ok(None) };
+        let place = sampling.place(entry.dims, seed);
+        Ok(entry.read(place.corner, sampling.extent()).ok())
+    }
+
     /// Makes sure that the volume is in the cache, whole. Also the bytes it takes there, and as float32.
     ///
     /// Errors: what [`Source::load`] refuses, and an entry that cannot be written.

@@ -57,6 +57,12 @@ fn an_entry_gives_back_any_box_as_the_quantised_volume_does() {
         cache.prepare(source, &TINY).unwrap();
         let entry = cache.find(&cache.key(source, &TINY).unwrap()).unwrap().unwrap();
         let volume = cache.quantised(source, &TINY).unwrap();
+        let sub_volume = volume.extract(TINY.place(volume.dims, 7).corner, TINY.extent());
+        assert!(cache.sub_volume(source, &TINY, 7).unwrap() == Some(sub_volume));
+        assert!(
+            cache.sub_volume(source, &Sampling { roi: 64, ..TINY }, 7).unwrap().is_some()
+                == (region != Region::HeadNeck)
+        );
         let (corners, size) = ([[0, 0, 0], [30, 40, 10], [-5, 60, -3], [500, 0, 0], [-90, 0, 0]], [50, 21, 64]);
         assert!(entry.read([0; 3], volume.dims).as_ref() == Ok(&volume));
         for corner in corners {
