@@ -1,5 +1,6 @@
-//! The f32 version, and that of bf16, which is widened where it is gathered and rounded where it is written. A work item is one head of one window: k and v are gathered into panels that stay in the cache, and every
-//! product is a loop over register tiles of R rows by up to two vectors.
+//! The f32 version, and that of bf16, which is widened where it is gathered and rounded where it is written. A work item is one head
+//! of one window: k and v are gathered into panels that stay in the cache, and every product is a loop over register tiles of R rows
+//! by up to two vectors.
 //!
 //! The biases are expanded once per call to `[heads, n, stride]`, so that a row of scores starts from a row of biases.
 
@@ -438,7 +439,7 @@ unsafe fn score_rows<V: Vector, const R: usize>(
     }
 }
 
-/// e to the power of x, at most a rounding error above 0, and zero where that is nearly nothing.
+/// e to the power of x, and zero where that is nearly nothing; x is above 0 by no more than rounding.
 #[inline(always)]
 unsafe fn weight<V: Vector>(x: V) -> V {
     unsafe { x.max(V::splat(LEAST)).exp_inside().sub(V::splat(FLUSH)).max(V::zero()) }
