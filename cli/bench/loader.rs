@@ -17,8 +17,8 @@ const VOLUMES: usize = 2;
 /// Feed batches of 2 volumes from a warm cache to a synthetic consumer.
 ///
 /// Prints how many samples (a volume's 2 random and 9 base crops of 64³) and GB a second the loader yields to a consumer that
-/// only takes them, what one sample takes, and reading its sub-volume of 192x192x64 voxels alone, and the share of its time that a consumer waits which keeps every core busy
-/// for --step seconds a batch.
+/// only takes them, what one sample takes, and reading its sub-volume of 192x192x64 voxels alone, and the share of its time that
+/// a consumer waits which keeps every core busy for --step seconds a batch.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

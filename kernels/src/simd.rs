@@ -180,34 +180,31 @@ pub trait Vector: Copy {
         unsafe { Self::splat(0.0) }
     }
 
-    /// All lanes added, in a fixed order.
+    /// All lanes joined by halves.
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
+    unsafe fn fold(self, join: impl Fn(f32, f32) -> f32) -> f32 {
         let mut lanes = [0.0; MAX_LANES];
         unsafe { self.store(lanes.as_mut_ptr()) };
         let mut n = Self::LANES;
         while n > 1 {
             n /= 2;
             for i in 0..n {
-                lanes[i] += lanes[i + n];
+                lanes[i] = join(lanes[i], lanes[i + n]);
             }
         }
         lanes[0]
     }
 
+    /// All lanes added, in a fixed order.
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe { self.fold(|a, b| a + b) }
+    }
+
     /// The largest lane.
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        let mut n = MAX_LANES;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                lanes[i] = if lanes[i + n] > lanes[i] { lanes[i + n] } else { lanes[i] };
-            }
-        }
-        lanes[0]
+        unsafe { self.fold(|a, b| if b > a { b } else { a }) }
     }
 
     /// e to the power of each lane, within 1.5 units in the last place for lanes in [-87, 88]; lanes below saturate near
@@ -314,6 +311,25 @@ pub fn widen<S: Stored>(from: &[S], to: &mut [S::Real]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = from.widen();
     }
+}
+
+/// Values along each side of the blocks that are transposed.
+pub const SIDE: usize = 8;
+
+/// Writes up to SIDE rows of SIDE values, `step` apart in `from`, with rows and columns exchanged, zeros where rows are missing; rows of
+/// `to` are `to_step` apart.
+///
+/// # Safety
+/// As for [`Vector`].
+#[inline(always)]
+pub unsafe fn transpose<S: Lane, V: Vector>(from: &[S], step: usize, rows: usize, to: &mut [f32], to_step: usize) {
+    let mut block = [[0.0; SIDE]; SIDE];
+    for (i, row) in block.iter_mut().enumerate().take(rows) {
+        widen(&from[i * step..][..SIDE], row);
+    }
+    let to = &mut to[..(SIDE - 1) * to_step + SIDE];
+    // SAFETY: the block's rows lie in `to`.
+    unsafe { V::transpose(&block, to.as_mut_ptr(), to_step) }
 }
 
 /// Every element of `from` rounded to S; the slices have one length.

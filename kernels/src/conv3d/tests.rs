@@ -27,10 +27,25 @@ fn shapes() -> Vec<([usize; 5], [usize; 5], Params)> {
     ]
 }
 
+/// Few outputs of long lines, which are computed along W: whole and broken vectors and parts of outputs, one channel and several, lines
+/// that a block of rows cuts and lines that are longer, and maps of a stride.
+fn few_outputs() -> Vec<([usize; 5], [usize; 5], Params)> {
+    let p = |stride, padding| Params { stride: [stride; 3], padding };
+    vec![
+        ([2, 5, 7, 32, 12], [12, 3, 3, 3, 12], p(1, [1; 3])),
+        ([1, 6, 5, 31, 24], [23, 3, 3, 3, 24], p(1, [1; 3])),
+        ([1, 9, 4, 30, 1], [11, 3, 3, 3, 1], p(1, [1; 3])),
+        ([1, 3, 3, 287, 5], [12, 2, 1, 3, 5], p(1, [1, 0, 0])),
+        ([1, 4, 5, 60, 11], [35, 1, 2, 2, 11], p(1, [0, 1, 2])),
+        ([1, 20, 20, 29, 12], [12, 3, 3, 3, 12], p(2, [1; 3])),
+        ([3, 1, 13, 16, 12], [12, 3, 1, 5, 12], p(1, [1, 0, 2])),
+    ]
+}
+
 #[test]
 fn all_three_match_their_definitions() {
     memory::check(true);
-    for (x_dims, w_dims, p) in shapes() {
+    for (x_dims, w_dims, p) in shapes().into_iter().chain(few_outputs()) {
         let (x, w) = (values(&x_dims, 1), values(&w_dims, 2));
         let bias = values(&w_dims[..1], 3);
         let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);
@@ -109,35 +124,6 @@ fn many_rows_match_their_definitions() {
         assert_near("fprop", &on_every_cpu("fprop", || fprop(&x, &w, None, p)), &want.y, 1e-6);
         assert_near("dgrad", &on_every_cpu("dgrad", || dgrad(&dy, &w, &x_dims, p)), &want.dx, 1e-6);
         assert_near("wgrad", &on_every_cpu("wgrad", || wgrad(&x, &dy, &w_dims, p)), &want.dw, 1e-6);
-    }
-}
-
-/// Few outputs of long lines, which are computed along W: whole and broken vectors and parts of outputs, one channel and several, lines
-/// that a block of rows cuts and lines that are longer, and maps of a stride.
-#[test]
-fn few_outputs_match_their_definitions() {
-    memory::check(true);
-    let p = |stride, padding| Params { stride: [stride; 3], padding };
-    for (x_dims, w_dims, p) in [
-        ([2, 5, 7, 32, 12], [12, 3, 3, 3, 12], p(1, [1; 3])),
-        ([1, 6, 5, 31, 24], [23, 3, 3, 3, 24], p(1, [1; 3])),
-        ([1, 9, 4, 30, 1], [11, 3, 3, 3, 1], p(1, [1; 3])),
-        ([1, 3, 3, 287, 5], [12, 2, 1, 3, 5], p(1, [1, 0, 0])),
-        ([1, 4, 5, 60, 11], [35, 1, 2, 2, 11], p(1, [0, 1, 2])),
-        ([1, 20, 20, 29, 12], [12, 3, 3, 3, 12], p(2, [1; 3])),
-        ([3, 1, 13, 16, 12], [12, 3, 1, 5, 12], p(1, [1, 0, 2])),
-    ] {
-        let (x, w, bias) = (values(&x_dims, 1), values(&w_dims, 2), values(&w_dims[..1], 3));
-        let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);
-        let want = definition(&x, &w, &dy, p);
-        let b = bias.to_f64_vec().expect("bias");
-        let with_bias: Vec<f64> = want.y.iter().enumerate().map(|(i, y)| y + b[i % b.len()]).collect();
-        let what = format!("x {x_dims:?} w {w_dims:?} {p:?}");
-        let near = |name: &str, got: Tensor, want: &[f64]| assert_near(&format!("{name} {what}"), &got, want, 1e-6);
-        near("fprop", on_every_cpu(&what, || fprop(&x, &w, None, p)), &want.y);
-        near("bias", on_every_cpu(&what, || fprop(&x, &w, Some(&bias), p)), &with_bias);
-        near("dgrad", on_every_cpu(&what, || dgrad(&dy, &w, &x_dims, p)), &want.dx);
-        near("wgrad", on_every_cpu(&what, || wgrad(&x, &dy, &w_dims, p)), &want.dw);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Weights rearranged for the tiles: panels of [`width`] columns, each with its rows (tap by tap, channel by channel) in order.
 
 use super::operand::Operand;
-use crate::simd::{self, Kernel, Level, MAX_LANES, Vector};
+use crate::simd::{self, Kernel, Level, MAX_LANES, SIDE, Vector};
 use engine::{DType, Device, Result, Tensor, parallel};
 use std::ops::Range;
 
@@ -119,16 +119,14 @@ fn join_rows(rows: &[f32], width: usize, to: &mut [f32]) {
 /// Fills up with zeros.
 #[inline(always)]
 fn copy<S: Operand>(from: &[S], to: &mut [f32]) {
-    let (blocks, rest) = from.as_chunks::<BLOCK>();
-    let (to_blocks, _) = to.as_chunks_mut::<BLOCK>();
+    let (blocks, rest) = from.as_chunks::<SIDE>();
+    let (to_blocks, _) = to.as_chunks_mut::<SIDE>();
     to_blocks.iter_mut().zip(blocks).for_each(|(to, from)| *to = from.map(S::widen));
     if from.len() < to.len() {
         simd::widen(rest, &mut to[from.len() - rest.len()..from.len()]);
         to[from.len()..].fill(0.0);
     }
 }
-
-const BLOCK: usize = 8;
 
 /// `to[k * width + j] = from[k * k_step + j * n_step]`, in blocks that stay in registers; zero from column `columns` on.
 #[inline(always)]
@@ -141,20 +139,16 @@ fn transpose<S: Operand, V: Vector>(
     to: &mut [f32],
 ) {
     let rows = to.len() / width;
-    let blocks = if k_step == 1 { rows / BLOCK * BLOCK } else { 0 };
-    for j in (0..width).step_by(BLOCK) {
-        let count = BLOCK.min(columns.saturating_sub(j));
-        for k in (0..blocks).step_by(BLOCK) {
-            let mut block = [[0.0; BLOCK]; BLOCK];
-            for (i, row) in block.iter_mut().enumerate().take(count) {
-                simd::widen(&from[(j + i) * n_step + k..][..BLOCK], row);
-            }
-            let to = &mut to[k * width + j..][..(BLOCK - 1) * width + BLOCK];
-            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
-            unsafe { V::transpose(&block, to.as_mut_ptr(), width) }
+    let blocks = if k_step == 1 { rows / SIDE * SIDE } else { 0 };
+    for j in (0..width).step_by(SIDE) {
+        let count = SIDE.min(columns.saturating_sub(j));
+        for k in (0..blocks).step_by(SIDE) {
+            let from = &from[(j * n_step + k).min(from.len())..]; // behind the last column there is nothing
+            // SAFETY: the caller's instruction set.
+            unsafe { simd::transpose::<S, V>(from, n_step, count, &mut to[k * width + j..], width) }
         }
         for k in blocks..rows {
-            let row = &mut to[k * width + j..][..BLOCK];
+            let row = &mut to[k * width + j..][..SIDE];
             row.fill(0.0);
             for (i, v) in row.iter_mut().enumerate().take(count) {
                 *v = from[k * k_step + (j + i) * n_step].widen();

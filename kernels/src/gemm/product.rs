@@ -40,7 +40,7 @@ pub struct Product<'a, S> {
 #[derive(Clone, Debug)]
 pub struct Step {
     pub taps: Range<usize>,
-    pub channels: Range<usize>,
+    channels: Range<usize>,
 }
 
 /// What a thread reuses from unit to unit.

@@ -3,12 +3,10 @@
 
 use super::super::map::{Map, Run};
 use super::super::operand::Operand;
-use crate::simd::{MAX_LANES, Vector, widen};
+use crate::simd::{MAX_LANES, SIDE, Vector, transpose, widen};
 
 /// Bytes.
 const CACHE_LINE: usize = 64;
-/// Values along each side of the blocks that are transposed.
-pub const SIDE: usize = 8;
 
 #[derive(Default)]
 pub struct Lines {
@@ -78,13 +76,9 @@ fn turn<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &m
     for i in (0..blocks * SIDE).step_by(SIDE) {
         // The last block of channels ends with the last channel, and may meet some of the one before again.
         for channel in (0..channels).step_by(SIDE).map(|channel| channel.min(channels - SIDE)) {
-            let mut block = [[0.0; SIDE]; SIDE];
-            for (j, row) in block.iter_mut().enumerate() {
-                widen(&from[(i + j) * channels + channel..][..SIDE], row);
-            }
-            let to = &mut to[channel * pitch + i..][..(SIDE - 1) * pitch + SIDE];
-            // SAFETY: the caller's instruction set; the block's rows lie in `to`.
-            unsafe { V::transpose(&block, to.as_mut_ptr(), pitch) }
+            let (from, to) = (&from[i * channels + channel..], &mut to[channel * pitch + i..]);
+            // SAFETY: the caller's instruction set.
+            unsafe { transpose::<S, V>(from, channels, SIDE, to, pitch) }
         }
     }
     for channel in 0..channels {

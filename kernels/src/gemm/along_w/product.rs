@@ -4,8 +4,8 @@ use super::super::map::Run;
 use super::super::operand::Operand;
 use super::super::product::{Product, Step};
 use super::super::tile::Target;
-use super::lines::{Lines, SIDE, pitch};
-use crate::simd::{Kernel, MAX_LANES, Vector, will_read};
+use super::lines::{Lines, pitch};
+use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, transpose, will_read};
 use engine::parallel;
 
 /// Outputs of a tile.
@@ -38,8 +38,8 @@ impl<'a, S: Operand> AlongW<'a, S> {
     pub fn new(product: &'a Product<'a, S>) -> Self {
         let (map, wide) = (product.map, product.map.line_rows());
         let lines = map.rows() / wide;
-        let most = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
-        AlongW { product, wide, lines, block: most, steps: product.steps(), weights: pack(product) }
+        let block = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
+        AlongW { product, wide, lines, block, steps: product.steps(), weights: pack(product) }
     }
 
     /// Writes the target pixels that the rows name.
@@ -188,12 +188,9 @@ impl<S: Operand> Unit<'_, S> {
             for first in (0..run.len()).step_by(SIDE) {
                 let mut turned = [0.0; SIDE * MAX_LANES];
                 for half in [0, SIDE] {
-                    let mut block = [[0.0; SIDE]; SIDE];
-                    for (o, block) in block.iter_mut().enumerate().take(OUTPUTS - half) {
-                        block.copy_from_slice(&s.sums[(half + o) * row + i * width + first..][..SIDE]);
-                    }
-                    // SAFETY: the caller's instruction set; rows of `turned` are MAX_LANES apart.
-                    unsafe { V::transpose(&block, turned.as_mut_ptr().add(half), MAX_LANES) }
+                    let sums = &s.sums[half * row + i * width + first..];
+                    // SAFETY: the caller's instruction set.
+                    unsafe { transpose::<f32, V>(sums, row, OUTPUTS - half, &mut turned[half..], MAX_LANES) }
                 }
                 for (j, turned) in turned.chunks_exact(MAX_LANES).enumerate().take(run.len() - first) {
                     let at = (pixel + (first + j) * stride) * p.n + part * OUTPUTS;
