@@ -107,21 +107,36 @@ impl<S: Operand> Task<'_, S> {
         let whole = lanes / MAX_LANES * MAX_LANES;
         // SAFETY: a row, and the weights of an output, have `lanes` lanes; this task alone writes its outputs.
         unsafe {
+            // Loops rather than closures, in which what needs the instruction set is not inlined.
             let mut sums = [[[V::zero(); P]; N]; M];
             let x: [_; M] = std::array::from_fn(|i| all.source.as_ptr().add((row + i) * row_stride).cast::<f32>());
             let w: [_; N] = std::array::from_fn(|o| all.weight.as_ptr().add((j + o) * all.stride).cast::<f32>());
             for k in (0..whole).step_by(MAX_LANES) {
-                add::<S, V, M, N, P>(&mut sums, |part| {
+                for part in 0..P {
                     let at = k + part * V::LANES;
-                    (x.map(|x| V::load(x.add(at))), w.map(|w| V::load(w.add(at))))
-                });
+                    let (mut xs, mut ws) = ([V::zero(); M], [V::zero(); N]);
+                    for i in 0..M {
+                        xs[i] = V::load(x[i].add(at));
+                    }
+                    for o in 0..N {
+                        ws[o] = V::load(w[o].add(at));
+                    }
+                    add::<S, V, M, N, P>(&mut sums, part, xs, ws);
+                }
             }
             if whole < lanes {
-                add::<S, V, M, N, P>(&mut sums, |part| {
+                for part in 0..P {
                     let n = (lanes - whole).saturating_sub(part * V::LANES).min(V::LANES);
                     let at = (whole + part * V::LANES).min(lanes);
-                    (x.map(|x| V::load_first(x.add(at), n)), w.map(|w| V::load_first(w.add(at), n)))
-                });
+                    let (mut xs, mut ws) = ([V::zero(); M], [V::zero(); N]);
+                    for i in 0..M {
+                        xs[i] = V::load_first(x[i].add(at), n);
+                    }
+                    for o in 0..N {
+                        ws[o] = V::load_first(w[o].add(at), n);
+                    }
+                    add::<S, V, M, N, P>(&mut sums, part, xs, ws);
+                }
             }
             for (sums, pixel) in sums.iter().zip(&all.pixels[row..]) {
                 for (o, parts) in sums.iter().enumerate() {
@@ -134,19 +149,21 @@ impl<S: Operand> Task<'_, S> {
     }
 }
 
-/// Adds the products of the vectors that `load` gives for each part of 16 lanes.
+/// Adds the products of vectors of rows and of outputs to one part of the 16 lanes of their sums.
+///
+/// # Safety
+/// As for [`Vector`].
 #[inline(always)]
 unsafe fn add<S: Operand, V: Vector, const M: usize, const N: usize, const P: usize>(
     sums: &mut [[[V; P]; N]; M],
-    load: impl Fn(usize) -> ([V; M], [V; N]),
+    part: usize,
+    x: [V; M],
+    w: [V; N],
 ) {
-    for part in 0..P {
-        let (x, w) = load(part);
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (sums, w) in sums.iter_mut().zip(w) {
-                // SAFETY: the caller's instruction set.
-                sums[part] = unsafe { S::multiply_add(x, w, sums[part]) };
-            }
+    for (sums, x) in sums.iter_mut().zip(x) {
+        for (sums, w) in sums.iter_mut().zip(w) {
+            // SAFETY: the caller's instruction set.
+            sums[part] = unsafe { S::multiply_add(x, w, sums[part]) };
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::check::sum_dtype;
 use crate::real::{Real, Stored};
 use crate::simd::{Kernel, Lane, MAX_LANES, Vector, dispatch};
 use engine::{DType, Element, Error, Result, Tensor, bf16, parallel};
+use std::ops::Range;
 
 /// Elements per task of the forward pass, about.
 const TASK: usize = 1 << 15;
@@ -108,6 +109,8 @@ struct Forward<'a, S: Stored> {
     c: usize,
 }
 
+// Loops over `vectors` rather than closures, in which what needs the instruction set is not inlined.
+
 impl<S: Lane> Kernel for Forward<'_, S> {
     type Output = ();
     #[inline(always)]
@@ -117,15 +120,37 @@ impl<S: Lane> Kernel for Forward<'_, S> {
             // SAFETY: `dispatch` gave the instruction set; x, y, weight and bias have c elements.
             unsafe {
                 (*mean, *rstd) = moments::<S, V>(x, self.eps);
-                let (mean, rstd) = (V::splat(*mean), V::splat(*rstd));
-                for_each::<V>(self.c, |i, n| {
-                    let xhat = load::<S, V>(x, i, n).sub(mean).mul(rstd);
-                    let value = match self.affine {
-                        None => xhat,
-                        Some([weight, bias]) => xhat.fma(load::<f32, V>(weight, i, n), load::<f32, V>(bias, i, n)),
-                    };
-                    store(value, y, i, n);
-                });
+                let row = Normalized { x, affine: self.affine, mean: V::splat(*mean), rstd: V::splat(*rstd) };
+                let whole = self.c / V::LANES * V::LANES;
+                for i in (0..whole).step_by(V::LANES) {
+                    store(row.at(i, V::LANES), y, i, V::LANES);
+                }
+                for (i, n) in vectors::<V>(whole..self.c) {
+                    store(row.at(i, n), y, i, n);
+                }
+            }
+        }
+    }
+}
+
+/// What a row of y is made of.
+struct Normalized<'a, S, V> {
+    x: &'a [S],
+    affine: Option<[&'a [f32]; 2]>,
+    mean: V,
+    rstd: V,
+}
+
+impl<S: Lane, V: Vector> Normalized<'_, S, V> {
+    /// # Safety
+    /// As for [`load`].
+    #[inline(always)]
+    unsafe fn at(&self, i: usize, n: usize) -> V {
+        unsafe {
+            let xhat = load::<S, V>(self.x, i, n).sub(self.mean).mul(self.rstd);
+            match self.affine {
+                None => xhat,
+                Some([weight, bias]) => xhat.fma(load::<f32, V>(weight, i, n), load::<f32, V>(bias, i, n)),
             }
         }
     }
@@ -138,15 +163,47 @@ impl<S: Lane> Kernel for Forward<'_, S> {
 #[inline(always)]
 unsafe fn moments<S: Lane, V: Vector>(x: &[S], eps: f32) -> (f32, f32) {
     unsafe {
-        let count = x.len() as f32;
-        let [sum] = sums::<V, 1>(x.len(), |i, n| [load::<S, V>(x, i, n)]);
+        let (count, pairs) = (x.len() as f32, whole_pairs::<V>(x.len()));
+        let mut sum = [V::zero(); 2];
+        for i in (0..pairs).step_by(2 * V::LANES) {
+            sum[0] = sum[0].add(load(x, i, V::LANES));
+            sum[1] = sum[1].add(load(x, i + V::LANES, V::LANES));
+        }
+        for (i, n) in vectors::<V>(pairs..x.len()) {
+            sum[0] = sum[0].add(load(x, i, n));
+        }
+        let sum = sum[0].add(sum[1]).sum();
+
         let near = V::splat(sum / count);
-        let [off, squares] = sums::<V, 2>(x.len(), |i, n| {
-            let d = first(load::<S, V>(x, i, n).sub(near), n);
-            [d, d.mul(d)]
-        });
+        let (mut even, mut odd) = (Deviations::zero(), Deviations::zero());
+        for i in (0..pairs).step_by(2 * V::LANES) {
+            even.add(load::<S, V>(x, i, V::LANES).sub(near));
+            odd.add(load::<S, V>(x, i + V::LANES, V::LANES).sub(near));
+        }
+        for (i, n) in vectors::<V>(pairs..x.len()) {
+            even.add(first(load::<S, V>(x, i, n).sub(near), n));
+        }
+        let (off, squares) = (even.sum.add(odd.sum).sum(), even.squares.add(odd.squares).sum());
         let variance = (squares - off * off / count) / count;
         (sum / count + off / count, 1.0 / (variance.max(0.0) + eps).sqrt())
+    }
+}
+
+/// Sums of deviations and of their squares.
+struct Deviations<V> {
+    sum: V,
+    squares: V,
+}
+
+impl<V: Vector> Deviations<V> {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        unsafe { Deviations { sum: V::zero(), squares: V::zero() } }
+    }
+
+    #[inline(always)]
+    unsafe fn add(&mut self, d: V) {
+        unsafe { (self.sum, self.squares) = (self.sum.add(d), self.squares.add(d.mul(d))) }
     }
 }
 
@@ -181,22 +238,62 @@ impl<S: Lane> Kernel for Backward<'_, S> {
                     affine.add::<S, V>(dy, x, mean, rstd);
                 }
                 let weight = self.affine.as_ref().map(|affine| affine.weight);
-                let (mean, rstd) = (V::splat(mean), V::splat(rstd));
-                let both = |i, n| {
-                    let dy = load::<S, V>(dy, i, n);
-                    let g = weight.map_or(dy, |weight| dy.mul(load::<f32, V>(weight, i, n)));
-                    (g, load::<S, V>(x, i, n).sub(mean).mul(rstd))
-                };
-                let [sum_g, sum_gx] = sums::<V, 2>(self.c, |i, n| {
-                    let (g, xhat) = both(i, n);
-                    [g, g.mul(xhat)]
-                });
+                let row = Row { dy, x, weight, mean: V::splat(mean), rstd: V::splat(rstd) };
+                let (sum_g, sum_gx) = row.sums();
                 let (mean_g, mean_gx) = (V::splat(sum_g / count), V::splat(sum_gx / count));
-                for_each::<V>(self.c, |i, n| {
-                    let (g, xhat) = both(i, n);
-                    store(g.sub(mean_g).sub(xhat.mul(mean_gx)).mul(rstd), dx, i, n);
-                });
+                for (i, n) in vectors::<V>(0..self.c) {
+                    let (g, xhat) = row.at(i, n);
+                    store(g.sub(mean_g).sub(xhat.mul(mean_gx)).mul(row.rstd), dx, i, n);
+                }
             }
+        }
+    }
+}
+
+/// What the gradient of a row of x is made of.
+struct Row<'a, S, V> {
+    dy: &'a [S],
+    x: &'a [S],
+    weight: Option<&'a [f32]>,
+    mean: V,
+    rstd: V,
+}
+
+impl<S: Lane, V: Vector> Row<'_, S, V> {
+    /// The gradient of the normalized values, zero behind the last of `n`, and these values.
+    ///
+    /// # Safety
+    /// As for [`load`].
+    #[inline(always)]
+    unsafe fn at(&self, i: usize, n: usize) -> (V, V) {
+        unsafe {
+            let mut g = load::<S, V>(self.dy, i, n);
+            if let Some(weight) = self.weight {
+                g = g.mul(load::<f32, V>(weight, i, n));
+            }
+            (g, load::<S, V>(self.x, i, n).sub(self.mean).mul(self.rstd))
+        }
+    }
+
+    /// The sums of the former, and of its products with the latter.
+    ///
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    unsafe fn sums(&self) -> (f32, f32) {
+        unsafe {
+            let (mut sums, mut products) = ([V::zero(); 2], [V::zero(); 2]);
+            let pairs = whole_pairs::<V>(self.x.len());
+            for i in (0..pairs).step_by(2 * V::LANES) {
+                let ((g, xhat), (next_g, next_xhat)) = (self.at(i, V::LANES), self.at(i + V::LANES, V::LANES));
+                sums = [sums[0].add(g), sums[1].add(next_g)];
+                products = [products[0].add(g.mul(xhat)), products[1].add(next_g.mul(next_xhat))];
+            }
+            for (i, n) in vectors::<V>(pairs..self.x.len()) {
+                let (g, xhat) = self.at(i, n);
+                (sums[0], products[0]) = (sums[0].add(g), products[0].add(g.mul(xhat)));
+            }
+            (sums[0].add(sums[1]).sum(), products[0].add(products[1]).sum())
         }
     }
 }
@@ -210,43 +307,26 @@ impl Affine<'_, f32> {
     unsafe fn add<S: Lane, V: Vector>(&mut self, dy: &[S], x: &[S], mean: f32, rstd: f32) {
         unsafe {
             let (mean, rstd) = (V::splat(mean), V::splat(rstd));
-            for_each::<V>(dy.len(), |i, n| {
+            for (i, n) in vectors::<V>(0..dy.len()) {
                 let dy = load::<S, V>(dy, i, n);
                 let xhat = load::<S, V>(x, i, n).sub(mean).mul(rstd);
                 store(dy.fma(xhat, load::<f32, V>(self.dweight, i, n)), self.dweight, i, n);
                 store(dy.add(load::<f32, V>(self.dbias, i, n)), self.dbias, i, n);
-            });
+            }
         }
     }
 }
 
-/// `f` of the start and the length of every vector of a row of `c` values; only the last can be shorter than V.
+/// The start and the length of every vector of some values of a row; only the last can be shorter than V.
 #[inline(always)]
-fn for_each<V: Vector>(c: usize, mut f: impl FnMut(usize, usize)) {
-    let whole = c / V::LANES * V::LANES;
-    (0..whole).step_by(V::LANES).for_each(|i| f(i, V::LANES));
-    if whole < c {
-        f(whole, c - whole);
-    }
+fn vectors<V: Vector>(values: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    values.clone().step_by(V::LANES).map(move |i| (i, (values.end - i).min(V::LANES)))
 }
 
-/// Sums over a row of `c` values of what `f` makes of each of its vectors, see [`for_each`]; lanes past the last value must be zero.
-///
-/// # Safety
-/// As for [`Vector`].
+/// Of `c` values, those that fill whole pairs of vectors, in which sums run.
 #[inline(always)]
-unsafe fn sums<V: Vector, const N: usize>(c: usize, f: impl Fn(usize, usize) -> [V; N]) -> [f32; N] {
-    unsafe {
-        let (mut even, mut odd) = ([V::zero(); N], [V::zero(); N]);
-        let add = |to: &mut [V; N], i, n| to.iter_mut().zip(f(i, n)).for_each(|(to, v)| *to = to.add(v));
-        let pairs = c / (2 * V::LANES) * 2 * V::LANES;
-        for i in (0..pairs).step_by(2 * V::LANES) {
-            add(&mut even, i, V::LANES);
-            add(&mut odd, i + V::LANES, V::LANES);
-        }
-        for_each::<V>(c - pairs, |i, n| add(&mut even, pairs + i, n));
-        std::array::from_fn(|k| even[k].add(odd[k]).sum())
-    }
+fn whole_pairs<V: Vector>(c: usize) -> usize {
+    c / (2 * V::LANES) * 2 * V::LANES
 }
 
 /// `n` values of `row` from `i` on, the other lanes zero.
