@@ -63,7 +63,7 @@ impl Case {
 
     /// Whether input i is a bias, a table or a norm's weight, which stay f32 beside bf16.
     fn is_for_sums(&self, i: usize) -> bool {
-        matches!((self.op, i), ("layer_norm" | "window_attention", 1 | 2))
+        matches!((self.op, i), ("layer_norm" | "window_attention", 1 | 2) | ("linear", 2))
     }
 
     pub fn run(&self, tensors: &mut [Tensor]) -> Result<()> {
@@ -449,8 +449,8 @@ mod tests {
         let cases = cases(12, 1);
         let names: BTreeSet<String> = cases.iter().map(Case::name).collect();
         assert_eq!(names.len(), cases.len());
-        for case in &cases {
-            let work = case.work(DType::F32).unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+        for (case, dtype) in cases.iter().flat_map(|case| [(case, DType::F32), (case, DType::BF16)]) {
+            let work = case.work(dtype).unwrap_or_else(|e| panic!("{} in {dtype}: {e}", case.name()));
             assert!(work.bytes > 0.0, "{}", case.name());
             let products = ["conv3d", "conv_transpose3d", "linear", "window_attention"].contains(&case.op);
             assert!(!products || case.direction == "bias gradient" || work.flops > 0.0, "{}", case.name());
