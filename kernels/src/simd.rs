@@ -18,10 +18,12 @@ pub enum Level {
     Avx512 = 3,
     /// With the dot product of pairs of bf16 as one instruction.
     Avx512Bf16 = 4,
+    /// With tile registers, and products of bf16 tiles as one instruction.
+    Amx = 5,
 }
 
 impl Level {
-    pub const ALL: [Level; 4] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+    pub const ALL: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
 }
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
@@ -33,6 +35,7 @@ pub fn level() -> Level {
         2 => Level::Avx2,
         3 => Level::Avx512,
         4 => Level::Avx512Bf16,
+        5 => Level::Amx,
         _ => {
             let found = detect();
             LEVEL.store(found as u8, Relaxed);
@@ -77,7 +80,7 @@ pub mod turns {
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
     if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") {
-        Level::Avx512Bf16
+        if x86::may_use_amx() { Level::Amx } else { Level::Avx512Bf16 }
     } else if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
         Level::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -104,7 +107,7 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     match level() {
         // SAFETY: `level` returns only what the CPU was found to have.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512(kernel) },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { x86::avx512(kernel) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(kernel) },
         _ => kernel.run::<Portable>(),
@@ -116,9 +119,19 @@ fn dispatch_bf16<K: Kernel>(kernel: K) -> K::Output {
     match level() {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512Bf16 => unsafe { x86::avx512_bf16(kernel) },
+        Level::Avx512Bf16 | Level::Amx => unsafe { x86::avx512_bf16(kernel) },
         _ => dispatch(kernel),
     }
+}
+
+/// The same for kernels that use tiles, which are compiled for no other level.
+///
+/// # Safety
+/// The CPU must have been found to have them: [`Level::Amx`].
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn dispatch_tiles<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller's.
+    unsafe { x86::avx512_bf16(kernel) }
 }
 
 /// `LANES` values of f32.
@@ -467,6 +480,28 @@ mod x86 {
     use super::{HIGH, Kernel, Vector};
     use engine::bf16;
     use std::arch::x86_64::*;
+
+    /// Whether the CPU has tiles of bf16 and the system lets this process use them: it has to be asked, because tile registers make
+    /// each thread's saved state 8 KB larger.
+    pub fn may_use_amx() -> bool {
+        const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+        // By the manual's number; every CPU with AVX-512 has this leaf.
+        __cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE && permit_amx()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn permit_amx() -> bool {
+        // Of asm/prctl.h, and the number of the tiles' data among the parts of a thread's state.
+        const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+        const TILE_DATA: libc::c_ulong = 18;
+        // SAFETY: changes nothing but the permission; a system that does not know the request refuses it.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn permit_amx() -> bool {
+        false
+    }
 
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn avx2<K: Kernel>(kernel: K) -> K::Output {

@@ -131,7 +131,7 @@ impl<S: Operand> Gradient<'_, S> {
 }
 
 /// Adds the copies to the first one, in order.
-fn add_copies(dw: &mut [f32], copies: &[f32]) {
+pub fn add_copies(dw: &mut [f32], copies: &[f32]) {
     const PART: usize = 4096;
     let size = dw.len();
     parallel::each(dw.chunks_mut(PART).enumerate(), |(i, to)| {

@@ -42,7 +42,7 @@ impl<T: Element> Lines<T> {
         self.starts.clear();
         for tap in (0..map.taps()).step_by(map.line_taps()) {
             for run in runs {
-                let piece = map.piece(run, tap);
+                let piece = map.piece(run, tap, map.line_taps());
                 self.starts.push(piece.as_ref().map(|_| self.values.len()));
                 let Some(piece) = piece else { continue };
                 self.pad(piece.before * channels);

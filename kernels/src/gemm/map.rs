@@ -195,12 +195,12 @@ impl Map {
         self.axes[2].step
     }
 
-    /// What a run meets under the line of taps from `tap` on, if the source has such a line.
-    pub fn piece(&self, run: &Run, tap: usize) -> Option<Piece> {
+    /// What a run meets under `taps` taps from `tap` on, neighbours along W, if the source has such a line.
+    pub fn piece(&self, run: &Run, tap: usize, taps: usize) -> Option<Piece> {
         let w = &self.axes[2];
         let line = (self.source_line(run, tap)? * w.source) as isize;
         let start = (run.w.start * w.step) as isize + w.taps[self.taps[tap][2]].offset;
-        let end = start + ((run.len() - 1) * w.step + self.line_taps()) as isize;
+        let end = start + ((run.len() - 1) * w.step + taps) as isize;
         let [first, last] = [start, end].map(|at| at.clamp(0, w.source as isize));
         let before = (first - start).min(end - start);
         let source = (line + first) as usize..(line + last) as usize;

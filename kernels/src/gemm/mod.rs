@@ -2,6 +2,8 @@
 //! times weights, and its counterpart, the gradient of the weights.
 
 mod along_w;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod cuda;
 mod gradient;
 mod lines;
@@ -19,6 +21,7 @@ pub use map::{Geometry, MAX_STEP, Map};
 
 use crate::check::sum_dtype;
 use engine::{DType, Element, Error, Result, Tensor, bf16};
+use gradient::Gradient;
 use operand::Operand;
 use pack::Weight;
 use product::Product;
@@ -42,8 +45,10 @@ pub fn multiply(
     target: &mut Tensor,
 ) -> Result<()> {
     match source.dtype() {
-        DType::F32 => multiply_lanes::<f32>(maps, source, weight, bias, target),
-        DType::BF16 => multiply_lanes::<bf16>(maps, source, weight, bias, target),
+        DType::F32 => multiply_lanes::<f32>(along_w::run, maps, source, weight, bias, target),
+        #[cfg(target_arch = "x86_64")]
+        DType::BF16 if amx::is_here() => multiply_lanes::<bf16>(amx::run, maps, source, weight, bias, target),
+        DType::BF16 => multiply_lanes::<bf16>(product::run, maps, source, weight, bias, target),
         DType::F64 => {
             let (k, n) = (source.channels(), target.channels());
             let (source, weight) = (source.as_slice::<f64>()?, view(weight)?);
@@ -58,6 +63,7 @@ pub fn multiply(
 }
 
 fn multiply_lanes<S: Operand>(
+    run: fn(&[Product<S>], &mut [S]) -> Result<()>,
     maps: &[Map],
     source: &Tensor,
     weight: (&Tensor, Strides),
@@ -68,7 +74,7 @@ fn multiply_lanes<S: Operand>(
     let (source, weight) = (source.as_slice::<S>()?, view(weight)?);
     let bias = bias.map(|b| b.as_slice()).transpose()?;
     let products: Vec<_> = maps.iter().map(|map| Product { map, source, channels, weight, bias, n }).collect();
-    product::run(&products, target.as_mut_slice()?)
+    run(&products, target.as_mut_slice()?)
 }
 
 fn view<T: Element>((weight, s): (&Tensor, Strides)) -> Result<Weight<'_, T>> {
@@ -81,10 +87,15 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
     let (m, n) = (y.channels(), x.channels());
     match y.dtype() {
         DType::F32 => {
-            gradient::Gradient::<f32> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+            Gradient::<f32> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
         }
         DType::BF16 => {
-            gradient::Gradient::<bf16> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+            let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);
+            match () {
+                #[cfg(target_arch = "x86_64")]
+                () if amx::is_here() => amx::weight_gradient(&gradient, dw),
+                () => gradient.run(dw),
+            }
         }
         DType::F64 => naive::weight_gradient::<f64>(map, y.as_slice()?, m, x.as_slice()?, n, target.as_mut_slice()?),
         dtype => return Err(Error::Unsupported { op, dtype, device: y.device() }),

@@ -8,7 +8,6 @@
 //! Every output is one chain of sums in the order of the steps, whatever the units are: results do not depend on threads. Sums are
 //! f32: those of a unit with bf16 outputs are its own until they are rounded.
 
-use super::along_w::AlongW;
 use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
@@ -27,6 +26,7 @@ const BLOCK_ROWS: usize = 192;
 /// long sum stays near that of its last additions.
 const STEP_LANES: usize = 128;
 
+#[derive(Clone, Copy)]
 pub struct Product<'a, S> {
     pub map: &'a Map,
     pub source: &'a [S],
@@ -102,11 +102,9 @@ impl<S> Default for Scratch<S> {
 /// Writes the target pixels that the rows of all products name. Products take turns, block by block: blocks of the same number read
 /// the same sources or write neighbouring targets.
 pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> {
-    let (along_w, products): (Vec<_>, Vec<_>) = products.iter().partition(|p| AlongW::fits(p));
-    along_w.into_iter().for_each(|product| AlongW::new(product).run(target));
     let packed = products.iter().map(|product| product.pack()).collect::<Result<Vec<_>>>()?;
     let mut plans = Vec::new();
-    for (product, packed) in products.into_iter().zip(&packed) {
+    for (product, packed) in products.iter().zip(&packed) {
         match product.dot_products() {
             Some(few) => few.run(target),
             None => {
@@ -131,7 +129,8 @@ impl<S: Operand> Product<'_, S> {
         self.map.rows() <= FEW_ROWS
     }
 
-    fn taps(&self) -> Vec<usize> {
+    /// Positions of the taps in the weight.
+    pub fn taps(&self) -> Vec<usize> {
         (0..self.map.taps()).map(|t| self.map.kernel_tap(t)).collect()
     }
 
@@ -168,7 +167,7 @@ impl<S: Operand> Product<'_, S> {
     }
 
     /// The product as dot products, where there are few rows, one tap that all of them meet, and inputs side by side.
-    fn dot_products(&self) -> Option<Rows<'_, S>> {
+    pub fn dot_products(&self) -> Option<Rows<'_, S>> {
         let (map, k) = (self.map, self.channels);
         if map.rows() > rows::MOST_ROWS || map.taps() != 1 || self.weight.k != 1 || !k.is_multiple_of(S::PER_LANE) {
             return None;

@@ -2,8 +2,7 @@
 //! that meet it.
 
 use super::super::map::{Map, Run};
-use super::super::operand::Operand;
-use crate::simd::{MAX_LANES, SIDE, Vector, transpose, widen};
+use crate::simd::{MAX_LANES, SIDE, Vector, transpose};
 
 /// Bytes.
 const CACHE_LINE: usize = 64;
@@ -26,7 +25,7 @@ pub fn pitch(map: &Map) -> usize {
 impl Lines {
     /// Copies what the runs, which are whole lines, meet of `source`.
     #[inline(always)]
-    pub fn copy<S: Operand, V: Vector>(&mut self, map: &Map, source: &[S], channels: usize, runs: &[Run]) {
+    pub fn copy<V: Vector>(&mut self, map: &Map, source: &[f32], channels: usize, runs: &[Run]) {
         let (pitch, size) = (pitch(map), channels * pitch(map));
         self.copied.clear();
         self.met.clear();
@@ -36,7 +35,7 @@ impl Lines {
         self.values.resize(zeros + size, 0.0);
         for tap in (0..map.taps()).step_by(map.line_taps()) {
             for run in runs {
-                let Some(piece) = map.piece(run, tap) else {
+                let Some(piece) = map.piece(run, tap, map.line_taps()) else {
                     self.met.push(zeros);
                     continue;
                 };
@@ -48,7 +47,7 @@ impl Lines {
                     self.copied.push((piece.source.start, at));
                     self.values.resize(at + size, 0.0);
                     let source = &source[piece.source.start * channels..piece.source.end * channels];
-                    turn::<S, V>(source, channels, pitch, &mut self.values[at + piece.before..]);
+                    turn::<V>(source, channels, pitch, &mut self.values[at + piece.before..]);
                 }
             }
         }
@@ -67,9 +66,9 @@ impl Lines {
 
 /// `to[channel * pitch + i] = from[i * channels + channel]`.
 #[inline(always)]
-fn turn<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &mut [f32]) {
+fn turn<V: Vector>(from: &[f32], channels: usize, pitch: usize, to: &mut [f32]) {
     if channels == 1 {
-        return widen(from, &mut to[..from.len()]);
+        return to[..from.len()].copy_from_slice(from);
     }
     let wide = from.len() / channels;
     let blocks = if channels < SIDE { 0 } else { wide / SIDE };
@@ -78,12 +77,12 @@ fn turn<S: Operand, V: Vector>(from: &[S], channels: usize, pitch: usize, to: &m
         for channel in (0..channels).step_by(SIDE).map(|channel| channel.min(channels - SIDE)) {
             let (from, to) = (&from[i * channels + channel..], &mut to[channel * pitch + i..]);
             // SAFETY: the caller's instruction set.
-            unsafe { transpose::<S, V>(from, channels, SIDE, to, pitch) }
+            unsafe { transpose::<f32, V>(from, channels, SIDE, to, pitch) }
         }
     }
     for channel in 0..channels {
         for i in blocks * SIDE..wide {
-            to[channel * pitch + i] = from[i * channels + channel].widen();
+            to[channel * pitch + i] = from[i * channels + channel];
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Products of few outputs: vectors run along W and fill their lanes, which outputs would not.
+//! Products of few outputs in f32: vectors run along W and fill their lanes, which outputs would not.
 //!
 //! A unit is a block of whole lines of rows. The source lines that it meets are copied to [`Lines`], channel by channel. A tile is
 //! OUTPUTS outputs of some vectors of rows; the steps are those of other products, and so is the order of an output's sums: results
@@ -7,4 +7,4 @@
 mod lines;
 mod product;
 
-pub use product::AlongW;
+pub use product::run;

@@ -1,20 +1,26 @@
 //! Which products run along W, and how.
 
 use super::super::map::Run;
-use super::super::operand::Operand;
-use super::super::product::{Product, Step};
+use super::super::product::{self, Product, Step};
 use super::super::tile::Target;
 use super::lines::{Lines, pitch};
-use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, transpose, will_read};
-use engine::parallel;
+use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, transpose, will_read};
+use engine::{Result, parallel};
 
 /// Outputs of a tile.
 const OUTPUTS: usize = 12;
 /// Most rows of a block, where a line is not longer.
 const BLOCK_ROWS: usize = 256;
 
-pub struct AlongW<'a, S> {
-    product: &'a Product<'a, S>,
+/// Writes the target pixels that the rows of all products name: of those that fit along W, and of the others.
+pub fn run(products: &[Product<f32>], target: &mut [f32]) -> Result<()> {
+    let (along_w, others): (Vec<_>, Vec<_>) = products.iter().copied().partition(AlongW::fits);
+    along_w.iter().for_each(|product| AlongW::new(product).run(target));
+    product::run(&others, target)
+}
+
+struct AlongW<'a> {
+    product: &'a Product<'a, f32>,
     /// Rows of a line.
     wide: usize,
     /// Lines of all rows, and of a block.
@@ -25,17 +31,17 @@ pub struct AlongW<'a, S> {
     weights: Vec<f32>,
 }
 
-impl<'a, S: Operand> AlongW<'a, S> {
+impl<'a> AlongW<'a> {
     /// Whether a product should run along W: where that fills so many more lanes that it pays to turn lines and results.
-    pub fn fits(p: &Product<S>) -> bool {
+    fn fits(p: &Product<f32>) -> bool {
         let (wide, n) = (p.map.line_rows(), p.n);
         let lanes =
             [wide.next_multiple_of(MAX_LANES) * n.next_multiple_of(OUTPUTS), wide * n.next_multiple_of(MAX_LANES)];
-        let can = S::PER_LANE == 1 && p.copies_lines() && p.map.line_step() == 1 && !p.has_few_rows();
+        let can = p.copies_lines() && p.map.line_step() == 1 && !p.has_few_rows();
         can && 6 * lanes[0] < 5 * lanes[1]
     }
 
-    pub fn new(product: &'a Product<'a, S>) -> Self {
+    fn new(product: &'a Product<'a, f32>) -> Self {
         let (map, wide) = (product.map, product.map.line_rows());
         let lines = map.rows() / wide;
         let block = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
@@ -43,12 +49,12 @@ impl<'a, S: Operand> AlongW<'a, S> {
     }
 
     /// Writes the target pixels that the rows name.
-    pub fn run(&self, target: &mut [S]) {
+    fn run(&self, target: &mut [f32]) {
         let to = Target(target.as_mut_ptr());
         parallel::run_with(self.lines.div_ceil(self.block), Scratch::default, |scratch, i| {
             let lines = i * self.block..self.lines.min((i + 1) * self.block);
             self.product.map.runs(lines.start * self.wide..lines.end * self.wide, &mut scratch.runs);
-            S::dispatch(Unit { all: self, to, scratch });
+            dispatch(Unit { all: self, to, scratch });
         });
     }
 
@@ -59,14 +65,14 @@ impl<'a, S: Operand> AlongW<'a, S> {
     }
 }
 
-fn pack<S: Operand>(p: &Product<S>) -> Vec<f32> {
+fn pack(p: &Product<f32>) -> Vec<f32> {
     let (map, taps) = (p.map, p.map.line_taps());
     let mut weights = Vec::with_capacity(p.n.next_multiple_of(OUTPUTS) * p.channels * map.taps());
     for part in (0..p.n).step_by(OUTPUTS) {
         for line in (0..map.taps()).step_by(taps) {
             for channel in 0..p.channels {
                 for tap in line..line + taps {
-                    let value = |n| if n < p.n { p.weight.at(map.kernel_tap(tap), channel, n).widen() } else { 0.0 };
+                    let value = |n| if n < p.n { p.weight.at(map.kernel_tap(tap), channel, n) } else { 0.0 };
                     weights.extend((part..part + OUTPUTS).map(value));
                 }
             }
@@ -86,19 +92,19 @@ struct Scratch {
     sums: Vec<f32>,
 }
 
-struct Unit<'a, S> {
-    all: &'a AlongW<'a, S>,
-    to: Target<S>,
+struct Unit<'a> {
+    all: &'a AlongW<'a>,
+    to: Target<f32>,
     scratch: &'a mut Scratch,
 }
 
-impl<S: Operand> Kernel for Unit<'_, S> {
+impl Kernel for Unit<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let (p, s) = (self.all.product, &mut *self.scratch);
-        s.lines.copy::<S, V>(p.map, p.source, p.channels, &s.runs);
+        s.lines.copy::<V>(p.map, p.source, p.channels, &s.runs);
         self.cut::<V>();
         for part in 0..self.all.product.n.div_ceil(OUTPUTS) {
             // SAFETY: `dispatch` gave the instruction set; with 16 lanes there are 32 registers, and 16 with 8.
@@ -112,7 +118,7 @@ impl<S: Operand> Kernel for Unit<'_, S> {
     }
 }
 
-impl<S: Operand> Unit<'_, S> {
+impl Unit<'_> {
     /// Rows of a run in whole vectors, and sums of an output.
     fn width(&self) -> usize {
         self.all.wide.next_multiple_of(MAX_LANES)
@@ -196,7 +202,7 @@ impl<S: Operand> Unit<'_, S> {
                     let at = (pixel + (first + j) * stride) * p.n + part * OUTPUTS;
                     for o in (0..outputs).step_by(V::LANES) {
                         // SAFETY: the map names pixels of the target; this unit alone writes these.
-                        unsafe { S::store_first(V::load(turned.as_ptr().add(o)), self.to.0.add(at + o), outputs - o) }
+                        unsafe { V::load(turned.as_ptr().add(o)).store_first(self.to.0.add(at + o), outputs - o) }
                     }
                 }
             }

@@ -1,0 +1,271 @@
+//! Rows times weights, as [`crate::gemm::product`] does it with vectors: `target[row][n] = bias[n] + sum over tap, k of
+//! source[pixel(row, tap)][k] * weight[tap][k][n]`.
+//!
+//! A unit is a block of rows and some panels of columns. Part by part of the sum, its rows are gathered once and multiplied with each
+//! panel; sums stay with the unit until they are rounded to the outputs.
+
+use super::gather::{Gathered, Part};
+use super::tiles::{LANES, ROWS, Sum, Tiles};
+use crate::gemm::map::Run;
+use crate::gemm::pack::Packing;
+use crate::gemm::product::Product;
+use crate::gemm::tile::Target;
+use crate::simd::{self, Kernel, Lane, Vector};
+use engine::{DType, Device, Result, Tensor, bf16, parallel};
+use std::ops::Range;
+
+/// Columns of a panel of weights: two tiles.
+const WIDTH: usize = 2 * LANES;
+/// Most rows of a block, and most panels of a unit: what is gathered and the sums stay in the second-level cache.
+const BLOCK_ROWS: usize = 192;
+const UNIT_PANELS: usize = 12;
+
+/// How a product is computed.
+struct Plan<'a> {
+    product: &'a Product<'a, bf16>,
+    /// Rows of a block, and how many blocks there are.
+    block: usize,
+    blocks: usize,
+    /// Panels of a unit, and how many units share a block.
+    share: usize,
+    splits: usize,
+    parts: Vec<Part>,
+    /// Where each part's weights begin in a panel's, in lanes of all columns, and where the last one's end.
+    starts: Vec<usize>,
+    taps: Vec<usize>,
+    /// All panels, where there are several blocks to use them.
+    packed: Option<Tensor>,
+    /// The bias, or zero, for each output.
+    start: Vec<f32>,
+}
+
+/// What a thread reuses from unit to unit.
+#[derive(Default)]
+struct Scratch {
+    runs: Vec<Run>,
+    rows: Gathered,
+    weights: Vec<f32>,
+    wide: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// Writes the target pixels that the rows of all products name. Products take turns, block by block, as there.
+pub fn run(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
+    let mut plans = Vec::new();
+    for product in products {
+        match product.dot_products() {
+            Some(few) => few.run(target),
+            None => plans.push(Plan::new(product)?),
+        }
+    }
+    let units = plans.iter().map(Plan::units).max().unwrap_or(0);
+    let to = Target(target.as_mut_ptr());
+    parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
+        let (plan, unit) = (&plans[i % plans.len()], i / plans.len());
+        if unit < plan.units() {
+            // SAFETY: tiles are here, or products would be summed elsewhere.
+            unsafe { simd::dispatch_tiles(plan.unit(unit, to, scratch)) }
+        }
+    });
+    Ok(())
+}
+
+impl<'a> Plan<'a> {
+    fn new(product: &'a Product<'a, bf16>) -> Result<Plan<'a>> {
+        let (rows, panels) = (product.map.rows(), product.n.div_ceil(WIDTH));
+        let blocks = rows.div_ceil(BLOCK_ROWS);
+        let block = rows.div_ceil(blocks).next_multiple_of(2 * ROWS);
+        let blocks = rows.div_ceil(block);
+        let splits = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
+        let share = panels.div_ceil(splits).min(UNIT_PANELS);
+        let parts = Part::all(product.map, product.channels);
+        let mut starts = vec![0];
+        starts.extend(parts.iter().scan(0, |end, part| {
+            *end += part.depth() * ROWS;
+            Some(*end)
+        }));
+        let start = product.bias.map_or(vec![0.0; product.n], <[f32]>::to_vec);
+        let taps = product.taps();
+        let splits = panels.div_ceil(share);
+        let mut plan = Plan { product, block, blocks, share, splits, parts, starts, taps, packed: None, start };
+        if blocks > 1 {
+            plan.packed = Some(plan.pack()?);
+        }
+        Ok(plan)
+    }
+
+    fn units(&self) -> usize {
+        self.blocks * self.splits
+    }
+
+    /// Lanes of a panel.
+    fn lanes(&self) -> usize {
+        self.starts[self.parts.len()]
+    }
+
+    /// The weights for all units: for each panel, the lanes of its parts.
+    fn pack(&self) -> Result<Tensor> {
+        let (parts, panels) = (self.parts.len(), self.product.n.div_ceil(WIDTH));
+        let mut packed = Tensor::empty(&[panels * self.lanes() * WIDTH], DType::F32, Device::Cpu)?;
+        let to = Target(packed.as_mut_slice::<f32>()?.as_mut_ptr());
+        parallel::run_with(panels * parts, Vec::new, |wide, i| {
+            // SAFETY: as in `run`.
+            unsafe { simd::dispatch_tiles(PackPart { plan: self, panel: i / parts, part: i % parts, to, wide }) }
+        });
+        Ok(packed)
+    }
+
+    /// One part's lanes of a panel, zero up to whole tiles.
+    #[inline(always)]
+    fn pack_part<V: Vector>(&self, panel: usize, part: usize, to: &mut [f32], wide: &mut Vec<f32>) {
+        let part = &self.parts[part];
+        let taps = &self.taps[part.taps.clone()];
+        let (weight, channels) = (&self.product.weight, part.channels.clone());
+        let packing = Packing { weight, n: self.product.n, width: WIDTH, taps, channels, joined: taps.len() };
+        let (values, rest) = to.split_at_mut(part.values().div_ceil(2) * WIDTH);
+        packing.panels::<V>(panel..panel + 1, values, wide);
+        rest.fill(0.0);
+    }
+
+    fn unit<'b>(&'b self, i: usize, to: Target<bf16>, scratch: &'b mut Scratch) -> Unit<'b> {
+        let (block, split, product) = (i / self.splits, i % self.splits, self.product);
+        let rows = block * self.block..product.map.rows().min((block + 1) * self.block);
+        let panels = split * self.share..product.n.div_ceil(WIDTH).min((split + 1) * self.share);
+        Unit { plan: self, rows, panels, to, scratch }
+    }
+}
+
+/// One part of one panel of the weights.
+struct PackPart<'a> {
+    plan: &'a Plan<'a>,
+    panel: usize,
+    part: usize,
+    to: Target<f32>,
+    wide: &'a mut Vec<f32>,
+}
+
+impl Kernel for PackPart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let plan = self.plan;
+        let lanes = plan.starts[self.part]..plan.starts[self.part + 1];
+        let first = self.panel * plan.lanes() + lanes.start;
+        // SAFETY: each part of a panel has its own place.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.to.0.add(first * WIDTH), lanes.len() * WIDTH) };
+        plan.pack_part::<V>(self.panel, self.part, to, self.wide);
+    }
+}
+
+/// The target's rows of one block and columns of some panels.
+struct Unit<'a> {
+    plan: &'a Plan<'a>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    to: Target<bf16>,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Unit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let (product, s) = (self.plan.product, &mut *self.scratch);
+        product.map.runs(self.rows.clone(), &mut s.runs);
+        let size = self.rows.len().next_multiple_of(ROWS) * self.panels.len() * WIDTH;
+        s.sums.resize(s.sums.len().max(size), 0.0);
+        if self.plan.parts.is_empty() {
+            s.sums[..size].fill(0.0);
+        }
+        // SAFETY: this runs at a level with tiles only.
+        let tiles = unsafe { Tiles::new() };
+        for (i, part) in self.plan.parts.iter().enumerate() {
+            let s = &mut *self.scratch;
+            s.rows.fill::<V>(product.map, product.source, product.channels, &s.runs, self.rows.len(), part);
+            for panel in self.panels.clone() {
+                self.multiply::<V>(i, panel, &tiles);
+            }
+        }
+        drop(tiles);
+        self.write::<V>();
+    }
+}
+
+impl Unit<'_> {
+    /// Values between rows of the sums.
+    #[inline(always)]
+    fn columns(&self) -> usize {
+        self.panels.len() * WIDTH
+    }
+
+    /// Adds part `i` of the sum to a panel's columns.
+    #[inline(always)]
+    fn multiply<V: Vector>(&mut self, i: usize, panel: usize, tiles: &Tiles) {
+        let (plan, columns, rows) = (self.plan, self.columns(), self.rows.len());
+        let (lanes, s) = (plan.starts[i]..plan.starts[i + 1], &mut *self.scratch);
+        let b = match &plan.packed {
+            Some(packed) => {
+                packed.as_slice::<f32>().expect("f32")[(panel * plan.lanes() + lanes.start) * WIDTH..].as_ptr()
+            }
+            None => {
+                let size = lanes.len() * WIDTH;
+                s.weights.resize(s.weights.len().max(size), 0.0);
+                plan.pack_part::<V>(panel, i, &mut s.weights[..size], &mut s.wide);
+                s.weights.as_ptr()
+            }
+        };
+        let sum = Sum {
+            a: s.rows.row(0).as_ptr().cast(),
+            a_step: 2 * s.rows.stride(),
+            b,
+            b_step: 4 * WIDTH,
+            c: s.sums[(panel - self.panels.start) * WIDTH..].as_mut_ptr(),
+            c_step: 4 * columns,
+            depth: plan.parts[i].depth(),
+            add: i > 0,
+        };
+        let n = plan.product.n - panel * WIDTH;
+        // SAFETY: rows, weights and sums have whole tiles.
+        unsafe { sum.run(tiles, rows.div_ceil(ROWS), n.div_ceil(LANES).min(2)) }
+    }
+
+    /// Rounds the sums, with the bias, to the outputs.
+    #[inline(always)]
+    fn write<V: Vector>(&mut self) {
+        let (product, s, width) = (self.plan.product, &*self.scratch, self.columns());
+        let columns = self.panels.start * WIDTH..product.n.min(self.panels.end * WIDTH);
+        let start = &self.plan.start[columns.clone()];
+        for run in &s.runs {
+            let (first, stride) = product.map.target(run);
+            for i in 0..run.len() {
+                let sums = &s.sums[(run.row + i) * width..][..columns.len()];
+                // SAFETY: the map names pixels of the target, and this unit alone writes these columns of them.
+                unsafe {
+                    let to = self.to.0.add((first + i * stride) * product.n + columns.start);
+                    round::<V>(start, sums, to);
+                }
+            }
+        }
+    }
+}
+
+/// `to[j] = start[j] + sums[j]`.
+///
+/// # Safety
+/// As for [`Vector`]; the slices must have one length, as must `to`.
+#[inline(always)]
+unsafe fn round<V: Vector>(start: &[f32], sums: &[f32], to: *mut bf16) {
+    for j in (0..sums.len()).step_by(V::LANES) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (start, sums, n) = (start.as_ptr().add(j), sums.as_ptr().add(j), sums.len() - j);
+            if n >= V::LANES {
+                bf16::store(V::load(start).add(V::load(sums)), to.add(j));
+            } else {
+                bf16::store_first(V::load_first(start, n).add(V::load_first(sums, n)), to.add(j), n);
+            }
+        }
+    }
+}
