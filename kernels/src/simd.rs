@@ -44,6 +44,11 @@ pub fn level() -> Level {
     }
 }
 
+/// Whether products of bf16 have tiles, see [`Level::Amx`].
+pub fn tiles_are_here() -> bool {
+    level() >= Level::Amx
+}
+
 /// For tests, which share one level: those that set it take turns, and those that compare bits of two runs hold it.
 #[cfg(test)]
 pub mod turns {

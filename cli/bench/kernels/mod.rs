@@ -164,7 +164,7 @@ fn hardware(device: Device) -> Result<String> {
 /// The arithmetic unit is the fastest that works with the stored values.
 fn find_ceilings(device: Device, dtype: DType) -> Result<Ceilings> {
     let unit = match (device, dtype) {
-        (Device::Cuda(_), DType::BF16) => Unit::Bf16,
+        (_, DType::BF16) => Unit::Bf16,
         (Device::Cuda(_), DType::F16) => Unit::F16,
         _ => Unit::F32,
     };

@@ -38,6 +38,13 @@ pub fn multiply_add(rounds: usize) -> f64 {
     rayon::broadcast(|_| dispatch(MultiplyAdd { rounds: 1000 * rounds })).iter().sum()
 }
 
+/// As [`multiply_add`], for bf16 on tiles, which must be here.
+#[cfg(target_arch = "x86_64")]
+pub fn multiply_add_tiles(rounds: usize) -> f64 {
+    // SAFETY: the caller's.
+    rayon::broadcast(|_| unsafe { crate::gemm::multiply_tiles(100 * rounds) }).iter().sum()
+}
+
 struct MultiplyAdd {
     rounds: usize,
 }

@@ -14,6 +14,7 @@ pub enum Unit {
     F32,
     /// Tensor cores, which only GPUs have: mma.sync, which from Hopper on is not their fastest instruction.
     Tf32,
+    /// Tensor cores too; a CPU's tiles, or where it has none its vectors of f32.
     Bf16,
     F16,
 }
@@ -34,7 +35,9 @@ pub fn copy(x: &Tensor) -> Result<Tensor> {
 /// multiplication and the addition that follows being two.
 pub fn multiply_add(device: Device, unit: Unit, rounds: usize) -> Result<f64> {
     match (device, unit) {
-        (Device::Cpu, Unit::F32) => Ok(cpu::multiply_add(rounds)),
+        #[cfg(target_arch = "x86_64")]
+        (Device::Cpu, Unit::Bf16) if crate::simd::tiles_are_here() => Ok(cpu::multiply_add_tiles(rounds)),
+        (Device::Cpu, Unit::F32 | Unit::Bf16) => Ok(cpu::multiply_add(rounds)),
         (Device::Cuda(_), _) => cuda::multiply_add(device, unit, rounds),
         _ => Err(Error::Unsupported { op: OP, dtype: DType::F32, device }),
     }
@@ -50,9 +53,11 @@ mod tests {
         let x = random(1, &[3, 300_004], DType::F32);
         assert_eq!(copy(&x).and_then(|y| y.to_vec::<f32>()), x.to_vec::<f32>());
         assert!(copy(&random(1, &[3], DType::F32)).is_err() && copy(&random(1, &[4], DType::F64)).is_err());
-        let count = |rounds| multiply_add(Device::Cpu, Unit::F32, rounds).expect("operations");
-        // Another test may change the width between the two, so one pair is asked for in a few.
-        assert!((0..9).any(|_| count(30) == 3.0 * count(10)));
-        assert!(multiply_add(Device::Cpu, Unit::Bf16, 10).is_err());
+        for unit in [Unit::F32, Unit::Bf16] {
+            let count = |rounds| multiply_add(Device::Cpu, unit, rounds).expect("operations");
+            // Another test may change the width between the two, so one pair is asked for in a few.
+            assert!((0..9).any(|_| count(30) == 3.0 * count(10)), "{unit:?}");
+        }
+        assert!(multiply_add(Device::Cpu, Unit::F16, 10).is_err());
     }
 }

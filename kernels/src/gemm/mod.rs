@@ -17,6 +17,8 @@ mod rows;
 pub mod testing;
 mod tile;
 
+#[cfg(target_arch = "x86_64")]
+pub use amx::multiply_tiles;
 pub use map::{Geometry, MAX_STEP, Map};
 
 use crate::check::sum_dtype;
@@ -47,7 +49,9 @@ pub fn multiply(
     match source.dtype() {
         DType::F32 => multiply_lanes::<f32>(along_w::run, maps, source, weight, bias, target),
         #[cfg(target_arch = "x86_64")]
-        DType::BF16 if amx::is_here() => multiply_lanes::<bf16>(amx::run, maps, source, weight, bias, target),
+        DType::BF16 if amx::suits(maps, source.channels()) => {
+            multiply_lanes::<bf16>(amx::run, maps, source, weight, bias, target)
+        }
         DType::BF16 => multiply_lanes::<bf16>(product::run, maps, source, weight, bias, target),
         DType::F64 => {
             let (k, n) = (source.channels(), target.channels());
@@ -93,7 +97,7 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
             let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);
             match () {
                 #[cfg(target_arch = "x86_64")]
-                () if amx::is_here() => amx::weight_gradient(&gradient, dw),
+                () if amx::suits_gradient(map, n) => amx::weight_gradient(&gradient, dw),
                 () => gradient.run(dw),
             }
         }

@@ -12,10 +12,18 @@ mod tiles;
 
 pub use gradient::weight_gradient;
 pub use product::run;
+pub use tiles::multiply_tiles;
 
-use crate::simd::{Level, level};
+use super::map::Map;
+use crate::simd::tiles_are_here;
 
-/// Whether this CPU has tiles, and the system lets them be used.
-pub fn is_here() -> bool {
-    level() >= Level::Amx
+/// Whether this CPU has tiles that the system lets us use, and products with these maps fill them: what is too short for one takes
+/// longer to gather than to multiply.
+pub fn suits(maps: &[Map], channels: usize) -> bool {
+    tiles_are_here() && maps.iter().any(|map| map.taps() * channels >= tiles::VALUES)
+}
+
+/// The same for the gradient, which is a sum over rows.
+pub fn suits_gradient(map: &Map, channels: usize) -> bool {
+    map.rows() > tiles::VALUES && suits(std::slice::from_ref(map), channels)
 }

@@ -33,7 +33,7 @@ static SHAPES: Shapes = Shapes {
 
 impl Tiles {
     /// # Safety
-    /// The CPU must have AMX and the system must have permitted it: [`super::is_here`]. One at a time on a thread.
+    /// The CPU must have AMX and the system must have permitted it: [`crate::simd::Level::Amx`]. One at a time on a thread.
     #[inline(always)]
     pub unsafe fn new() -> Tiles {
         // SAFETY: the caller's.
@@ -91,6 +91,24 @@ impl Drop for Tiles {
         // SAFETY: `new` was called, so the instruction is there.
         unsafe { asm!("tilerelease", options(nostack, preserves_flags)) }
     }
+}
+
+/// Products of tiles without memory, four in a round; returns how many floating-point operations they were.
+///
+/// # Safety
+/// As for [`Tiles::new`].
+pub unsafe fn multiply_tiles(rounds: usize) -> f64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let tiles = Tiles::new();
+        for _ in 0..rounds {
+            tiles.dot::<0, 4, 6>();
+            tiles.dot::<1, 4, 7>();
+            tiles.dot::<2, 5, 6>();
+            tiles.dot::<3, 5, 7>();
+        }
+    }
+    (4 * 2 * ROWS * LANES * VALUES * rounds) as f64
 }
 
 /// A sum of products of two matrices, of which one is rows and the other pairs of rows: `c[i][j] += sum over k of a[i][k] * b[k][j]`.
