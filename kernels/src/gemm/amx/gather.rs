@@ -47,6 +47,13 @@ impl Part {
     }
 }
 
+/// Where rows come from.
+pub struct Source<'a> {
+    pub map: &'a Map,
+    pub values: &'a [bf16],
+    pub channels: usize,
+}
+
 /// Rows of bf16, `[rows][stride]`.
 #[derive(Default)]
 pub struct Gathered {
@@ -55,18 +62,10 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// What the rows of `runs`, `rows` in all, meet under `part` of the map's taps; zero where that is padding, and behind it up to
-    /// whole tiles.
+    /// What the rows of `runs`, `rows` in all, meet under a part of the taps; zero where that is padding, and behind it up to whole
+    /// tiles.
     #[inline(always)]
-    pub fn fill<V: Vector>(
-        &mut self,
-        map: &Map,
-        source: &[bf16],
-        channels: usize,
-        runs: &[Run],
-        rows: usize,
-        part: &Part,
-    ) {
+    pub fn fill<V: Vector>(&mut self, source: &Source, runs: &[Run], rows: usize, part: &Part) {
         // Distances of an odd number of lines of the caches: with an even one, fewer of their places would be used.
         self.stride = (part.depth() | 1) * VALUES;
         let size = rows.next_multiple_of(ROWS) * self.stride;
@@ -79,8 +78,7 @@ impl Gathered {
         // Loops rather than closures, in which what needs the instruction set would not be inlined.
         for (i, tap) in part.taps.clone().step_by(part.joined).enumerate() {
             for run in runs {
-                let piece = map.piece(run, tap, part.joined);
-                let windows = piece.map(|piece| Windows { source, channels, piece, step: map.line_step(), part });
+                let windows = source.map.piece(run, tap, part.joined).map(|piece| Windows { source, piece, part });
                 let to = &mut self.values[run.row * self.stride + i * width..];
                 for (row, to) in to.chunks_mut(self.stride).take(run.len()).enumerate() {
                     match &windows {
@@ -101,12 +99,10 @@ impl Gathered {
     }
 }
 
-/// What the rows of a run meet under neighbouring taps: `part.joined` pixels of a piece of a line, `step` further on for each row.
+/// What the rows of a run meet under neighbouring taps: `part.joined` pixels of a piece of a line.
 struct Windows<'a> {
-    source: &'a [bf16],
-    channels: usize,
+    source: &'a Source<'a>,
     piece: Piece,
-    step: usize,
     part: &'a Part,
 }
 
@@ -114,7 +110,8 @@ impl Windows<'_> {
     /// The window of row `i`.
     #[inline(always)]
     fn copy<V: Vector>(&self, i: usize, to: &mut [bf16]) {
-        let (first, end) = (i * self.step, i * self.step + self.part.joined);
+        let first = i * self.source.map.line_step();
+        let end = first + self.part.joined;
         let (before, after) = (self.piece.before, self.piece.before + self.piece.source.len());
         let (from, until) = (first.max(before), end.min(after));
         if from >= until {
@@ -122,13 +119,12 @@ impl Windows<'_> {
         }
         // Several taps are joined only with all their channels: then those of neighbours lie side by side.
         let each = self.part.channels.len();
-        let source =
-            &self.source[(self.piece.source.start + from - before) * self.channels + self.part.channels.start..];
+        let at = (self.piece.source.start + from - before) * self.source.channels + self.part.channels.start;
         let (zeros, rest) = to.split_at_mut((from - first) * each);
         let (values, more_zeros) = rest.split_at_mut((until - from) * each);
         zeros.fill(bf16::ZERO);
         more_zeros.fill(bf16::ZERO);
-        copy::<V>(&source[..values.len()], values);
+        copy::<V>(&self.source.values[at..][..values.len()], values);
     }
 }
 

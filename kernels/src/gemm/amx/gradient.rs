@@ -4,7 +4,7 @@
 //! The sum is over rows, so that tiles are columns of y, which are transposed, and pairs of rows of x. Rows are cut into chunks, each
 //! with its own copy of the gradient, and the copies are added in order. A unit is a chunk, some parts of the taps and some outputs.
 
-use super::gather::{Gathered, Part};
+use super::gather::{Gathered, Part, Source};
 use super::tiles::{LANES, ROWS, Sum, Tiles, VALUES};
 use crate::gemm::gradient::{Gradient, add_copies};
 use crate::gemm::map::Run;
@@ -173,7 +173,8 @@ impl Unit<'_> {
         for start in rows.clone().step_by(FEW_ROWS) {
             let few = start..rows.end.min(start + FEW_ROWS);
             g.map.runs(few.clone(), &mut s.runs);
-            s.rows.fill::<V>(g.map, g.x, g.n, &s.runs, few.len(), part);
+            let source = Source { map: g.map, values: g.x, channels: g.n };
+            s.rows.fill::<V>(&source, &s.runs, few.len(), part);
             let row = |row: usize| (row < few.len()).then(|| &s.rows.row(row)[..part.values()]);
             let to = &mut s.x_pairs[(start - rows.start) / 2 * width..][..FEW_ROWS / 2 * width];
             for (i, pair) in to.chunks_exact_mut(width).enumerate() {

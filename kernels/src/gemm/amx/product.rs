@@ -4,7 +4,7 @@
 //! A unit is a block of rows and some panels of columns. Part by part of the sum, its rows are gathered once and multiplied with each
 //! panel; sums stay with the unit until they are rounded to the outputs.
 
-use super::gather::{Gathered, Part};
+use super::gather::{Gathered, Part, Source};
 use super::tiles::{LANES, ROWS, Sum, Tiles};
 use crate::gemm::map::Run;
 use crate::gemm::pack::Packing;
@@ -18,6 +18,9 @@ use std::ops::Range;
 const WIDTH: usize = 2 * LANES;
 /// Most rows of a block, and most panels of a unit: what is gathered and the sums stay in the second-level cache.
 const BLOCK_ROWS: usize = 192;
+/// Panels whose weights for a part of the sum can stay in the first-level cache beside two tiles' rows. With more of them rows are
+/// gathered for the whole block, so that each panel is read from the second level once.
+const FEW_PANELS: usize = 3;
 const UNIT_PANELS: usize = 12;
 
 /// How a product is computed.
@@ -33,8 +36,6 @@ struct Plan<'a> {
     /// Where each part's weights begin in a panel's, in lanes of all columns, and where the last one's end.
     starts: Vec<usize>,
     taps: Vec<usize>,
-    /// All panels, where there are several blocks to use them.
-    packed: Option<Tensor>,
     /// The bias, or zero, for each output.
     start: Vec<f32>,
 }
@@ -55,23 +56,25 @@ pub fn run(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
     for product in products {
         match product.dot_products() {
             Some(few) => few.run(target),
-            None => plans.push(Plan::new(product)?),
+            None => plans.push(Plan::new(product)),
         }
     }
+    let packed = plans.iter().map(Plan::pack).collect::<Result<Vec<_>>>()?;
+    let packed = packed.iter().map(|p| p.as_ref().map(Tensor::as_slice).transpose()).collect::<Result<Vec<_>>>()?;
     let units = plans.iter().map(Plan::units).max().unwrap_or(0);
     let to = Target(target.as_mut_ptr());
     parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
-        let (plan, unit) = (&plans[i % plans.len()], i / plans.len());
-        if unit < plan.units() {
+        let (which, unit) = (i % plans.len(), i / plans.len());
+        if unit < plans[which].units() {
             // SAFETY: tiles are here, or products would be summed elsewhere.
-            unsafe { simd::dispatch_tiles(plan.unit(unit, to, scratch)) }
+            unsafe { simd::dispatch_tiles(plans[which].unit(unit, packed[which], to, scratch)) }
         }
     });
     Ok(())
 }
 
 impl<'a> Plan<'a> {
-    fn new(product: &'a Product<'a, bf16>) -> Result<Plan<'a>> {
+    fn new(product: &'a Product<'a, bf16>) -> Plan<'a> {
         let (rows, panels) = (product.map.rows(), product.n.div_ceil(WIDTH));
         let blocks = rows.div_ceil(BLOCK_ROWS);
         let block = rows.div_ceil(blocks).next_multiple_of(2 * ROWS);
@@ -87,11 +90,7 @@ impl<'a> Plan<'a> {
         let start = product.bias.map_or(vec![0.0; product.n], <[f32]>::to_vec);
         let taps = product.taps();
         let splits = panels.div_ceil(share);
-        let mut plan = Plan { product, block, blocks, share, splits, parts, starts, taps, packed: None, start };
-        if blocks > 1 {
-            plan.packed = Some(plan.pack()?);
-        }
-        Ok(plan)
+        Plan { product, block, blocks, share, splits, parts, starts, taps, start }
     }
 
     fn units(&self) -> usize {
@@ -103,8 +102,11 @@ impl<'a> Plan<'a> {
         self.starts[self.parts.len()]
     }
 
-    /// The weights for all units: for each panel, the lanes of its parts.
-    fn pack(&self) -> Result<Tensor> {
+    /// For each panel, the lanes of its parts, where there are several blocks to use them: otherwise units pack their own.
+    fn pack(&self) -> Result<Option<Tensor>> {
+        if self.blocks == 1 {
+            return Ok(None);
+        }
         let (parts, panels) = (self.parts.len(), self.product.n.div_ceil(WIDTH));
         let mut packed = Tensor::empty(&[panels * self.lanes() * WIDTH], DType::F32, Device::Cpu)?;
         let to = Target(packed.as_mut_slice::<f32>()?.as_mut_ptr());
@@ -112,7 +114,7 @@ impl<'a> Plan<'a> {
             // SAFETY: as in `run`.
             unsafe { simd::dispatch_tiles(PackPart { plan: self, panel: i / parts, part: i % parts, to, wide }) }
         });
-        Ok(packed)
+        Ok(Some(packed))
     }
 
     /// One part's lanes of a panel, zero up to whole tiles.
@@ -127,11 +129,11 @@ impl<'a> Plan<'a> {
         rest.fill(0.0);
     }
 
-    fn unit<'b>(&'b self, i: usize, to: Target<bf16>, scratch: &'b mut Scratch) -> Unit<'b> {
+    fn unit<'b>(&'b self, i: usize, packed: Option<&'b [f32]>, to: Target<bf16>, scratch: &'b mut Scratch) -> Unit<'b> {
         let (block, split, product) = (i / self.splits, i % self.splits, self.product);
         let rows = block * self.block..product.map.rows().min((block + 1) * self.block);
         let panels = split * self.share..product.n.div_ceil(WIDTH).min((split + 1) * self.share);
-        Unit { plan: self, rows, panels, to, scratch }
+        Unit { plan: self, packed, rows, panels, to, scratch }
     }
 }
 
@@ -161,6 +163,7 @@ impl Kernel for PackPart<'_> {
 /// The target's rows of one block and columns of some panels.
 struct Unit<'a> {
     plan: &'a Plan<'a>,
+    packed: Option<&'a [f32]>,
     rows: Range<usize>,
     panels: Range<usize>,
     to: Target<bf16>,
@@ -172,8 +175,7 @@ impl Kernel for Unit<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let (product, s) = (self.plan.product, &mut *self.scratch);
-        product.map.runs(self.rows.clone(), &mut s.runs);
+        let s = &mut *self.scratch;
         let size = self.rows.len().next_multiple_of(ROWS) * self.panels.len() * WIDTH;
         s.sums.resize(s.sums.len().max(size), 0.0);
         if self.plan.parts.is_empty() {
@@ -181,11 +183,11 @@ impl Kernel for Unit<'_> {
         }
         // SAFETY: this runs at a level with tiles only.
         let tiles = unsafe { Tiles::new() };
-        for (i, part) in self.plan.parts.iter().enumerate() {
-            let s = &mut *self.scratch;
-            s.rows.fill::<V>(product.map, product.source, product.channels, &s.runs, self.rows.len(), part);
-            for panel in self.panels.clone() {
-                self.multiply::<V>(i, panel, &tiles);
+        let gathered = if self.panels.len() > FEW_PANELS { self.rows.len() } else { 2 * ROWS };
+        for part in 0..self.plan.parts.len() {
+            self.pack::<V>(part);
+            for first in (0..self.rows.len()).step_by(gathered) {
+                self.multiply::<V>(part, first..self.rows.len().min(first + gathered), &tiles);
             }
         }
         drop(tiles);
@@ -200,41 +202,62 @@ impl Unit<'_> {
         self.panels.len() * WIDTH
     }
 
-    /// Adds part `i` of the sum to a panel's columns.
+    /// Packs a part of the unit's panels, unless they are packed already.
     #[inline(always)]
-    fn multiply<V: Vector>(&mut self, i: usize, panel: usize, tiles: &Tiles) {
-        let (plan, columns, rows) = (self.plan, self.columns(), self.rows.len());
-        let (lanes, s) = (plan.starts[i]..plan.starts[i + 1], &mut *self.scratch);
-        let b = match &plan.packed {
-            Some(packed) => {
-                packed.as_slice::<f32>().expect("f32")[(panel * plan.lanes() + lanes.start) * WIDTH..].as_ptr()
-            }
-            None => {
-                let size = lanes.len() * WIDTH;
-                s.weights.resize(s.weights.len().max(size), 0.0);
-                plan.pack_part::<V>(panel, i, &mut s.weights[..size], &mut s.wide);
-                s.weights.as_ptr()
-            }
-        };
-        let sum = Sum {
-            a: s.rows.row(0).as_ptr().cast(),
-            a_step: 2 * s.rows.stride(),
-            b,
-            b_step: 4 * WIDTH,
-            c: s.sums[(panel - self.panels.start) * WIDTH..].as_mut_ptr(),
-            c_step: 4 * columns,
-            depth: plan.parts[i].depth(),
-            add: i > 0,
-        };
-        let n = plan.product.n - panel * WIDTH;
-        // SAFETY: rows, weights and sums have whole tiles.
-        unsafe { sum.run(tiles, rows.div_ceil(ROWS), n.div_ceil(LANES).min(2)) }
+    fn pack<V: Vector>(&mut self, part: usize) {
+        let (plan, s) = (self.plan, &mut *self.scratch);
+        if self.packed.is_some() {
+            return;
+        }
+        let size = (plan.starts[part + 1] - plan.starts[part]) * WIDTH;
+        s.weights.resize(s.weights.len().max(size * self.panels.len()), 0.0);
+        for (panel, to) in self.panels.clone().zip(s.weights.chunks_exact_mut(size)) {
+            plan.pack_part::<V>(panel, part, to, &mut s.wide);
+        }
+    }
+
+    /// A part of a panel's weights.
+    #[inline(always)]
+    fn weights(&self, part: usize, panel: usize) -> &[f32] {
+        let (starts, panel_lanes) = (&self.plan.starts, self.plan.lanes());
+        match self.packed {
+            Some(packed) => &packed[(panel * panel_lanes + starts[part]) * WIDTH..],
+            None => &self.scratch.weights[(panel - self.panels.start) * (starts[part + 1] - starts[part]) * WIDTH..],
+        }
+    }
+
+    /// Gathers some rows of the block, and adds a part of the sum to all panels' columns of them.
+    #[inline(always)]
+    fn multiply<V: Vector>(&mut self, part: usize, rows: Range<usize>, tiles: &Tiles) {
+        let (plan, product, columns) = (self.plan, self.plan.product, self.columns());
+        let s = &mut *self.scratch;
+        product.map.runs(self.rows.start + rows.start..self.rows.start + rows.end, &mut s.runs);
+        let source = Source { map: product.map, values: product.source, channels: product.channels };
+        s.rows.fill::<V>(&source, &s.runs, rows.len(), &plan.parts[part]);
+        for panel in self.panels.clone() {
+            let column = (panel - self.panels.start) * WIDTH;
+            let sum = Sum {
+                a: self.scratch.rows.row(0).as_ptr().cast(),
+                a_step: 2 * self.scratch.rows.stride(),
+                b: self.weights(part, panel).as_ptr(),
+                b_step: 4 * WIDTH,
+                c: self.scratch.sums[rows.start * columns + column..].as_mut_ptr(),
+                c_step: 4 * columns,
+                depth: plan.parts[part].depth(),
+                add: part > 0,
+            };
+            let n = product.n - panel * WIDTH;
+            // SAFETY: rows, weights and sums have whole tiles.
+            unsafe { sum.run(tiles, rows.len().div_ceil(ROWS), n.div_ceil(LANES).min(2)) }
+        }
     }
 
     /// Rounds the sums, with the bias, to the outputs.
     #[inline(always)]
     fn write<V: Vector>(&mut self) {
-        let (product, s, width) = (self.plan.product, &*self.scratch, self.columns());
+        let (product, width) = (self.plan.product, self.columns());
+        let s = &mut *self.scratch;
+        product.map.runs(self.rows.clone(), &mut s.runs);
         let columns = self.panels.start * WIDTH..product.n.min(self.panels.end * WIDTH);
         let start = &self.plan.start[columns.clone()];
         for run in &s.runs {
