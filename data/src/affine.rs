@@ -27,6 +27,19 @@ pub fn shifted(a: &Affine, start: [f64; 3]) -> Affine {
     out
 }
 
+/// The affine of an array of `dims` after its axes were put in the order, and run in the direction, of `axes`.
+pub fn reoriented(a: &Affine, dims: [usize; 3], axes: [Axis; 3]) -> Affine {
+    let mut corner = [0.0; 3];
+    axes.iter().filter(|axis| axis.flip).for_each(|axis| corner[axis.from] = (dims[axis.from] - 1) as f64);
+    let mut out = shifted(a, corner);
+    for (i, row) in out.iter_mut().enumerate().take(3) {
+        for (j, axis) in axes.iter().enumerate() {
+            row[j] = if axis.flip { -a[i][axis.from] } else { a[i][axis.from] };
+        }
+    }
+    out
+}
+
 /// Voxel sizes in mm: the lengths of the first three columns.
 pub fn zooms(a: &Affine) -> [f64; 3] {
     [0, 1, 2].map(|j| (a[0][j] * a[0][j] + a[1][j] * a[1][j] + a[2][j] * a[2][j]).sqrt())

@@ -18,8 +18,39 @@ impl Tap {
         Tap { low, high: (low + 1).min(n - 1), weight: (position - low as f64) as f32 }
     }
 
+    /// The voxel at an input index as it is.
+    pub(crate) fn only(index: usize) -> Tap {
+        Tap { low: index, high: index, weight: 0.0 }
+    }
+
+    /// The tap at the same place of an axis of `n` voxels that runs backwards.
+    pub(crate) fn flipped(self, n: usize) -> Tap {
+        Tap { low: n - 1 - self.low, high: n - 1 - self.high, ..self }
+    }
+
+    /// First and last input index.
+    pub(crate) fn ends(self) -> [usize; 2] {
+        [self.low.min(self.high), self.low.max(self.high)]
+    }
+
+    pub(crate) fn uses(self, index: usize) -> bool {
+        self.low == index || self.high == index
+    }
+
+    pub(crate) fn of(self, line: &[f32]) -> f32 {
+        self.mix(line[self.low], line[self.high])
+    }
+
+    /// The same for every voxel of two lines.
+    pub(crate) fn mix_lines<'a>(self, line: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
+        let (low, high) = (line(self.low), line(self.high));
+        out.iter_mut().zip(low.iter().zip(high)).for_each(|(v, (&l, &h))| *v = self.mix(l, h));
+    }
+
+    /// Exact where both are equal, so flat air stays at its value, and where a voxel is met: one that is infinite beside it adds
+    /// nothing.
     fn mix(self, low: f32, high: f32) -> f32 {
-        low + self.weight * (high - low) // exact where both are equal, so flat air stays at its value
+        if self.weight == 0.0 { low } else { low + self.weight * (high - low) }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod phantom;
 pub mod prepare;
 pub mod preprocess;
 pub mod sample;
+mod slices;
 mod spacing;
 pub mod transform;
 pub mod volume;

@@ -3,10 +3,11 @@
 //! Same results as the MONAI chain `Orientation → Spacing → ScaleIntensityRange(clip) → CropForeground → SpatialPad`.
 //! Voxels that are NaN after resampling become background; infinite ones go to the end of the window they point to.
 
-use crate::affine;
+use crate::affine::{self, Affine, Axis};
 use crate::error::{Error, Result};
 use crate::nifti;
-use crate::spacing;
+use crate::slices::{Planes, Slices};
+use crate::spacing::{self, Grid};
 use crate::volume::Volume;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -51,42 +52,59 @@ pub struct Processed {
 /// whose grid is another one than the image's.
 pub fn run(image: &Path, label: Option<&Path>, settings: &Settings) -> Result<Processed> {
     settings.check()?;
-    let volume = nifti::read(image)?;
-    let label = label.map(|path| nifti::read_label(path).map(|label| (path, label))).transpose()?;
-    let (path, label) = label.unzip();
-    apply(volume, label, settings).map_err(|(side, problem, remedy)| match (side, path) {
-        (Side::Label, Some(path)) => Error::file(path, problem, remedy),
-        _ => Error::file(image, problem, remedy),
-    })
+    let mut slices = nifti::Image::open(image)?;
+    let label = label.map(|path| nifti::read_label(path).map(|volume| Label { path, volume })).transpose()?;
+    apply(image, &mut slices, label, settings)
 }
 
 /// [`run`] for a volume in memory, in HU; `name` stands in errors.
 pub fn volume(name: &str, volume: Volume, settings: &Settings) -> Result<Processed> {
     settings.check()?;
-    apply(volume, None, settings).map_err(|(_, problem, remedy)| Error::file(Path::new(name), problem, remedy))
+    apply(Path::new(name), &mut Planes::of(&volume), None, settings)
 }
 
-enum Side {
-    Image,
-    Label,
+struct Label<'a> {
+    path: &'a Path,
+    volume: Volume<i32>,
 }
 
-type Refusal = (Side, String, &'static str);
-
-fn apply(volume: Volume, label: Option<Volume<i32>>, settings: &Settings) -> Result<Processed, Refusal> {
-    let mut image = resample(volume, settings, Side::Image, spacing::linear)?;
-    let label = label.map(|label| resample(label, settings, Side::Label, spacing::nearest)).transpose()?;
-    if let Some(label) = label.as_ref().filter(|label| label.dims != image.dims) {
-        let problem = format!("covers {:?} voxels where the image has {:?}", label.dims, image.dims);
-        return Err((Side::Label, problem, "resample the label onto the image's grid"));
-    }
+/// `path` stands in errors about the image.
+fn apply(path: &Path, slices: &mut dyn Slices, label: Option<Label>, settings: &Settings) -> Result<Processed> {
+    let (axes, grid) = placed(path, slices.dims(), &slices.affine(), settings)?;
+    let mut image = spacing::linear(slices, axes, grid.as_ref())?;
+    let label = label.map(|label| aligned(label, image.dims, settings)).transpose()?;
     let (first, end) = window(&mut image, settings).ok_or_else(|| {
         let [low, high] = settings.window;
         let problem = format!("has no voxel above {} HU", low + settings.foreground * (high - low));
-        (Side::Image, problem, "check that it is a CT in HU, or leave it out")
+        Error::file(path, problem, "check that it is a CT in HU, or leave it out")
     })?;
     let boxed = Bounded { first, end, pad: settings.pad };
-    Ok(Processed { image: boxed.of(&image), label: label.map(|label| boxed.of(&label).data) })
+    Ok(Processed { image: boxed.of(image), label: label.map(|label| boxed.of(label).data) })
+}
+
+/// The axes of a volume that run right, anterior and superior, and the grid over them that it is resampled on.
+fn placed(path: &Path, dims: [usize; 3], affine: &Affine, settings: &Settings) -> Result<([Axis; 3], Option<Grid>)> {
+    let refuse = |problem| Error::file(path, problem, "set the sform or qform in the header");
+    let axes = affine::orientation(affine).ok_or_else(|| refuse("its affine is no orientation"))?;
+    let Some(spacing) = settings.spacing else { return Ok((axes, None)) };
+    let turned = affine::reoriented(affine, dims, axes);
+    let grid = spacing::grid(axes.map(|axis| dims[axis.from]), &turned, spacing);
+    Ok((axes, Some(grid.ok_or_else(|| refuse("its voxel sizes make no sensible grid"))?)))
+}
+
+/// The label of an image of `dims`, resampled as that was.
+fn aligned(Label { path, volume }: Label, dims: [usize; 3], settings: &Settings) -> Result<Volume<i32>> {
+    let (axes, grid) = placed(path, volume.dims, &volume.affine, settings)?;
+    let volume = volume.reoriented(axes);
+    let label = match grid {
+        Some(grid) => spacing::nearest(volume, &grid),
+        None => volume,
+    };
+    if label.dims != dims {
+        let problem = format!("covers {:?} voxels where the image has {dims:?}", label.dims);
+        return Err(Error::file(path, problem, "resample the label onto the image's grid"));
+    }
+    Ok(label)
 }
 
 /// A box of voxels, the first and one past the last, and the size up to which 0 is put around it.
@@ -97,31 +115,14 @@ struct Bounded {
 }
 
 impl Bounded {
-    fn of<T: Copy + Default + Send + Sync>(&self, volume: &Volume<T>) -> Volume<T> {
+    fn of<T: Copy + Default + Send + Sync>(&self, volume: Volume<T>) -> Volume<T> {
         let size = [0, 1, 2].map(|i| self.end[i] - self.first[i]);
         let padded = [0, 1, 2].map(|i| size[i].max(self.pad[i]));
-        let inner = volume.extract(self.first.map(|i| i as isize), size);
+        let inner = volume.cropped(self.first, size);
         if padded == size {
             return inner;
         }
         inner.extract([0, 1, 2].map(|i| -(((padded[i] - size[i]) / 2) as isize)), padded)
-    }
-}
-
-fn resample<T: Copy + Default + Send + Sync>(
-    volume: Volume<T>,
-    settings: &Settings,
-    side: Side,
-    sample: fn(Volume<T>, &spacing::Grid) -> Volume<T>,
-) -> Result<Volume<T>, Refusal> {
-    let Some(axes) = affine::orientation(&volume.affine) else {
-        return Err((side, "its affine is no orientation".into(), "set the sform or qform in the header"));
-    };
-    let volume = volume.reoriented(axes);
-    let Some(spacing) = settings.spacing else { return Ok(volume) };
-    match spacing::grid(volume.dims, &volume.affine, spacing) {
-        Some(grid) => Ok(sample(volume, &grid)),
-        None => Err((side, "its voxel sizes make no sensible grid".into(), "set the sform or qform in the header")),
     }
 }
 
@@ -164,6 +165,11 @@ mod tests {
         Volume { data: data.to_vec(), dims: [1, 1, data.len()], affine: IDENTITY }
     }
 
+    fn labelled(image: &[f32], volume: Volume<i32>, settings: &Settings) -> Result<Processed> {
+        let label = Label { path: Path::new("label"), volume };
+        apply(Path::new("image"), &mut Planes::of(&column(image)), Some(label), settings)
+    }
+
     #[test]
     fn windows_crops_and_pads() {
         let out = volume("v", column(&[-5.0, 0.0, 5.0, 0.0, 20.0, 0.0]), &PLAIN).unwrap().image;
@@ -201,8 +207,7 @@ mod tests {
     fn labels_outside_the_foreground_are_cut_off_before_padding() {
         let label = Volume { data: vec![7, 8, 9], dims: [1, 1, 3], affine: IDENTITY };
         let settings = Settings { pad: [1, 1, 3], ..PLAIN };
-        let out = apply(column(&[0.0, 5.0, 0.0]), Some(label), &settings);
-        assert_eq!(out.map_err(|e| e.1).unwrap().label, Some(vec![0, 8, 0]));
+        assert_eq!(labelled(&[0.0, 5.0, 0.0], label, &settings).unwrap().label, Some(vec![0, 8, 0]));
     }
 
     #[test]
@@ -221,6 +226,7 @@ mod tests {
             assert!(text(column(&[5.0]), &bad).contains("spacing"));
         }
         let small = Volume { data: vec![1], dims: [1, 1, 1], affine: IDENTITY };
-        assert!(apply(column(&[5.0, 5.0]), Some(small), &PLAIN).is_err_and(|e| e.1.contains("covers")));
+        let error = labelled(&[5.0, 5.0], small, &PLAIN).unwrap_err().to_string();
+        assert!(error.starts_with("label: covers"), "{error}");
     }
 }

@@ -3,8 +3,10 @@
 //! The output keeps the input's rotation and drops its shear. Output index o samples input index `A_in⁻¹·A_out·o`; where that
 //! matrix is diagonal (every unsheared scan) the image is interpolated axis by axis, otherwise voxel by voxel.
 
-use crate::affine::{self, Affine};
-use crate::interpolate::{Tap, separable};
+use crate::affine::{self, Affine, Axis};
+use crate::error::Result;
+use crate::interpolate::Tap;
+use crate::slices::{self, Slices};
 use crate::volume::Volume;
 use rayon::prelude::*;
 
@@ -69,16 +71,17 @@ fn close(a: &Affine, b: &Affine) -> bool {
     (0..4).all(|i| (0..4).all(|j| (a[i][j] - b[i][j]).abs() <= TOLERANCE + 1e-5 * b[i][j].abs()))
 }
 
-/// Linear interpolation: f64 positions, f32 values.
-pub(crate) fn linear(volume: Volume, grid: &Grid) -> Volume {
-    if grid.unchanged {
-        return volume;
-    }
-    let data = match grid.is_aligned() {
-        true => separable(&volume.data, volume.dims, [0, 1, 2].map(|axis| grid.taps(axis, volume.dims[axis]))),
-        false => grid.gather(|at| trilinear(&volume, at)),
+/// Linear interpolation on `grid`, which lies over the axes `axes` of `slices`: f64 positions, f32 values. Without one, all voxels.
+pub(crate) fn linear(slices: &mut dyn Slices, axes: [Axis; 3], grid: Option<&Grid>) -> Result<Volume> {
+    let Some(grid) = grid.filter(|grid| !grid.unchanged) else { return slices::whole(slices, axes) };
+    let data = if grid.is_aligned() {
+        let taps = [0, 1, 2].map(|i| grid.taps(i, slices.dims()[axes[i].from]));
+        slices::collect(slices, axes, taps)?
+    } else {
+        let volume = slices::whole(slices, axes)?;
+        grid.gather(|at| trilinear(&volume, at))
     };
-    Volume { data, dims: grid.dims, affine: grid.affine }
+    Ok(Volume { data, dims: grid.dims, affine: grid.affine })
 }
 
 /// Nearest neighbour, half-way positions to the even index.
@@ -169,11 +172,17 @@ fn trilinear(volume: &Volume, at: [f64; 3]) -> f32 {
 mod tests {
     use super::*;
     use crate::affine::IDENTITY;
+    use crate::slices::Planes;
 
     fn line<T>(data: Vec<T>, step: f64) -> Volume<T> {
         let mut affine = IDENTITY;
         affine[2][2] = step;
         Volume { dims: [1, 1, data.len()], data, affine }
+    }
+
+    fn resampled(volume: &Volume, grid: &Grid) -> Volume {
+        let axes = [0, 1, 2].map(|from| Axis { from, flip: false });
+        linear(&mut Planes::of(volume), axes, Some(grid)).unwrap()
     }
 
     #[test]
@@ -197,7 +206,7 @@ mod tests {
         let squares: Vec<i32> = (0..8).map(|i| i * i).collect();
         let image = line(squares.iter().map(|&v| v as f32).collect(), 1.0);
         let coarse = grid(image.dims, &image.affine, [1.0, 1.0, 1.5]).unwrap();
-        assert_eq!(linear(image, &coarse).data, [0.0, 2.5, 9.0, 20.5, 36.0, 49.0]);
+        assert_eq!(resampled(&image, &coarse).data, [0.0, 2.5, 9.0, 20.5, 36.0, 49.0]);
         let label = line(squares, 1.0);
         let fine = grid(label.dims, &label.affine, [1.0, 1.0, 0.7]).unwrap();
         assert_eq!(nearest(label, &fine).data, [0, 1, 1, 4, 9, 16, 16, 25, 36, 36, 49]);
@@ -207,7 +216,7 @@ mod tests {
     fn spacing_within_the_tolerance_changes_nothing() {
         let image = line((0..9).map(|v| v as f32).collect(), 1.0009);
         let same = grid(image.dims, &image.affine, [1.0; 3]).unwrap();
-        assert_eq!(linear(image.clone(), &same), image);
+        assert_eq!(resampled(&image, &same), image);
     }
 
     #[test]
@@ -222,7 +231,7 @@ mod tests {
         let grid = grid(dims, &affine, [1.1; 3]).unwrap();
         assert!(grid.is_aligned());
         let general = grid.gather(|at| trilinear(&volume, at));
-        let fast = linear(volume, &grid).data;
+        let fast = resampled(&volume, &grid).data;
         assert!(fast.iter().zip(&general).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 

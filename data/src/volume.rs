@@ -19,6 +19,18 @@ impl<T: Copy + Default + Send + Sync> Volume<T> {
         Volume { data, dims: size, affine: affine::shifted(&self.affine, start.map(|s| s as f64)) }
     }
 
+    /// The box of `size` voxels, all of them inside, that begins at `first`; moved together where they are.
+    pub(crate) fn cropped(mut self, first: [usize; 3], size: [usize; 3]) -> Volume<T> {
+        let lines = (0..size[0]).flat_map(|x| (0..size[1]).map(move |y| [x, y]));
+        for (i, [x, y]) in lines.enumerate() {
+            let from = ((first[0] + x) * self.dims[1] + first[1] + y) * self.dims[2] + first[2];
+            self.data.copy_within(from..from + size[2], i * size[2]);
+        }
+        self.data.truncate(size.iter().product());
+        self.data.shrink_to_fit();
+        Volume { dims: size, affine: affine::shifted(&self.affine, first.map(|f| f as f64)), ..self }
+    }
+
     /// Appends the voxels of [`Volume::extract`] to `out`.
     pub fn append(&self, start: [isize; 3], size: [usize; 3], out: &mut Vec<T>) {
         let (inside, first) = overlap(start[2], size[2], self.dims[2]);
@@ -56,13 +68,7 @@ impl<T: Copy + Default + Send + Sync> Volume<T> {
                 step => (0..).zip(out).for_each(|(z, v)| *v = self.data[(start + z * step) as usize]),
             }
         });
-        let mut affine = affine::shifted(&self.affine, corner.map(|c| c as f64));
-        for (i, row) in affine.iter_mut().enumerate().take(3) {
-            for (j, a) in axes.iter().enumerate() {
-                row[j] = if a.flip { -self.affine[i][a.from] } else { self.affine[i][a.from] };
-            }
-        }
-        Volume { data, dims, affine }
+        Volume { data, dims, affine: affine::reoriented(&self.affine, self.dims, axes) }
     }
 }
 

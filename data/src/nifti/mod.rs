@@ -9,6 +9,7 @@ mod read;
 mod tests;
 mod write;
 
+pub(crate) use read::Image;
 pub use read::{files, read, read_label};
 pub use write::{write_image, write_label};
 

@@ -1,7 +1,9 @@
-//! Voxels in: the file is streamed slab by slab, converted to f32 and turned from x-fastest to z-fastest on the way.
+//! Voxels in: the file is streamed slice by slice and converted to f32.
 
 use super::header::{Header, Kind, SIZES, is_version2};
+use crate::affine::{Affine, Axis};
 use crate::error::{Error, Result};
+use crate::slices::{self, Slices};
 use crate::volume::Volume;
 use flate2::bufread::MultiGzDecoder;
 use rayon::prelude::*;
@@ -9,8 +11,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Slices converted at a time, and side of a tile: 16 floats along z are one cache line.
-const SLAB: usize = 16;
 /// Deflate cannot compress better than this.
 const MAX_RATIO: u64 = 1032;
 const BROKEN: &str = "the file is cut short or damaged: copy or download it again";
@@ -19,10 +19,7 @@ const BROKEN: &str = "the file is cut short or damaged: copy or download it agai
 ///
 /// Errors: unreadable, truncated or damaged files; more than one volume; RGB or complex voxels.
 pub fn read(path: &Path) -> Result<Volume> {
-    let header_path = sibling(path, ".img", ".hdr");
-    let mut stream = Stream::open(&header_path)?;
-    let header = stream.header()?;
-    if header.single_file { stream.voxels(&header) } else { Stream::open(&image_of(&header_path))?.voxels(&header) }
+    slices::whole(&mut Image::open(path)?, [0, 1, 2].map(|from| Axis { from, flip: false }))
 }
 
 /// Reads a label volume. Errors as [`read`], and when a voxel is not a whole number below 2²⁴.
@@ -56,31 +53,86 @@ fn image_of(header: &Path) -> PathBuf {
     if !image.exists() && other.exists() { other } else { image }
 }
 
+/// The voxels of an image, in its stored unit.
+pub(crate) struct Image {
+    header: Header,
+    stream: Stream,
+    /// One slice as the file has it.
+    raw: Vec<u8>,
+    next: usize,
+}
+
+impl Image {
+    /// Errors as [`read`], but for those of damaged voxels.
+    pub(crate) fn open(path: &Path) -> Result<Image> {
+        let header_path = sibling(path, ".img", ".hdr");
+        let mut stream = Stream::open(&header_path)?;
+        let header = stream.header()?;
+        if !header.single_file {
+            stream = Stream::open(&image_of(&header_path))?;
+        }
+        stream.check(&header)?;
+        stream.skip_to(header.offset)?;
+        let raw = vec![0; header.dims[0] * header.dims[1] * header.kind.bytes()];
+        Ok(Image { header, stream, raw, next: 0 })
+    }
+}
+
+impl Slices for Image {
+    fn dims(&self) -> [usize; 3] {
+        self.header.dims
+    }
+
+    fn affine(&self) -> Affine {
+        self.header.affine
+    }
+
+    fn order(&self) -> [usize; 3] {
+        [2, 1, 0]
+    }
+
+    fn next(&mut self, slice: &mut [f32]) -> Result<()> {
+        self.stream.fill(&mut self.raw)?;
+        if self.header.big_endian {
+            self.raw.chunks_exact_mut(self.header.kind.bytes()).for_each(<[u8]>::reverse);
+        }
+        convert(&self.raw, &self.header, slice);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Reads past the last voxel, so that the checksum of a gzip file is compared.
+    fn finish(&mut self) -> Result<()> {
+        (self.next..self.header.dims[2]).try_for_each(|_| self.stream.fill(&mut self.raw))?;
+        self.stream.finish()
+    }
+}
+
 /// A file being read, unzipped where its first bytes say so, and how many bytes it can yield at most.
-struct Stream<'a> {
-    path: &'a Path,
-    reader: Box<dyn Read>,
+struct Stream {
+    path: PathBuf,
+    reader: Box<dyn Read + Send>,
     limit: u64,
     position: u64,
 }
 
-impl<'a> Stream<'a> {
-    fn open(path: &'a Path) -> Result<Stream<'a>> {
+impl Stream {
+    fn open(path: &Path) -> Result<Stream> {
         let io = |e| Error::io(path, e, "check the path and its permissions");
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut reader = BufReader::with_capacity(1 << 18, file);
         let zipped = reader.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
-        let (reader, limit): (Box<dyn Read>, u64) = match zipped {
+        let (reader, limit): (Box<dyn Read + Send>, u64) = match zipped {
             true => (Box::new(MultiGzDecoder::new(reader)), length.saturating_mul(MAX_RATIO)),
             false => (Box::new(reader), length),
         };
-        Ok(Stream { path, reader, limit, position: 0 })
+        Ok(Stream { path: path.to_owned(), reader, limit, position: 0 })
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.position += bytes.len() as u64;
-        self.reader.read_exact(bytes).map_err(|e| Error::io(self.path, e, BROKEN))
+        self.reader.read_exact(bytes).map_err(|e| Error::io(&self.path, e, BROKEN))
     }
 
     fn header(&mut self) -> Result<Header> {
@@ -90,29 +142,17 @@ impl<'a> Stream<'a> {
             bytes.resize(SIZES[1], 0);
             self.fill(&mut bytes[SIZES[0]..])?;
         }
-        Header::parse(&bytes).map_err(|(problem, remedy)| Error::file(self.path, problem, remedy))
+        Header::parse(&bytes).map_err(|(problem, remedy)| Error::file(&self.path, problem, remedy))
     }
 
-    fn voxels(mut self, header: &Header) -> Result<Volume> {
+    /// Errors: more voxels than the file can hold.
+    fn check(&self, header: &Header) -> Result<()> {
         let fits = header.voxel_bytes().is_some_and(|n| header.offset.saturating_add(n) <= self.limit);
         if !fits {
             let problem = format!("claims {:?} voxels, more than the file can hold", header.dims);
-            return Err(Error::file(self.path, problem, BROKEN));
+            return Err(Error::file(&self.path, problem, BROKEN));
         }
-        self.skip_to(header.offset)?;
-        let [nx, ny, nz] = header.dims;
-        let mut data = vec![0.0; nx * ny * nz]; // untouched pages cost nothing until the file proves to be that long
-        let mut slab = vec![0; nx * ny * nz.min(SLAB) * header.kind.bytes()];
-        for z in (0..nz).step_by(SLAB) {
-            let raw = &mut slab[..nx * ny * (nz - z).min(SLAB) * header.kind.bytes()];
-            self.fill(raw)?;
-            if header.big_endian {
-                raw.par_chunks_exact_mut(header.kind.bytes()).with_min_len(1 << 16).for_each(<[u8]>::reverse);
-            }
-            store(raw, header, z, &mut data);
-        }
-        self.finish()?;
-        Ok(Volume { data, dims: header.dims, affine: header.affine })
+        Ok(())
     }
 
     fn skip_to(&mut self, offset: u64) -> Result<()> {
@@ -120,59 +160,40 @@ impl<'a> Stream<'a> {
         let skipped = std::io::copy(&mut (&mut self.reader).take(skip), &mut std::io::sink());
         match skipped {
             Ok(n) if n == skip => Ok(()),
-            Ok(_) => Err(Error::file(self.path, "ends before its first voxel", BROKEN)),
-            Err(e) => Err(Error::io(self.path, e, BROKEN)),
+            Ok(_) => Err(Error::file(&self.path, "ends before its first voxel", BROKEN)),
+            Err(e) => Err(Error::io(&self.path, e, BROKEN)),
         }
     }
 
-    /// Reads past the last voxel, so that the checksum of a gzip file is compared; gives up on long trailing data.
-    fn finish(mut self) -> Result<()> {
+    /// Reads to the end; gives up on long trailing data.
+    fn finish(&mut self) -> Result<()> {
         let tail = std::io::copy(&mut (&mut self.reader).take(1 << 20), &mut std::io::sink());
-        tail.map(drop).map_err(|e| Error::io(self.path, e, BROKEN))
+        tail.map(drop).map_err(|e| Error::io(&self.path, e, BROKEN))
     }
 }
 
-/// Converts a slab of little-endian slices, from slice `z` on, into its place in `out`.
-fn store(raw: &[u8], header: &Header, z: usize, out: &mut [f32]) {
-    let place = Place { dims: header.dims, z, scale: header.scale };
+/// Little-endian voxels as the header says.
+fn convert(raw: &[u8], header: &Header, out: &mut [f32]) {
+    let scale = header.scale;
     match header.kind {
-        Kind::U8 => place.fill(raw, out, |[b]| b as f64),
-        Kind::I8 => place.fill(raw, out, |b| i8::from_le_bytes(b) as f64),
-        Kind::U16 => place.fill(raw, out, |b| u16::from_le_bytes(b) as f64),
-        Kind::I16 => place.fill(raw, out, |b| i16::from_le_bytes(b) as f64),
-        Kind::U32 => place.fill(raw, out, |b| u32::from_le_bytes(b) as f64),
-        Kind::I32 => place.fill(raw, out, |b| i32::from_le_bytes(b) as f64),
-        Kind::U64 => place.fill(raw, out, |b| u64::from_le_bytes(b) as f64),
-        Kind::I64 => place.fill(raw, out, |b| i64::from_le_bytes(b) as f64),
-        Kind::F32 => place.fill(raw, out, |b| f32::from_le_bytes(b) as f64),
-        Kind::F64 => place.fill(raw, out, f64::from_le_bytes),
+        Kind::U8 => scaled(raw, scale, out, |[b]| b as f64),
+        Kind::I8 => scaled(raw, scale, out, |b| i8::from_le_bytes(b) as f64),
+        Kind::U16 => scaled(raw, scale, out, |b| u16::from_le_bytes(b) as f64),
+        Kind::I16 => scaled(raw, scale, out, |b| i16::from_le_bytes(b) as f64),
+        Kind::U32 => scaled(raw, scale, out, |b| u32::from_le_bytes(b) as f64),
+        Kind::I32 => scaled(raw, scale, out, |b| i32::from_le_bytes(b) as f64),
+        Kind::U64 => scaled(raw, scale, out, |b| u64::from_le_bytes(b) as f64),
+        Kind::I64 => scaled(raw, scale, out, |b| i64::from_le_bytes(b) as f64),
+        Kind::F32 => scaled(raw, scale, out, |b| f32::from_le_bytes(b) as f64),
+        Kind::F64 => scaled(raw, scale, out, f64::from_le_bytes),
     }
 }
 
-struct Place {
-    dims: [usize; 3],
-    z: usize,
-    scale: Option<(f64, f64)>,
-}
-
-impl Place {
-    /// Goes tile by tile, so that every cache line of the slab is read once and every one of `out` written once.
-    fn fill<const N: usize>(&self, raw: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f64 + Sync) {
-        let [nx, ny, nz] = self.dims;
-        let (slope, inter) = self.scale.unwrap_or((1.0, 0.0));
-        let (voxels, _) = raw.as_chunks::<N>();
-        let slices = voxels.len() / (nx * ny);
-        out.par_chunks_mut(SLAB * ny * nz).enumerate().for_each(|(block, planes)| {
-            let mut tile = [[0.0; SLAB]; SLAB]; // [x, z]
-            for y in 0..ny {
-                for z in 0..slices {
-                    let row = &voxels[(z * ny + y) * nx..][..nx];
-                    let columns = row[block * SLAB..].iter().zip(&mut tile);
-                    columns.for_each(|(&b, column)| column[z] = (value(b) * slope + inter) as f32);
-                }
-                let lines = planes.chunks_mut(ny * nz).map(|plane| &mut plane[y * nz + self.z..][..slices]);
-                lines.zip(&tile).for_each(|(line, column)| line.copy_from_slice(&column[..slices]));
-            }
-        });
+fn scaled<const N: usize>(raw: &[u8], scale: Option<(f64, f64)>, out: &mut [f32], value: impl Fn([u8; N]) -> f64) {
+    let (voxels, _) = raw.as_chunks::<N>();
+    let voxels = out.iter_mut().zip(voxels);
+    match scale {
+        None => voxels.for_each(|(v, &b)| *v = value(b) as f32),
+        Some((slope, inter)) => voxels.for_each(|(v, &b)| *v = (value(b) * slope + inter) as f32),
     }
 }

@@ -252,6 +252,27 @@ fn damage_inside_a_gzip_file_is_noticed() {
 }
 
 #[test]
+fn gzip_members_one_after_the_other_are_one_file() {
+    let folder = temp();
+    let voxels: Vec<u8> = (0..120).collect();
+    let whole = [Spec::new(&[5, 4, 6], 2).bytes(), voxels].concat();
+    let part = |bytes: &[u8]| std::fs::read(save(&folder, "part.nii.gz", bytes)).unwrap();
+    let (first, second) = whole.split_at(400);
+    let path = folder.path().join("m.nii.gz");
+    std::fs::write(&path, [part(first), part(second)].concat()).unwrap();
+    let volume = read(&path).unwrap();
+    assert!(volume.data.iter().enumerate().all(|(i, &v)| v as usize == i / 24 + 5 * (i / 6 % 4) + 20 * (i % 6)));
+    // the second is missing, or damaged in its checksum
+    let mut damaged = [part(first), part(second)].concat();
+    let end = damaged.len() - 6;
+    damaged[end] ^= 1;
+    for bytes in [part(first), damaged] {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(error(&path).contains("cut short or damaged"));
+    }
+}
+
+#[test]
 fn a_pair_opens_by_either_name() {
     let folder = temp();
     let header = Spec { single: false, ..Spec::new(&[1, 1, 2], 2) };
