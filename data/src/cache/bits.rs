@@ -61,17 +61,6 @@ impl Bits {
         }
     }
 
-    /// The intensities of as many stored levels, little-endian, as `to` has room for.
-    pub(super) fn read(self, levels: &[u8], to: &mut [f32]) {
-        match self {
-            Bits::Eight => to.iter_mut().zip(levels).for_each(|(v, &l)| *v = self.intensity(l.into())),
-            Bits::Sixteen => {
-                let (levels, _) = levels.as_chunks();
-                to.iter_mut().zip(levels).for_each(|(v, &l)| *v = self.intensity(u16::from_le_bytes(l)));
-            }
-        }
-    }
-
     /// What `v` becomes on its way through a cache.
     pub fn round_trip(self, v: f32) -> f32 {
         self.intensity(self.level(v))

@@ -1,6 +1,7 @@
-//! One volume as a Zarr v3 array: 64³ chunks, zstd and a checksum each, in a single shard. Any Zarr v3 reader opens it.
+//! One volume as a Zarr v3 array: chunks of 48 x 48 x 16 voxels in a single shard.
 
 use super::Bits;
+use super::chunk::{self, Packer, Unpacker};
 use crate::affine::Affine;
 use crate::volume::Volume;
 use crc32c::crc32c;
@@ -8,23 +9,16 @@ use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
-use zarrs::array::codec::ZstdCodec;
-use zarrs::array::{Array, ArrayBuilder, CodecOptions, FillValue, data_type};
-use zarrs::metadata::ArrayMetadata;
-use zarrs::storage::store::MemoryStore;
-use zarrs::storage::{ReadableStorageTraits, StoreKey};
-use zstd::bulk::Decompressor;
 
-/// Side of a chunk in voxels.
-const SIDE: usize = 64;
-const ZSTD_LEVEL: i32 = 9;
+/// Voxels of a chunk. Where a sample lies at random, whole chunks are twice the voxels of its 192 x 192 x 64; with 64³ they would be
+/// 3.6 times as many. Smaller ones cost more, one by one, than they save.
+const CHUNK: [usize; 3] = [48, 48, 16];
+const VOXELS: usize = CHUNK[0] * CHUNK[1] * CHUNK[2];
 /// What stands for a chunk of zeros in the index of a shard.
 const ALL_ZERO: [u64; 2] = [u64::MAX; 2];
 const CUT_SHORT: &str = "the shard is cut short";
-/// In zstd's own frames: Zarr's checksum codec does not look when a part of a chunk is wanted.
-const CHECKSUM: bool = true;
 /// The two files of an array, relative to its folder.
 pub(super) const DESCRIPTION: &str = "zarr.json";
 pub(super) const SHARD: &str = "c/0/0/0";
@@ -46,26 +40,25 @@ pub(super) struct Blobs {
     pub shard: Vec<u8>,
 }
 
-/// An array for volumes of these dims, and nothing in it yet.
-fn array(
-    store: Arc<MemoryStore>,
-    dims: [usize; 3],
-    bits: Bits,
-    attributes: Map<String, Value>,
-) -> Result<Array<MemoryStore>, Problem> {
-    let shape = dims.map(|n| n as u64);
-    let shard = shape.map(|n| n.next_multiple_of(SIDE as u64));
-    let (kind, fill) = match bits {
-        Bits::Eight => (data_type::uint8(), FillValue::from(0u8)),
-        Bits::Sixteen => (data_type::uint16(), FillValue::from(0u16)),
-    };
-    ArrayBuilder::new(shape.to_vec(), shard.to_vec(), kind, fill)
-        .subchunk_shape(vec![SIDE as u64; 3])
-        .bytes_to_bytes_codecs(vec![Arc::new(ZstdCodec::new(ZSTD_LEVEL, CHECKSUM))])
-        .dimension_names(["x", "y", "z"].into())
-        .attributes(attributes)
-        .build(store, "/")
-        .map_err(text)
+/// What `zarr.json` says.
+fn description(dims: [usize; 3], bits: Bits, attributes: &Map<String, Value>) -> Value {
+    let shard = [0, 1, 2].map(|i| dims[i].next_multiple_of(CHUNK[i]));
+    let index = json!([{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]);
+    let sharding = json!({
+        "chunk_shape": CHUNK, "codecs": chunk::codecs(bits), "index_codecs": index, "index_location": "end",
+    });
+    json!({
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": dims,
+        "data_type": format!("uint{}", u8::from(bits)),
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": attributes,
+        "dimension_names": ["x", "y", "z"],
+    })
 }
 
 /// Of what the chunks' own checksums do not cover.
@@ -75,64 +68,64 @@ fn checksum(dims: [usize; 3], affine: &Affine) -> String {
 
 /// The entry of `volume`. `about` goes into the array's attributes.
 pub(super) fn encode(volume: &Volume, bits: Bits, about: &Map<String, Value>) -> Result<Blobs, Problem> {
-    let store = Arc::new(MemoryStore::new());
     let mut attributes = about.clone();
     attributes.insert("affine".into(), json!(volume.affine));
     attributes.insert("intensity_of_one".into(), json!(bits.most()));
     attributes.insert("checksum".into(), json!(checksum(volume.dims, &volume.affine)));
-    let array = array(store.clone(), volume.dims, bits, attributes)?;
-    array.store_metadata().map_err(text)?;
-    let (all, options) = (array.subset_all(), one_thread());
-    match bits {
-        Bits::Eight => {
-            let levels: Vec<u8> = volume.data.iter().map(|&v| bits.level(v) as u8).collect();
-            array.store_array_subset_opt(&all, &levels, &options)
-        }
-        Bits::Sixteen => {
-            let levels: Vec<u16> = volume.data.iter().map(|&v| bits.level(v)).collect();
-            array.store_array_subset_opt(&all, &levels, &options)
-        }
+    let description = serde_json::to_vec_pretty(&description(volume.dims, bits, &attributes)).map_err(text)?;
+    let (mut shard, mut index) = (Vec::new(), Vec::new());
+    let (mut packer, mut levels) = (Packer::new(bits)?, Vec::with_capacity(VOXELS));
+    for at in within([0; 3], grid(volume.dims)) {
+        chunk_levels(volume, bits, at, &mut levels);
+        let place = match levels.iter().all(|&level| level == 0) {
+            true => ALL_ZERO,
+            false => {
+                let packed = packer.pack(&levels)?;
+                shard.extend_from_slice(packed);
+                [shard.len() - packed.len(), packed.len()].map(|n| n as u64)
+            }
+        };
+        index.extend(place.map(u64::to_le_bytes).concat());
     }
-    .map_err(text)?;
-    let blob = |name| -> Result<Option<Vec<u8>>, Problem> {
-        let bytes = store.get(&StoreKey::new(name).map_err(text)?).map_err(text)?;
-        Ok(bytes.map(Vec::from))
-    };
-    let description = blob(DESCRIPTION)?.ok_or("it has no description")?;
-    Ok(Blobs { description, shard: blob(SHARD)?.unwrap_or_else(|| shard_of_zeros(grid(volume.dims).iter().product())) })
+    shard.extend_from_slice(&index);
+    shard.extend(crc32c(&index).to_le_bytes());
+    Ok(Blobs { description, shard })
+}
+
+/// The levels of chunk `at`, 0 outside the volume.
+fn chunk_levels(volume: &Volume, bits: Bits, at: [usize; 3], levels: &mut Vec<u16>) {
+    let first = [0, 1, 2].map(|i| at[i] * CHUNK[i]);
+    let size = [0, 1, 2].map(|i| CHUNK[i].min(volume.dims[i] - first[i]));
+    levels.clear();
+    levels.resize(VOXELS, 0);
+    for [x, y, _] in within([0; 3], [size[0], size[1], 1]) {
+        let line = ((first[0] + x) * volume.dims[1] + first[1] + y) * volume.dims[2] + first[2];
+        let row = &mut levels[(x * CHUNK[1] + y) * CHUNK[2]..];
+        row.iter_mut().zip(&volume.data[line..line + size[2]]).for_each(|(level, &v)| *level = bits.level(v));
+    }
 }
 
 /// Chunks along each axis.
 fn grid(dims: [usize; 3]) -> [usize; 3] {
-    dims.map(|n| n.div_ceil(SIDE))
-}
-
-/// What zarrs leaves out: a shard that has none of its chunks, an index and its checksum.
-fn shard_of_zeros(chunks: usize) -> Vec<u8> {
-    let mut shard = ALL_ZERO.map(u64::to_le_bytes).concat().repeat(chunks);
-    shard.extend(crc32c(&shard).to_le_bytes());
-    shard
+    [0, 1, 2].map(|i| dims[i].div_ceil(CHUNK[i]))
 }
 
 impl Entry {
     /// Errors: a description that is not word for word what [`encode`] writes for a volume.
     pub(super) fn of(files: Files) -> Result<Entry, Problem> {
-        let ArrayMetadata::V3(found) = serde_json::from_slice(&files.description).map_err(text)? else {
-            return Err("it is no Zarr v3 array".into());
-        };
-        let attributes = &found.attributes;
+        let found: Value = serde_json::from_slice(&files.description).map_err(text)?;
+        let attributes = found.get("attributes").and_then(Value::as_object).ok_or("it has no attributes")?;
         let bits = match attributes.get("intensity_of_one").and_then(Value::as_f64) {
             Some(255.0) => Bits::Eight,
             Some(65535.0) => Bits::Sixteen,
             _ => return Err("its levels are unknown".into()),
         };
-        let dims: Vec<usize> = found.shape.iter().map(|&n| n as usize).collect();
-        let dims = dims.try_into().map_err(|_| "it is no array of three axes")?;
+        let dims = found.get("shape").and_then(|shape| serde_json::from_value(shape.clone()).ok());
+        let dims = dims.ok_or("it is no array of three axes")?;
         let affine = attributes.get("affine").and_then(|a| serde_json::from_value(a.clone()).ok());
         let affine = affine.ok_or("it has no affine")?;
         let noted = attributes.get("checksum").and_then(Value::as_str);
-        let ours = array(Arc::new(MemoryStore::new()), dims, bits, attributes.clone())?;
-        if noted != Some(&checksum(dims, &affine)) || ArrayMetadata::V3(found) != *ours.metadata() {
+        if noted != Some(&checksum(dims, &affine)) || found != description(dims, bits, attributes) {
             return Err("its description was changed".into());
         }
         Ok(Entry { files, bits, dims, affine })
@@ -146,45 +139,54 @@ impl Entry {
         let high = [0, 1, 2].map(|i| (corner[i] + size[i] as isize).clamp(0, self.dims[i] as isize) as usize);
         let dims = [0, 1, 2].map(|i| high[i].saturating_sub(low[i]));
         let affine = crate::affine::shifted(&self.affine, low.map(|l| l as f64));
-        let mut read = Volume { data: vec![0.0; dims.iter().product()], dims, affine };
+        let mut read = Volume { data: Vec::with_capacity(dims.iter().product()), dims, affine };
         self.fill(low, &mut read)?;
         let start = [0, 1, 2].map(|i| corner[i] - low[i] as isize);
         Ok(if dims == size { read } else { read.extract(start, size) })
     }
 
-    /// Fills `to`, a box of zeros whose first voxel is at `low` in the volume. Chunks are decoded whole, and here: zarrs goes through the
-    /// voxels of a part of a chunk by index, and copies those of a whole one twice, which takes longer than to decode them.
+    /// Fills `to`, a box without voxels yet, whose first is at `low` in the volume.
     fn fill(&self, low: [usize; 3], to: &mut Volume) -> Result<(), Problem> {
-        if to.data.is_empty() {
+        if to.dims.contains(&0) {
             return Ok(());
         }
         let grid = grid(self.dims);
         let index = self.files.index(grid.iter().product())?;
-        let mut zstd = Decompressor::new().map_err(text)?;
-        let mut chunk = vec![0; SIDE.pow(3) * self.bits.bytes()];
-        let past = [0, 1, 2].map(|i| (low[i] + to.dims[i]).div_ceil(SIDE));
-        for at in within(low.map(|l| l / SIDE), past) {
-            let [offset, length] = index[(at[0] * grid[1] + at[1]) * grid[2] + at[2]];
-            if [offset, length] == ALL_ZERO {
-                continue;
+        let (mut unpacker, mut stored) = (Unpacker::new(self.bits, VOXELS)?, Vec::new());
+        let first = [0, 1, 2].map(|i| low[i] / CHUNK[i]);
+        let past = [0, 1, 2].map(|i| (low[i] + to.dims[i]).div_ceil(CHUNK[i]));
+        for x in first[0]..past[0] {
+            // zeroed as far as the next chunks reach, so that they find it in the cache
+            let planes = to.dims[0].min((x + 1) * CHUNK[0] - low[0]);
+            to.data.resize(planes * to.dims[1] * to.dims[2], 0.0);
+            for y in first[1]..past[1] {
+                let places = &index[(x * grid[1] + y) * grid[2]..][first[2]..past[2]];
+                let begin = self.files.read_chunks(places, &mut stored)?;
+                for (z, &[offset, length]) in (first[2]..).zip(places).filter(|(_, place)| **place != ALL_ZERO) {
+                    let levels = unpacker.unpack(&stored[(offset - begin) as usize..][..length as usize])?;
+                    self.copy(levels, [x * CHUNK[0], y * CHUNK[1], z * CHUNK[2]], low, to);
+                }
             }
-            let stored = self.files.of_shard(offset, length)?;
-            if zstd.decompress_to_buffer(&stored, &mut chunk[..]).map_err(text)? != chunk.len() {
-                return Err("a chunk is cut short".into());
-            }
-            self.copy(&chunk, at.map(|i| i * SIDE), low, to);
         }
         Ok(())
     }
 
-    /// The rows of `chunk`, which begins at voxel `from` of the volume, that lie in `to`, which begins at `low`.
-    fn copy(&self, chunk: &[u8], from: [usize; 3], low: [usize; 3], to: &mut Volume) {
+    /// The rows of a chunk, which begins at voxel `from` of the volume, that lie in `to`, which begins at `low`.
+    fn copy(&self, levels: &[u16], from: [usize; 3], low: [usize; 3], to: &mut Volume) {
         let start = [0, 1, 2].map(|i| from[i].max(low[i]));
-        let end = [0, 1, 2].map(|i| (from[i] + SIDE).min(low[i] + to.dims[i]));
-        for [x, y, z] in within(start, [end[0], end[1], start[2] + 1]) {
-            let row = ((x - from[0]) * SIDE + y - from[1]) * SIDE + z - from[2];
-            let line = ((x - low[0]) * to.dims[1] + y - low[1]) * to.dims[2] + z - low[2];
-            self.bits.read(&chunk[row * self.bits.bytes()..], &mut to.data[line..line + end[2] - z]);
+        let end = [0, 1, 2].map(|i| (from[i] + CHUNK[i]).min(low[i] + to.dims[i]));
+        let (rows, _) = levels.as_chunks::<{ CHUNK[2] }>();
+        let (part, place) = (start[2] - from[2]..end[2] - from[2], start[2] - low[2]..end[2] - low[2]);
+        for x in start[0]..end[0] {
+            let rows = &rows[(x - from[0]) * CHUNK[1]..][start[1] - from[1]..end[1] - from[1]];
+            let lines = to.data[((x - low[0]) * to.dims[1] + start[1] - low[1]) * to.dims[2]..].chunks_mut(to.dims[2]);
+            for (row, line) in rows.iter().zip(lines) {
+                let row = row.map(|level| self.bits.intensity(level));
+                match <&mut [f32; CHUNK[2]]>::try_from(&mut line[place.clone()]) {
+                    Ok(line) => *line = row,
+                    Err(_) => line[place.clone()].copy_from_slice(&row[part.clone()]),
+                }
+            }
         }
     }
 }
@@ -196,12 +198,7 @@ fn within(first: [usize; 3], past: [usize; 3]) -> impl Iterator<Item = [usize; 3
     lines.flat_map(move |[x, y]| along_z.clone().map(move |z| [x, y, z]))
 }
 
-/// The loader's threads each read a sample: more threads for one would only get in their way.
-fn one_thread() -> CodecOptions {
-    CodecOptions::default().with_concurrent_target(1)
-}
-
-fn text(error: impl std::fmt::Display) -> Problem {
+pub(super) fn text(error: impl std::fmt::Display) -> Problem {
     error.to_string()
 }
 
@@ -235,7 +232,8 @@ impl Files {
     /// Offset and length in the shard of each of its `chunks` chunks: pairs of u64 at its end, followed by their CRC-32C.
     fn index(&self, chunks: usize) -> Result<Vec<[u64; 2]>, Problem> {
         let length = (chunks * size_of::<[u64; 2]>() + size_of::<u32>()) as u64;
-        let bytes = self.of_shard(self.length.checked_sub(length).ok_or(CUT_SHORT)?, length)?;
+        let mut bytes = Vec::new();
+        self.read_at(self.length.checked_sub(length).ok_or(CUT_SHORT)?, length, &mut bytes)?;
         let (numbers, sum) = bytes.split_at(bytes.len() - size_of::<u32>());
         if sum != crc32c(numbers).to_le_bytes() {
             return Err("the index of its chunks was changed".into());
@@ -245,14 +243,23 @@ impl Files {
         Ok(pairs.iter().map(|pair: &[[u8; 8]; 2]| pair.map(u64::from_le_bytes)).collect())
     }
 
-    fn of_shard(&self, offset: u64, length: u64) -> Result<Vec<u8>, Problem> {
+    /// Reads chunks into `bytes`, which then begins at the offset that is returned. Those of one row follow each other in the shard.
+    fn read_chunks(&self, places: &[[u64; 2]], bytes: &mut Vec<u8>) -> Result<u64, Problem> {
+        let places = places.iter().filter(|place| **place != ALL_ZERO);
+        let Some(begin) = places.clone().map(|[offset, _]| *offset).min() else { return Ok(0) };
+        let ends = places.map(|[offset, length]| offset.checked_add(*length)).collect::<Option<Vec<u64>>>();
+        let end = ends.and_then(|ends| ends.into_iter().max()).ok_or(CUT_SHORT)?;
+        self.read_at(begin, end - begin, bytes)?;
+        Ok(begin)
+    }
+
+    fn read_at(&self, offset: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Problem> {
         if offset.checked_add(length).is_none_or(|end| end > self.length) {
             return Err(CUT_SHORT.into());
         }
-        let mut bytes = vec![0; length as usize];
+        bytes.resize(length as usize, 0);
         // the position is set before every use, also after a panic
         let mut shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.seek(SeekFrom::Start(offset)).and_then(|_| shard.read_exact(&mut bytes)).map_err(text)?;
-        Ok(bytes)
+        shard.seek(SeekFrom::Start(offset)).and_then(|_| shard.read_exact(bytes)).map_err(text)
     }
 }

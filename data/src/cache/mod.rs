@@ -6,11 +6,13 @@
 mod bits;
 #[cfg(feature = "object-store")]
 mod bucket;
+mod chunk;
 mod entry;
 mod evict;
 mod folder;
 mod key;
 mod store;
+mod sums;
 #[cfg(test)]
 mod tests;
 
