@@ -181,10 +181,11 @@ impl Entry {
             let rows = &rows[(x - from[0]) * CHUNK[1]..][start[1] - from[1]..end[1] - from[1]];
             let lines = to.data[((x - low[0]) * to.dims[1] + start[1] - low[1]) * to.dims[2]..].chunks_mut(to.dims[2]);
             for (row, line) in rows.iter().zip(lines) {
-                let row = row.map(|level| self.bits.intensity(level));
-                match <&mut [f32; CHUNK[2]]>::try_from(&mut line[place.clone()]) {
-                    Ok(line) => *line = row,
-                    Err(_) => line[place.clone()].copy_from_slice(&row[part.clone()]),
+                let (line, set) =
+                    (&mut line[place.clone()], |(v, &level): (&mut f32, &u16)| *v = self.bits.intensity(level));
+                match <&mut [f32; CHUNK[2]]>::try_from(&mut *line) {
+                    Ok(line) => line.iter_mut().zip(row).for_each(set), // of known length: in vectors
+                    Err(_) => line.iter_mut().zip(&row[part.clone()]).for_each(set),
                 }
             }
         }
