@@ -4,6 +4,7 @@
 mod along_w;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod columns;
 pub mod cuda;
 mod gradient;
 mod lines;

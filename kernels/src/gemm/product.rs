@@ -105,7 +105,7 @@ pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> 
     let packed = products.iter().map(|product| product.pack()).collect::<Result<Vec<_>>>()?;
     let mut plans = Vec::new();
     for (product, packed) in products.iter().zip(&packed) {
-        match product.dot_products() {
+        match product.few_rows() {
             Some(few) => few.run(target),
             None => {
                 let packed = packed.as_ref().map(Tensor::as_slice).transpose()?;
@@ -166,10 +166,12 @@ impl<S: Operand> Product<'_, S> {
         }
     }
 
-    /// The product as dot products, where there are few rows, one tap that all of them meet, and inputs side by side.
-    pub fn dot_products(&self) -> Option<Rows<'_, S>> {
-        let (map, k) = (self.map, self.channels);
-        if map.rows() > rows::MOST_ROWS || map.taps() != 1 || self.weight.k != 1 || !k.is_multiple_of(S::PER_LANE) {
+    /// The product with its weights read in place, where there are few rows, one tap that all of them meet, and inputs or outputs side
+    /// by side.
+    pub fn few_rows(&self) -> Option<Rows<'_, S>> {
+        let (map, k, steps) = (self.map, self.channels, [self.weight.k, self.weight.n]);
+        let in_place = steps[0] == 1 && k.is_multiple_of(S::PER_LANE) || steps[0] != 1 && steps[1] == 1;
+        if map.rows() > rows::MOST_ROWS || map.taps() != 1 || !in_place {
             return None;
         }
         let mut runs = Vec::new();
@@ -185,7 +187,7 @@ impl<S: Operand> Product<'_, S> {
             }
         }
         let weight = &self.weight.data[map.kernel_tap(0) * self.weight.tap..];
-        Some(Rows { source, channels: k, pixels, weight, stride: self.weight.n, bias: self.bias, n: self.n })
+        Some(Rows { source, channels: k, pixels, weight, steps, bias: self.bias, n: self.n })
     }
 
     pub fn steps(&self) -> Vec<Step> {

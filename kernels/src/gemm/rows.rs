@@ -1,15 +1,16 @@
 //! A few rows times weights whose inputs lie side by side, as those of a linear layer do: every output is a dot product, and the
-//! weights are read once, from where they are. To pack them first, as for many rows, would take longer than the sums.
+//! weights are read once, from where they are; or weights whose outputs do, see [`super::columns`]. To pack them first, as for many rows, would take longer than the sums.
 //!
 //! A sum runs in 16 lanes on every CPU, added by halves at its end: results depend neither on the width of vectors nor on threads.
 
+use super::columns;
 use super::operand::Operand;
 use super::tile::Target;
 use crate::simd::{Kernel, MAX_LANES, Vector};
 use engine::parallel;
 use std::ops::Range;
 
-/// Rows up to which dot products are faster.
+/// Rows up to which weights are better read from where they are.
 pub const MOST_ROWS: usize = 32;
 /// Outputs of a task.
 const OUTPUTS: usize = 48;
@@ -20,9 +21,9 @@ pub struct Rows<'a, S> {
     pub channels: usize,
     /// Which pixel of the target each row is.
     pub pixels: Vec<usize>,
-    /// The inputs' weights for output 0; those for the others follow, `stride` apart.
+    /// The weight of input k for output n is at `k * steps[0] + n * steps[1]`, and one of the steps is 1.
     pub weight: &'a [S],
-    pub stride: usize,
+    pub steps: [usize; 2],
     pub bias: Option<&'a [f32]>,
     pub n: usize,
 }
@@ -36,6 +37,9 @@ pub fn row_stride<S: Operand>(channels: usize) -> usize {
 impl<S: Operand> Rows<'_, S> {
     /// Writes the rows' pixels of the target, `n` values each.
     pub fn run(&self, target: &mut [S]) {
+        if self.steps[0] != 1 {
+            return columns::run(self, target);
+        }
         let to = Target(target.as_mut_ptr());
         parallel::run(self.n.div_ceil(OUTPUTS), &|task| {
             let outputs = task * OUTPUTS..self.n.min((task + 1) * OUTPUTS);
@@ -110,7 +114,7 @@ impl<S: Operand> Task<'_, S> {
             // Loops rather than closures, in which what needs the instruction set is not inlined.
             let mut sums = [[[V::zero(); P]; N]; M];
             let x: [_; M] = std::array::from_fn(|i| all.source.as_ptr().add((row + i) * row_stride).cast::<f32>());
-            let w: [_; N] = std::array::from_fn(|o| all.weight.as_ptr().add((j + o) * all.stride).cast::<f32>());
+            let w: [_; N] = std::array::from_fn(|o| all.weight.as_ptr().add((j + o) * all.steps[1]).cast::<f32>());
             for k in (0..whole).step_by(MAX_LANES) {
                 for part in 0..P {
                     let at = k + part * V::LANES;
