@@ -8,6 +8,7 @@
 
 use crate::real::Stored;
 use engine::bf16;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Instruction sets, in order: a later one includes the earlier ones.
@@ -44,9 +45,16 @@ pub fn level() -> Level {
     }
 }
 
-/// Whether products of bf16 have tiles, see [`Level::Amx`].
-pub fn tiles_are_here() -> bool {
+/// Whether products of bf16 use tiles, see [`Level::Amx`].
+pub fn uses_tiles() -> bool {
     level() >= Level::Amx
+}
+
+/// Whether the CPU has tiles, whatever level a test has set.
+#[cfg(target_arch = "x86_64")]
+pub fn has_tiles() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| detect() >= Level::Amx)
 }
 
 /// For tests, which share one level: those that set it take turns, and those that compare bits of two runs hold it.
@@ -132,7 +140,7 @@ fn dispatch_bf16<K: Kernel>(kernel: K) -> K::Output {
 /// The same for kernels that use tiles, which are compiled for no other level.
 ///
 /// # Safety
-/// The CPU must have been found to have them: [`Level::Amx`].
+/// The CPU must have them: [`has_tiles`].
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn dispatch_tiles<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's.
@@ -499,7 +507,8 @@ mod x86 {
         // Of asm/prctl.h, and the number of the tiles' data among the parts of a thread's state.
         const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
         const TILE_DATA: libc::c_ulong = 18;
-        // SAFETY: changes nothing but the permission; a system that does not know the request refuses it.
+        // SAFETY: touches no memory. From now on stacks for signals must have room for the tiles; where one has not, or the system
+        // does not know the request, it refuses.
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
     }
 

@@ -41,7 +41,8 @@ pub fn multiply_add(rounds: usize) -> f64 {
 /// As [`multiply_add`], for bf16 on tiles, which must be here.
 #[cfg(target_arch = "x86_64")]
 pub fn multiply_add_tiles(rounds: usize) -> f64 {
-    // SAFETY: the caller's.
+    assert!(crate::simd::has_tiles());
+    // SAFETY: tiles are here.
     rayon::broadcast(|_| unsafe { crate::gemm::multiply_tiles(100 * rounds) }).iter().sum()
 }
 

@@ -36,7 +36,7 @@ pub fn copy(x: &Tensor) -> Result<Tensor> {
 pub fn multiply_add(device: Device, unit: Unit, rounds: usize) -> Result<f64> {
     match (device, unit) {
         #[cfg(target_arch = "x86_64")]
-        (Device::Cpu, Unit::Bf16) if crate::simd::tiles_are_here() => Ok(cpu::multiply_add_tiles(rounds)),
+        (Device::Cpu, Unit::Bf16) if crate::simd::uses_tiles() => Ok(cpu::multiply_add_tiles(rounds)),
         (Device::Cpu, Unit::F32 | Unit::Bf16) => Ok(cpu::multiply_add(rounds)),
         (Device::Cuda(_), _) => cuda::multiply_add(device, unit, rounds),
         _ => Err(Error::Unsupported { op: OP, dtype: DType::F32, device }),

@@ -202,7 +202,7 @@ impl Map {
         let start = (run.w.start * w.step) as isize + w.taps[self.taps[tap][2]].offset;
         let end = start + ((run.len() - 1) * w.step + taps) as isize;
         let [first, last] = [start, end].map(|at| at.clamp(0, w.source as isize));
-        let before = (first - start).min(end - start);
+        let before = (first - start).clamp(0, end - start);
         let source = (line + first) as usize..(line + last) as usize;
         let after = (end - start - before) as usize - source.len();
         Some(Piece { before: before as usize, source, after })

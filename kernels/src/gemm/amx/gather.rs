@@ -23,12 +23,13 @@ impl Part {
     /// The parts of a sum over all taps: lines of taps, or single ones, or parts of their channels.
     pub fn all(map: &Map, channels: usize) -> Vec<Part> {
         let (taps, line) = (map.taps(), map.line_taps());
+        if taps == 0 {
+            return Vec::new();
+        }
         if line * channels <= PART_VALUES {
-            let lines = taps / line.max(1);
-            let parts = lines.div_ceil(PART_VALUES / (line * channels).max(1));
-            let share = lines.div_ceil(parts.max(1)).max(1) * line.max(1);
-            let part =
-                |first: usize| Part { taps: first..taps.min(first + share), channels: 0..channels, joined: line };
+            let (lines, most) = (taps / line, PART_VALUES / (line * channels));
+            let share = lines.div_ceil(lines.div_ceil(most)) * line;
+            let part = |t: usize| Part { taps: t..taps.min(t + share), channels: 0..channels, joined: line };
             return (0..taps).step_by(share).map(part).collect();
         }
         let share = channels.div_ceil(channels.div_ceil(PART_VALUES)).next_multiple_of(VALUES);
@@ -88,6 +89,11 @@ impl Gathered {
                 }
             }
         }
+    }
+
+    /// All rows, each [`Gathered::stride`] behind the one before.
+    pub fn as_ptr(&self) -> *const bf16 {
+        self.values.as_ptr()
     }
 
     pub fn row(&self, row: usize) -> &[bf16] {

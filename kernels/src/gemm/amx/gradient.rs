@@ -53,6 +53,7 @@ struct Scratch {
 
 /// Writes `dw`, `[m][taps][n]`.
 pub fn weight_gradient(gradient: &Gradient<bf16>, dw: &mut [f32]) {
+    assert!(simd::has_tiles());
     let (cuts, size) = (Cuts::new(gradient), dw.len());
     let mut copies = vec![0.0; (cuts.chunks - 1) * size];
     let mut targets = vec![Target(dw.as_mut_ptr())];
@@ -68,7 +69,7 @@ pub fn weight_gradient(gradient: &Gradient<bf16>, dw: &mut [f32]) {
             to: targets[chunk],
             scratch,
         };
-        // SAFETY: tiles are here, or the gradient would be summed elsewhere.
+        // SAFETY: tiles are here.
         unsafe { simd::dispatch_tiles(unit) }
     });
     add_copies(dw, &copies);
@@ -113,7 +114,7 @@ impl Kernel for Unit<'_> {
             let mut column = 0;
             for part in self.parts {
                 self.join_x::<V>(&rows, part);
-                self.multiply(&rows, part, column, start > self.rows.start, &tiles);
+                self.multiply::<V>(&rows, part, column, start > self.rows.start, &tiles);
                 column += columns(part);
             }
         }
@@ -185,7 +186,7 @@ impl Unit<'_> {
 
     /// Adds the products of a block to the sums of a part, which begin at `column`.
     #[inline(always)]
-    fn multiply(&mut self, rows: &Range<usize>, part: &Part, column: usize, add: bool, tiles: &Tiles) {
+    fn multiply<V: Vector>(&mut self, rows: &Range<usize>, part: &Part, column: usize, add: bool, tiles: &Tiles) {
         let (c_step, y_step, width) = (4 * self.columns(), 4 * self.y_step(rows), columns(part));
         let s = &mut *self.scratch;
         let sum = Sum {
@@ -199,7 +200,7 @@ impl Unit<'_> {
             add,
         };
         // SAFETY: y, x and the sums have whole tiles.
-        unsafe { sum.run(tiles, self.outputs.len().div_ceil(ROWS), width / LANES) }
+        unsafe { sum.run::<V>(tiles, self.outputs.len().div_ceil(ROWS), width / LANES) }
     }
 
     /// Writes the sums to the chunk's copy of the gradient.

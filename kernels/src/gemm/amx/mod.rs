@@ -15,12 +15,12 @@ pub use product::run;
 pub use tiles::multiply_tiles;
 
 use super::map::Map;
-use crate::simd::tiles_are_here;
+use crate::simd::uses_tiles;
 
 /// Whether this CPU has tiles that the system lets us use, and products with these maps fill them: what is too short for one takes
 /// longer to gather than to multiply.
 pub fn suits(maps: &[Map], channels: usize) -> bool {
-    tiles_are_here() && maps.iter().any(|map| map.taps() * channels >= tiles::VALUES)
+    uses_tiles() && maps.iter().any(|map| map.taps() * channels >= tiles::VALUES)
 }
 
 /// The same for the gradient, which is a sum over rows.

@@ -52,9 +52,10 @@ struct Scratch {
 
 /// Writes the target pixels that the rows of all products name. Products take turns, block by block, as there.
 pub fn run(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
+    assert!(simd::has_tiles());
     let mut plans = Vec::new();
     for product in products {
-        match product.dot_products() {
+        match product.few_rows() {
             Some(few) => few.run(target),
             None => plans.push(Plan::new(product)),
         }
@@ -66,7 +67,7 @@ pub fn run(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
     parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
         let (which, unit) = (i % plans.len(), i / plans.len());
         if unit < plans[which].units() {
-            // SAFETY: tiles are here, or products would be summed elsewhere.
+            // SAFETY: tiles are here.
             unsafe { simd::dispatch_tiles(plans[which].unit(unit, packed[which], to, scratch)) }
         }
     });
@@ -237,7 +238,7 @@ impl Unit<'_> {
         for panel in self.panels.clone() {
             let column = (panel - self.panels.start) * WIDTH;
             let sum = Sum {
-                a: self.scratch.rows.row(0).as_ptr().cast(),
+                a: self.scratch.rows.as_ptr().cast(),
                 a_step: 2 * self.scratch.rows.stride(),
                 b: self.weights(part, panel).as_ptr(),
                 b_step: 4 * WIDTH,
@@ -248,7 +249,7 @@ impl Unit<'_> {
             };
             let n = product.n - panel * WIDTH;
             // SAFETY: rows, weights and sums have whole tiles.
-            unsafe { sum.run(tiles, rows.len().div_ceil(ROWS), n.div_ceil(LANES).min(2)) }
+            unsafe { sum.run::<V>(tiles, rows.len().div_ceil(ROWS), n.div_ceil(LANES).min(2)) }
         }
     }
 

@@ -1,5 +1,7 @@
-//! The tile registers. The compiler knows nothing of them: what one function puts there, the next one finds.
+//! The tile registers. What one function puts there the next one finds: no code that a compiler makes for CPUs of this project's levels
+//! touches them, and instructions of `asm!` keep their order.
 
+use crate::simd::Vector;
 use std::arch::asm;
 use std::marker::PhantomData;
 
@@ -33,7 +35,7 @@ static SHAPES: Shapes = Shapes {
 
 impl Tiles {
     /// # Safety
-    /// The CPU must have AMX and the system must have permitted it: [`crate::simd::Level::Amx`]. One at a time on a thread.
+    /// The CPU must have AMX and the system must have permitted it: [`crate::simd::has_tiles`]. One at a time on a thread.
     #[inline(always)]
     pub unsafe fn new() -> Tiles {
         // SAFETY: the caller's.
@@ -129,12 +131,14 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// `rows` and `columns` are counted in tiles.
+    /// `rows` and `columns` are counted in tiles. Each block is summed on its own and then added, so that the rounding error of a long
+    /// sum stays near that of its last additions.
     ///
     /// # Safety
-    /// All tiles must be there, and this thread's alone to write.
+    /// As for [`Vector`]. `a` must have `rows` tiles of rows, each `depth` tiles long; `b` as many pairs of rows as `depth` tiles have,
+    /// each `columns` tiles long; and `c`, which this thread alone writes, `rows` by `columns` tiles.
     #[inline(always)]
-    pub unsafe fn run(self, tiles: &Tiles, rows: usize, columns: usize) {
+    pub unsafe fn run<V: Vector>(self, tiles: &Tiles, rows: usize, columns: usize) {
         for i in (0..rows).step_by(2) {
             for j in (0..columns).step_by(2) {
                 // SAFETY: the caller's.
@@ -146,22 +150,25 @@ impl Sum {
                         ..self
                     };
                     match (rows - i, columns - j) {
-                        (1, 1) => part.block::<1, 1>(tiles),
-                        (1, _) => part.block::<1, 2>(tiles),
-                        (_, 1) => part.block::<2, 1>(tiles),
-                        (_, _) => part.block::<2, 2>(tiles),
+                        (1, 1) => part.block::<V, 1, 1>(tiles),
+                        (1, _) => part.block::<V, 1, 2>(tiles),
+                        (_, 1) => part.block::<V, 2, 1>(tiles),
+                        (_, _) => part.block::<V, 2, 2>(tiles),
                     }
                 }
             }
         }
     }
 
-    /// M by N tiles of c stay in registers 0 to 3.
+    /// M by N tiles of sums in registers 0 to 3.
     #[inline(always)]
-    unsafe fn block<const M: usize, const N: usize>(self, tiles: &Tiles) {
+    unsafe fn block<V: Vector, const M: usize, const N: usize>(self, tiles: &Tiles) {
         // SAFETY: the caller's.
         unsafe {
-            self.start::<M, N>(tiles);
+            tiles.zero::<0>();
+            tiles.zero::<1>();
+            tiles.zero::<2>();
+            tiles.zero::<3>();
             for k in 0..self.depth {
                 let a = self.a.add(k * LANES);
                 let b = self.b.byte_add(k * ROWS * self.b_step);
@@ -180,50 +187,40 @@ impl Sum {
                     }
                 }
             }
-            self.end::<M, N>(tiles);
+            let below = self.c.wrapping_byte_add(ROWS * self.c_step);
+            self.put::<V, 0>(tiles, self.c);
+            if N > 1 {
+                self.put::<V, 1>(tiles, self.c.add(LANES));
+            }
+            if M > 1 {
+                self.put::<V, 2>(tiles, below);
+            }
+            if M > 1 && N > 1 {
+                self.put::<V, 3>(tiles, below.add(LANES));
+            }
         }
     }
 
+    /// A tile of sums to its place in c.
     #[inline(always)]
-    unsafe fn start<const M: usize, const N: usize>(&self, tiles: &Tiles) {
+    unsafe fn put<V: Vector, const T: u8>(&self, tiles: &Tiles, c: *mut f32) {
         // SAFETY: the caller's.
         unsafe {
             if !self.add {
-                tiles.zero::<0>();
-                tiles.zero::<1>();
-                tiles.zero::<2>();
-                tiles.zero::<3>();
-                return;
+                return tiles.store::<T>(c, self.c_step);
             }
-            let below = self.c.wrapping_byte_add(ROWS * self.c_step);
-            tiles.load::<0>(self.c, self.c_step);
-            if N > 1 {
-                tiles.load::<1>(self.c.add(LANES), self.c_step);
-            }
-            if M > 1 {
-                tiles.load::<2>(below, self.c_step);
-            }
-            if M > 1 && N > 1 {
-                tiles.load::<3>(below.add(LANES), self.c_step);
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn end<const M: usize, const N: usize>(&self, tiles: &Tiles) {
-        // SAFETY: the caller's.
-        unsafe {
-            let below = self.c.wrapping_byte_add(ROWS * self.c_step);
-            tiles.store::<0>(self.c, self.c_step);
-            if N > 1 {
-                tiles.store::<1>(self.c.add(LANES), self.c_step);
-            }
-            if M > 1 {
-                tiles.store::<2>(below, self.c_step);
-            }
-            if M > 1 && N > 1 {
-                tiles.store::<3>(below.add(LANES), self.c_step);
+            let mut sums = Aligned([[0.0f32; LANES]; ROWS]);
+            tiles.store::<T>(sums.0.as_mut_ptr().cast(), size_of::<[f32; LANES]>());
+            for (i, sums) in sums.0.iter().enumerate() {
+                for j in (0..LANES).step_by(V::LANES) {
+                    let c = c.byte_add(i * self.c_step).add(j);
+                    V::load(c).add(V::load(sums.as_ptr().add(j))).store(c);
+                }
             }
         }
     }
 }
+
+/// Rows that are lines of the caches.
+#[repr(align(64))]
+struct Aligned([[f32; LANES]; ROWS]);
