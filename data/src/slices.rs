@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// Slices turned at a time, and side of a tile: 16 floats along z are one cache line.
 const SLAB: usize = 16;
+/// Slices that are interpolated side by side at most: more threads would wait for the file.
+const MOST_RAW: usize = 8;
 
 /// A volume that yields itself slice by slice.
 pub(crate) trait Slices: Send {
@@ -83,7 +85,7 @@ pub(crate) fn collect(slices: &mut dyn Slices, axes: [Axis; 3], taps: [Vec<Tap>;
         std::mem::take(&mut taps[i])
     });
     let mut slab = Slab::new([along.len(), rows.len(), columns.len()]);
-    let mut window = Window::new([inputs[order[1]], inputs[order[2]]], rows, columns);
+    let mut window = Window::new(order.map(|axis| inputs[axis]), rows, columns);
     let mut out = vec![0.0; dims.iter().product()]; // untouched pages cost nothing until the file proves to be that long
     let mut blocks: Vec<Range<usize>> =
         (0..along.len()).step_by(SLAB).map(|first| first..along.len().min(first + SLAB)).collect();
@@ -101,7 +103,7 @@ pub(crate) fn collect(slices: &mut dyn Slices, axes: [Axis; 3], taps: [Vec<Tap>;
 
 /// Slices that are needed at a time, each interpolated within its plane.
 struct Window {
-    /// Voxels of a row, before.
+    /// Voxels of a row as it comes.
     width: usize,
     rows: Vec<Tap>,
     columns: Vec<Tap>,
@@ -109,14 +111,15 @@ struct Window {
     held: VecDeque<Vec<f32>>,
     /// Number of the first that is held.
     first: usize,
-    /// Slices as they come, one for each thread.
+    /// Slices as they come, those that are interpolated side by side.
     raw: Vec<Vec<f32>>,
 }
 
 impl Window {
-    /// Of slices of `height` rows of `width` voxels.
-    fn new([height, width]: [usize; 2], rows: Vec<Tap>, columns: Vec<Tap>) -> Window {
-        let raw = (0..rayon::current_num_threads()).map(|_| vec![0.0; height * width]).collect();
+    /// Of `count` slices of `height` rows of `width` voxels.
+    fn new([count, height, width]: [usize; 3], rows: Vec<Tap>, columns: Vec<Tap>) -> Window {
+        let raw = rayon::current_num_threads().min(count).min(MOST_RAW);
+        let raw = (0..raw).map(|_| vec![0.0; height * width]).collect();
         Window { width, rows, columns, held: VecDeque::new(), first: 0, raw }
     }
 

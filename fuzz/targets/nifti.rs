@@ -12,7 +12,7 @@ use vocoe_fuzz as fuzz;
 
 /// Deflate cannot compress better than this.
 const MAX_RATIO: usize = 1032;
-/// A voxel of one byte becomes a float, and with few slices is one three more times on its way, beside the byte itself.
+/// A voxel of one byte becomes a float, of which there are up to four copies where there are few slices, beside the byte itself.
 const FLOATS: usize = 4 * 4 + 1;
 /// Larger volumes are read, but not resampled: that is for speed alone.
 const SMALL: usize = 512;
