@@ -5,72 +5,53 @@
 //! vectors nor on threads.
 
 use super::operand::Operand;
-use super::rows::{Rows, row_stride};
-use super::tile::Target;
-use crate::simd::{Kernel, MAX_LANES, Vector, will_read};
-use engine::parallel;
+use super::rows::{Task, row_stride};
+use crate::simd::{MAX_LANES, Vector, will_read};
 use std::ops::Range;
 
 /// Outputs of a task: the widest tile's.
-const OUTPUTS: usize = 12 * MAX_LANES;
+pub const OUTPUTS: usize = 12 * MAX_LANES;
 /// Inputs of a part of a sum.
 const PART: usize = 128;
 /// Inputs further on whose weights memory is asked for: they lie too far apart for the CPU to foresee.
 const AHEAD: usize = 8;
 
-/// Writes the rows' pixels of the target, `n` values each.
-pub fn run<S: Operand>(rows: &Rows<S>, target: &mut [S]) {
-    let to = Target(target.as_mut_ptr());
-    parallel::run(rows.n.div_ceil(OUTPUTS), &|task| {
-        let outputs = task * OUTPUTS..rows.n.min((task + 1) * OUTPUTS);
-        S::dispatch(Task { all: rows, outputs, to });
-    });
-}
-
-struct Task<'a, S> {
-    all: &'a Rows<'a, S>,
-    outputs: Range<usize>,
-    to: Target<S>,
-}
-
-impl<S: Operand> Kernel for Task<'_, S> {
-    type Output = ();
-
+impl<S: Operand> Task<'_, S> {
+    /// # Safety
+    /// As for [`Vector`].
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    pub unsafe fn columns<V: Vector>(&self) {
         let mut rows = 0..self.all.pixels.len();
-        // SAFETY: `dispatch` gave the instruction set. Accumulators and operands fit 32 registers, or 16 of 8 lanes.
+        // SAFETY: the caller's instruction set. Accumulators and operands fit 32 registers, or 16 of 8 lanes.
         unsafe {
             if V::LANES == MAX_LANES {
-                self.all_rows::<V, 8, 2>(&mut rows);
-                self.all_rows::<V, 4, 6>(&mut rows);
-                self.all_rows::<V, 2, 12>(&mut rows);
-                self.all_rows::<V, 1, 12>(&mut rows);
+                self.columns_of::<V, 8, 2>(&mut rows);
+                self.columns_of::<V, 4, 6>(&mut rows);
+                self.columns_of::<V, 2, 12>(&mut rows);
+                self.columns_of::<V, 1, 12>(&mut rows);
             } else {
-                self.all_rows::<V, 4, 2>(&mut rows);
-                self.all_rows::<V, 1, 6>(&mut rows);
+                self.columns_of::<V, 4, 2>(&mut rows);
+                self.columns_of::<V, 1, 6>(&mut rows);
             }
         }
     }
-}
 
-impl<S: Operand> Task<'_, S> {
     /// All outputs of `rows`, M at a time, which are then taken off.
     ///
     /// # Safety
     /// As for [`Vector`].
     #[inline(always)]
-    unsafe fn all_rows<V: Vector, const M: usize, const NV: usize>(&self, rows: &mut Range<usize>) {
+    unsafe fn columns_of<V: Vector, const M: usize, const NV: usize>(&self, rows: &mut Range<usize>) {
         while rows.len() >= M {
             let mut output = self.outputs.start;
             // SAFETY: as for this function.
             unsafe {
                 while output + NV * V::LANES <= self.outputs.end {
-                    self.tile::<V, M, NV>(rows.start, output, V::LANES);
+                    self.column_tile::<V, M, NV>(rows.start, output, V::LANES);
                     output += NV * V::LANES;
                 }
                 while output < self.outputs.end {
-                    self.tile::<V, M, 1>(rows.start, output, V::LANES.min(self.outputs.end - output));
+                    self.column_tile::<V, M, 1>(rows.start, output, V::LANES.min(self.outputs.end - output));
                     output += V::LANES;
                 }
             }
@@ -83,7 +64,7 @@ impl<S: Operand> Task<'_, S> {
     /// # Safety
     /// As for [`Vector`]; there must be M rows, and as many outputs.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const M: usize, const NV: usize>(&self, row: usize, output: usize, n: usize) {
+    unsafe fn column_tile<V: Vector, const M: usize, const NV: usize>(&self, row: usize, output: usize, n: usize) {
         let all = self.all;
         // SAFETY: the weights have all outputs of all inputs; this task alone writes its outputs.
         unsafe {
@@ -113,7 +94,7 @@ impl<S: Operand> Task<'_, S> {
     /// A tile's sums over some inputs.
     ///
     /// # Safety
-    /// As for [`Task::tile`].
+    /// As for [`Task::column_tile`].
     #[inline(always)]
     unsafe fn part<V: Vector, const M: usize, const NV: usize>(
         &self,

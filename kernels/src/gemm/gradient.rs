@@ -83,25 +83,24 @@ impl<S: Operand> Gradient<'_, S> {
     pub fn run(&self, dw: &mut [f32]) {
         let cuts = self.cuts();
         let size = dw.len();
-        let mut copies = vec![0.0; (cuts.chunks - 1) * size];
         let mut turned = vec![0.0; if cuts.turned { size } else { 0 }];
         let first = if cuts.turned { &mut turned[..] } else { &mut *dw };
-        let mut targets = vec![Target(first.as_mut_ptr())];
-        targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
         let (tap_parts, output_parts) = (cuts.all_taps.div_ceil(cuts.taps), self.m.div_ceil(cuts.outputs));
-        parallel::run_with(cuts.chunks * tap_parts * output_parts, Scratch::default, |scratch, unit| {
-            let (chunk, t, o) = (unit / output_parts / tap_parts, unit / output_parts % tap_parts, unit % output_parts);
-            S::dispatch(Unit {
-                gradient: self,
-                cuts: &cuts,
-                rows: chunk * cuts.chunk..self.map.rows().min((chunk + 1) * cuts.chunk),
-                taps: t * cuts.taps..cuts.all_taps.min((t + 1) * cuts.taps),
-                outputs: o * cuts.outputs..self.m.min((o + 1) * cuts.outputs),
-                to: targets[chunk],
-                scratch,
+        sum_chunks(first, cuts.chunks, |targets| {
+            parallel::run_with(cuts.chunks * tap_parts * output_parts, Scratch::default, |scratch, unit| {
+                let (chunk, t, o) =
+                    (unit / output_parts / tap_parts, unit / output_parts % tap_parts, unit % output_parts);
+                S::dispatch(Unit {
+                    gradient: self,
+                    cuts: &cuts,
+                    rows: chunk * cuts.chunk..self.map.rows().min((chunk + 1) * cuts.chunk),
+                    taps: t * cuts.taps..cuts.all_taps.min((t + 1) * cuts.taps),
+                    outputs: o * cuts.outputs..self.m.min((o + 1) * cuts.outputs),
+                    to: targets[chunk],
+                    scratch,
+                });
             });
         });
-        add_copies(first, &copies);
         if cuts.turned {
             for (i, row) in dw.chunks_exact_mut(cuts.all_taps * cuts.n).enumerate() {
                 row.iter_mut().zip(turned[i..].iter().step_by(self.m)).for_each(|(to, &v)| *to = v);
@@ -118,11 +117,9 @@ impl<S: Operand> Gradient<'_, S> {
         let outputs = (UNIT_SIZE / n).min(self.m.div_ceil(parts)).next_multiple_of(FULL_TILE).min(self.m);
         let taps = (UNIT_SIZE / (outputs * n)).clamp(1, all_taps);
         let parts = all_taps.div_ceil(taps) * self.m.div_ceil(outputs);
-        let most = (COPIES_SIZE / (self.m * all_taps * n)).max(1);
-        let chunks = UNITS.div_ceil(parts).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
-        let chunk = rows.div_ceil(chunks);
+        let (chunks, chunk) = cut_rows(rows, parts, self.m * all_taps * n);
         let turned = n < FULL_TILE && n < self.m;
-        Cuts { chunks: rows.div_ceil(chunk), chunk, taps, outputs, all_taps, n, turned }
+        Cuts { chunks, chunk, taps, outputs, all_taps, n, turned }
     }
 
     fn copies_lines(&self) -> bool {
@@ -130,8 +127,26 @@ impl<S: Operand> Gradient<'_, S> {
     }
 }
 
+/// How many chunks rows are cut into, and rows of each, where a chunk makes `units` units and sums `size` elements.
+pub fn cut_rows(rows: usize, units: usize, size: usize) -> (usize, usize) {
+    let most = (COPIES_SIZE / size).max(1);
+    let chunks = UNITS.div_ceil(units).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
+    let chunk = rows.div_ceil(chunks);
+    (rows.div_ceil(chunk), chunk)
+}
+
+/// Has `sum` write a gradient for each chunk, the first to `dw`, and adds them.
+pub fn sum_chunks(dw: &mut [f32], chunks: usize, sum: impl FnOnce(&[Target<f32>])) {
+    let size = dw.len();
+    let mut copies = vec![0.0; (chunks - 1) * size];
+    let mut targets = vec![Target(dw.as_mut_ptr())];
+    targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
+    sum(&targets);
+    add_copies(dw, &copies);
+}
+
 /// Adds the copies to the first one, in order.
-pub fn add_copies(dw: &mut [f32], copies: &[f32]) {
+fn add_copies(dw: &mut [f32], copies: &[f32]) {
     const PART: usize = 4096;
     let size = dw.len();
     parallel::each(dw.chunks_mut(PART).enumerate(), |(i, to)| {

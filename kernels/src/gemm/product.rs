@@ -65,12 +65,7 @@ struct Plan<'a, S> {
     product: &'a Product<'a, S>,
     /// Columns of a panel.
     width: usize,
-    /// Rows of a block, and how many blocks there are.
-    block: usize,
-    blocks: usize,
-    /// Panels of a unit, and how many units share a block.
-    share: usize,
-    splits: usize,
+    cut: Cut,
     /// Whether it is the first to read its sources.
     leads: bool,
     steps: Vec<Step>,
@@ -113,15 +108,65 @@ pub fn run<S: Operand>(products: &[Product<S>], target: &mut [S]) -> Result<()> 
             }
         }
     }
-    let units = plans.iter().map(Plan::units).max().unwrap_or(0);
     let to = Target(target.as_mut_ptr());
-    parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
-        let (plan, unit) = (&plans[i % plans.len()], i / plans.len());
-        if unit < plan.units() {
-            S::dispatch(plan.unit(unit, to, scratch));
+    take_turns(
+        &plans,
+        |plan| plan.cut.units(),
+        Scratch::default,
+        |scratch, which, unit| {
+            S::dispatch(plans[which].unit(unit, to, scratch));
+        },
+    );
+    Ok(())
+}
+
+/// How a product's rows and panels are shared out: a unit is a block of rows and some panels.
+pub struct Cut {
+    rows: usize,
+    block: usize,
+    pub blocks: usize,
+    panels: usize,
+    /// Panels of a unit, and how many units share a block.
+    share: usize,
+    splits: usize,
+}
+
+impl Cut {
+    /// Blocks of whole `multiple`s of rows, `blocks` of them at most; units of `most` panels at most, and some for each thread.
+    pub fn new(rows: usize, blocks: usize, multiple: usize, panels: usize, most: usize) -> Cut {
+        let block = rows.div_ceil(blocks).next_multiple_of(multiple);
+        let blocks = rows.div_ceil(block);
+        let splits = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
+        let share = panels.div_ceil(splits).min(most);
+        Cut { rows, block, blocks, panels, share, splits: panels.div_ceil(share) }
+    }
+
+    pub fn units(&self) -> usize {
+        self.blocks * self.splits
+    }
+
+    /// Rows and panels of unit `i`.
+    pub fn unit(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        let (block, split) = (i / self.splits, i % self.splits);
+        let rows = block * self.block..self.rows.min((block + 1) * self.block);
+        (rows, split * self.share..self.panels.min((split + 1) * self.share))
+    }
+}
+
+/// `body(kept, which plan, which of its units)` for all of them: a unit of each plan, then the next of each.
+pub fn take_turns<P: Sync, S>(
+    plans: &[P],
+    units: impl Fn(&P) -> usize + Sync,
+    make: impl Fn() -> S + Sync,
+    body: impl Fn(&mut S, usize, usize) + Sync,
+) {
+    let most = plans.iter().map(&units).max().unwrap_or(0);
+    parallel::run_with(most * plans.len(), make, |kept, i| {
+        let (which, unit) = (i % plans.len(), i / plans.len());
+        if unit < units(&plans[which]) {
+            body(kept, which, unit);
         }
     });
-    Ok(())
 }
 
 impl<S: Operand> Product<'_, S> {
@@ -146,17 +191,11 @@ impl<S: Operand> Product<'_, S> {
         let (rows, width, few) = (self.map.rows(), pack::width(), self.has_few_rows());
         let panels = self.n.div_ceil(width);
         let blocks = if few { 1 } else { rows.div_ceil(BLOCK_ROWS) };
-        let block = rows.div_ceil(blocks).next_multiple_of(MAX_ROWS);
-        let blocks = rows.div_ceil(block);
-        let splits = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
-        let share = panels.div_ceil(splits).min(if few { 4 } else { panels });
+        let cut = Cut::new(rows, blocks, MAX_ROWS, panels, if few { 4 } else { panels });
         Plan {
             product: self,
             width,
-            block,
-            blocks,
-            share,
-            splits: panels.div_ceil(share),
+            cut,
             leads,
             steps: self.steps(),
             taps: self.taps(),
@@ -224,14 +263,8 @@ impl<S: Operand> Product<'_, S> {
 }
 
 impl<S> Plan<'_, S> {
-    fn units(&self) -> usize {
-        self.blocks * self.splits
-    }
-
     fn unit<'a>(&'a self, i: usize, to: Target<S>, scratch: &'a mut Scratch<S>) -> Unit<'a, 'a, S> {
-        let (block, split, product) = (i / self.splits, i % self.splits, self.product);
-        let rows = block * self.block..product.map.rows().min((block + 1) * self.block);
-        let panels = split * self.share..product.n.div_ceil(self.width).min((split + 1) * self.share);
+        let ((rows, panels), product) = (self.cut.unit(i), self.product);
         let next = product.map.distances(rows.start, rows.end).unwrap_or_default();
         let next = [next[0] * product.channels, next[1] * product.n];
         Unit { plan: self, rows, panels, next, to, scratch }

@@ -1,7 +1,9 @@
-//! A few rows times weights whose inputs lie side by side, as those of a linear layer do: every output is a dot product, and the
-//! weights are read once, from where they are; or weights whose outputs do, see [`super::columns`]. To pack them first, as for many rows, would take longer than the sums.
+//! A few rows times weights, which are read once, from where they are: to pack them first, as for many rows, would take longer than the
+//! sums. Where inputs lie side by side, as those of a linear layer do, every output is a dot product; where outputs do, see
+//! [`super::columns`].
 //!
-//! A sum runs in 16 lanes on every CPU, added by halves at its end: results depend neither on the width of vectors nor on threads.
+//! A dot product runs in 16 lanes on every CPU, added by halves at its end: results depend neither on the width of vectors nor on
+//! threads.
 
 use super::columns;
 use super::operand::Operand;
@@ -37,21 +39,24 @@ pub fn row_stride<S: Operand>(channels: usize) -> usize {
 impl<S: Operand> Rows<'_, S> {
     /// Writes the rows' pixels of the target, `n` values each.
     pub fn run(&self, target: &mut [S]) {
-        if self.steps[0] != 1 {
-            return columns::run(self, target);
-        }
         let to = Target(target.as_mut_ptr());
-        parallel::run(self.n.div_ceil(OUTPUTS), &|task| {
-            let outputs = task * OUTPUTS..self.n.min((task + 1) * OUTPUTS);
+        let share = if self.has_inputs_side_by_side() { OUTPUTS } else { columns::OUTPUTS };
+        parallel::run(self.n.div_ceil(share), &|task| {
+            let outputs = task * share..self.n.min((task + 1) * share);
             S::dispatch(Task { all: self, outputs, to });
         });
     }
+
+    fn has_inputs_side_by_side(&self) -> bool {
+        self.steps[0] == 1
+    }
 }
 
-struct Task<'a, S> {
-    all: &'a Rows<'a, S>,
-    outputs: Range<usize>,
-    to: Target<S>,
+/// Some outputs of all rows.
+pub struct Task<'a, S> {
+    pub all: &'a Rows<'a, S>,
+    pub outputs: Range<usize>,
+    pub to: Target<S>,
 }
 
 impl<S: Operand> Kernel for Task<'_, S> {
@@ -59,8 +64,18 @@ impl<S: Operand> Kernel for Task<'_, S> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        // SAFETY: `dispatch` gave the instruction set.
+        unsafe { if self.all.has_inputs_side_by_side() { self.dot_products::<V>() } else { self.columns::<V>() } }
+    }
+}
+
+impl<S: Operand> Task<'_, S> {
+    /// # Safety
+    /// As for [`Vector`].
+    #[inline(always)]
+    unsafe fn dot_products<V: Vector>(&self) {
         let mut rows = 0..self.all.pixels.len();
-        // SAFETY: `dispatch` gave the instruction set. Accumulators and operands fit 32 registers, or 16 of 8 lanes.
+        // SAFETY: the caller's instruction set. Accumulators and operands fit 32 registers, or 16 of 8 lanes.
         unsafe {
             if V::LANES == MAX_LANES {
                 self.all_rows::<V, 8, 2, 1>(&mut rows);
@@ -73,9 +88,7 @@ impl<S: Operand> Kernel for Task<'_, S> {
             }
         }
     }
-}
 
-impl<S: Operand> Task<'_, S> {
     /// All outputs of `rows`, M at a time, which are then taken off; P vectors make 16 lanes.
     ///
     /// # Safety
@@ -111,35 +124,20 @@ impl<S: Operand> Task<'_, S> {
         let whole = lanes / MAX_LANES * MAX_LANES;
         // SAFETY: a row, and the weights of an output, have `lanes` lanes; this task alone writes its outputs.
         unsafe {
-            // Loops rather than closures, in which what needs the instruction set is not inlined.
             let mut sums = [[[V::zero(); P]; N]; M];
             let x: [_; M] = std::array::from_fn(|i| all.source.as_ptr().add((row + i) * row_stride).cast::<f32>());
             let w: [_; N] = std::array::from_fn(|o| all.weight.as_ptr().add((j + o) * all.steps[1]).cast::<f32>());
             for k in (0..whole).step_by(MAX_LANES) {
                 for part in 0..P {
                     let at = k + part * V::LANES;
-                    let (mut xs, mut ws) = ([V::zero(); M], [V::zero(); N]);
-                    for i in 0..M {
-                        xs[i] = V::load(x[i].add(at));
-                    }
-                    for o in 0..N {
-                        ws[o] = V::load(w[o].add(at));
-                    }
-                    add::<S, V, M, N, P>(&mut sums, part, xs, ws);
+                    add::<S, V, M, N, P>(&mut sums, part, vectors(&x, at, V::LANES), vectors(&w, at, V::LANES));
                 }
             }
             if whole < lanes {
                 for part in 0..P {
                     let n = (lanes - whole).saturating_sub(part * V::LANES).min(V::LANES);
                     let at = (whole + part * V::LANES).min(lanes);
-                    let (mut xs, mut ws) = ([V::zero(); M], [V::zero(); N]);
-                    for i in 0..M {
-                        xs[i] = V::load_first(x[i].add(at), n);
-                    }
-                    for o in 0..N {
-                        ws[o] = V::load_first(w[o].add(at), n);
-                    }
-                    add::<S, V, M, N, P>(&mut sums, part, xs, ws);
+                    add::<S, V, M, N, P>(&mut sums, part, vectors(&x, at, n), vectors(&w, at, n));
                 }
             }
             for (sums, pixel) in sums.iter().zip(&all.pixels[row..]) {
@@ -150,6 +148,22 @@ impl<S: Operand> Task<'_, S> {
                 }
             }
         }
+    }
+}
+
+/// `n` lanes of each row from `at` on. A loop rather than a closure, in which what needs the instruction set is not inlined.
+///
+/// # Safety
+/// As for [`Vector`]; the rows must reach as far.
+#[inline(always)]
+unsafe fn vectors<V: Vector, const K: usize>(rows: &[*const f32; K], at: usize, n: usize) -> [V; K] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut vectors = [V::zero(); K];
+        for (vector, row) in vectors.iter_mut().zip(rows) {
+            *vector = if n == V::LANES { V::load(row.add(at)) } else { V::load_first(row.add(at), n) };
+        }
+        vectors
     }
 }
 

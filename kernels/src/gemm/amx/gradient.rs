@@ -6,7 +6,7 @@
 
 use super::gather::{Gathered, Part, Source};
 use super::tiles::{LANES, ROWS, Sum, Tiles, VALUES};
-use crate::gemm::gradient::{Gradient, add_copies};
+use crate::gemm::gradient::{Gradient, cut_rows, sum_chunks};
 use crate::gemm::map::Run;
 use crate::gemm::operand::Operand;
 use crate::gemm::tile::Target;
@@ -21,12 +21,6 @@ const FEW_ROWS: usize = 32;
 /// Most outputs of a unit, and elements of the gradient that it sums into.
 const UNIT_OUTPUTS: usize = 192;
 const UNIT_SIZE: usize = 64 * 1024;
-/// Units that there should be, for as many threads as there may be.
-const UNITS: usize = 64;
-/// Rows below which a chunk is not worth its copy.
-const CHUNK_ROWS: usize = 1024;
-/// Elements that all copies together may take.
-const COPIES_SIZE: usize = 16 << 20;
 
 /// How the work is cut: follows from the shapes alone.
 struct Cuts {
@@ -54,25 +48,24 @@ struct Scratch {
 /// Writes `dw`, `[m][taps][n]`.
 pub fn weight_gradient(gradient: &Gradient<bf16>, dw: &mut [f32]) {
     assert!(simd::has_tiles());
-    let (cuts, size) = (Cuts::new(gradient), dw.len());
-    let mut copies = vec![0.0; (cuts.chunks - 1) * size];
-    let mut targets = vec![Target(dw.as_mut_ptr())];
-    targets.extend(copies.chunks_mut(size).map(|copy| Target(copy.as_mut_ptr())));
+    let cuts = Cuts::new(gradient);
     let (part_units, output_units) = (cuts.parts.len().div_ceil(cuts.share), gradient.m.div_ceil(cuts.outputs));
-    parallel::run_with(cuts.chunks * part_units * output_units, Scratch::default, |scratch, unit| {
-        let (chunk, p, o) = (unit / output_units / part_units, unit / output_units % part_units, unit % output_units);
-        let unit = Unit {
-            gradient,
-            parts: &cuts.parts[p * cuts.share..cuts.parts.len().min((p + 1) * cuts.share)],
-            rows: chunk * cuts.chunk..gradient.map.rows().min((chunk + 1) * cuts.chunk),
-            outputs: o * cuts.outputs..gradient.m.min((o + 1) * cuts.outputs),
-            to: targets[chunk],
-            scratch,
-        };
-        // SAFETY: tiles are here.
-        unsafe { simd::dispatch_tiles(unit) }
+    sum_chunks(dw, cuts.chunks, |targets| {
+        parallel::run_with(cuts.chunks * part_units * output_units, Scratch::default, |scratch, unit| {
+            let (chunk, p, o) =
+                (unit / output_units / part_units, unit / output_units % part_units, unit % output_units);
+            let unit = Unit {
+                gradient,
+                parts: &cuts.parts[p * cuts.share..cuts.parts.len().min((p + 1) * cuts.share)],
+                rows: chunk * cuts.chunk..gradient.map.rows().min((chunk + 1) * cuts.chunk),
+                outputs: o * cuts.outputs..gradient.m.min((o + 1) * cuts.outputs),
+                to: targets[chunk],
+                scratch,
+            };
+            // SAFETY: tiles are here.
+            unsafe { simd::dispatch_tiles(unit) }
+        });
     });
-    add_copies(dw, &copies);
 }
 
 impl Cuts {
@@ -80,12 +73,10 @@ impl Cuts {
         let (rows, parts) = (g.map.rows(), Part::all(g.map, g.n));
         let outputs = g.m.div_ceil(g.m.div_ceil(UNIT_OUTPUTS)).next_multiple_of(ROWS);
         let largest = parts.iter().map(Part::values).max().unwrap_or(1);
-        let share = (UNIT_SIZE / (outputs * largest)).clamp(1, parts.len().max(1));
+        let share = (UNIT_SIZE / (outputs * largest)).clamp(1, parts.len());
         let units = parts.len().div_ceil(share) * g.m.div_ceil(outputs);
-        let most = (COPIES_SIZE / (g.m * g.map.taps() * g.n).max(1)).max(1);
-        let chunks = UNITS.div_ceil(units.max(1)).min(rows.div_ceil(CHUNK_ROWS)).min(most).max(1);
-        let chunk = rows.div_ceil(chunks);
-        Cuts { chunks: rows.div_ceil(chunk), chunk, share, outputs, parts }
+        let (chunks, chunk) = cut_rows(rows, units, g.m * g.map.taps() * g.n);
+        Cuts { chunks, chunk, share, outputs, parts }
     }
 }
 

@@ -8,7 +8,7 @@ use super::gather::{Gathered, Part, Source};
 use super::tiles::{LANES, ROWS, Sum, Tiles};
 use crate::gemm::map::Run;
 use crate::gemm::pack::Packing;
-use crate::gemm::product::Product;
+use crate::gemm::product::{Cut, Product, take_turns};
 use crate::gemm::tile::Target;
 use crate::simd::{self, Kernel, Lane, Vector};
 use engine::{DType, Device, Result, Tensor, bf16, parallel};
@@ -26,12 +26,7 @@ const UNIT_PANELS: usize = 12;
 /// How a product is computed.
 struct Plan<'a> {
     product: &'a Product<'a, bf16>,
-    /// Rows of a block, and how many blocks there are.
-    block: usize,
-    blocks: usize,
-    /// Panels of a unit, and how many units share a block.
-    share: usize,
-    splits: usize,
+    cut: Cut,
     parts: Vec<Part>,
     /// Where each part's weights begin in a panel's, in lanes of all columns, and where the last one's end.
     starts: Vec<usize>,
@@ -62,26 +57,23 @@ pub fn run(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
     }
     let packed = plans.iter().map(Plan::pack).collect::<Result<Vec<_>>>()?;
     let packed = packed.iter().map(|p| p.as_ref().map(Tensor::as_slice).transpose()).collect::<Result<Vec<_>>>()?;
-    let units = plans.iter().map(Plan::units).max().unwrap_or(0);
     let to = Target(target.as_mut_ptr());
-    parallel::run_with(units * plans.len(), Scratch::default, |scratch, i| {
-        let (which, unit) = (i % plans.len(), i / plans.len());
-        if unit < plans[which].units() {
+    take_turns(
+        &plans,
+        |plan| plan.cut.units(),
+        Scratch::default,
+        |scratch, which, unit| {
             // SAFETY: tiles are here.
             unsafe { simd::dispatch_tiles(plans[which].unit(unit, packed[which], to, scratch)) }
-        }
-    });
+        },
+    );
     Ok(())
 }
 
 impl<'a> Plan<'a> {
     fn new(product: &'a Product<'a, bf16>) -> Plan<'a> {
         let (rows, panels) = (product.map.rows(), product.n.div_ceil(WIDTH));
-        let blocks = rows.div_ceil(BLOCK_ROWS);
-        let block = rows.div_ceil(blocks).next_multiple_of(2 * ROWS);
-        let blocks = rows.div_ceil(block);
-        let splits = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
-        let share = panels.div_ceil(splits).min(UNIT_PANELS);
+        let cut = Cut::new(rows, rows.div_ceil(BLOCK_ROWS), 2 * ROWS, panels, UNIT_PANELS);
         let parts = Part::all(product.map, product.channels);
         let mut starts = vec![0];
         starts.extend(parts.iter().scan(0, |end, part| {
@@ -90,12 +82,7 @@ impl<'a> Plan<'a> {
         }));
         let start = product.bias.map_or(vec![0.0; product.n], <[f32]>::to_vec);
         let taps = product.taps();
-        let splits = panels.div_ceil(share);
-        Plan { product, block, blocks, share, splits, parts, starts, taps, start }
-    }
-
-    fn units(&self) -> usize {
-        self.blocks * self.splits
+        Plan { product, cut, parts, starts, taps, start }
     }
 
     /// Lanes of a panel.
@@ -105,7 +92,7 @@ impl<'a> Plan<'a> {
 
     /// For each panel, the lanes of its parts, where there are several blocks to use them: otherwise units pack their own.
     fn pack(&self) -> Result<Option<Tensor>> {
-        if self.blocks == 1 {
+        if self.cut.blocks == 1 {
             return Ok(None);
         }
         let (parts, panels) = (self.parts.len(), self.product.n.div_ceil(WIDTH));
@@ -131,9 +118,7 @@ impl<'a> Plan<'a> {
     }
 
     fn unit<'b>(&'b self, i: usize, packed: Option<&'b [f32]>, to: Target<bf16>, scratch: &'b mut Scratch) -> Unit<'b> {
-        let (block, split, product) = (i / self.splits, i % self.splits, self.product);
-        let rows = block * self.block..product.map.rows().min((block + 1) * self.block);
-        let panels = split * self.share..product.n.div_ceil(WIDTH).min((split + 1) * self.share);
+        let (rows, panels) = self.cut.unit(i);
         Unit { plan: self, packed, rows, panels, to, scratch }
     }
 }
