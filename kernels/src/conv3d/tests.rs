@@ -48,10 +48,23 @@ fn few_outputs() -> Vec<([usize; 5], [usize; 5], Params)> {
     ]
 }
 
+/// Enough channels and pixels for Winograd's tiles: odd planes, tiles and blocks that edges cut, one to three taps along D, paddings of
+/// none to two, more channels than a step and more outputs than a panel.
+fn tiles() -> Vec<([usize; 5], [usize; 5], Params)> {
+    let p = |padding| Params { stride: [1; 3], padding };
+    vec![
+        ([2, 9, 19, 21, 24], [29, 3, 3, 3, 24], p([1; 3])),
+        ([1, 17, 33, 16, 25], [24, 1, 3, 3, 25], p([0, 1, 1])),
+        ([1, 11, 20, 23, 30], [24, 2, 3, 3, 30], p([1, 0, 2])),
+        ([1, 4, 18, 17, 50], [70, 3, 3, 3, 50], p([1; 3])),
+        ([1, 3, 18, 20, 200], [24, 3, 3, 3, 200], p([2, 1, 1])),
+    ]
+}
+
 #[test]
 fn all_three_match_their_definitions() {
     memory::check(true);
-    for (x_dims, w_dims, p) in shapes().into_iter().chain(few_outputs()) {
+    for (x_dims, w_dims, p) in shapes().into_iter().chain(few_outputs()).chain(tiles()) {
         let (x, w) = (values(&x_dims, 1), values(&w_dims, 2));
         let bias = values(&w_dims[..1], 3);
         let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);

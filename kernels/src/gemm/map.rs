@@ -51,6 +51,18 @@ pub struct Piece {
     pub after: usize,
 }
 
+/// A map whose rows are all pixels of the target and whose taps are neighbours in the source, see [`Map::neighbours`]; sizes are
+/// `[D, H, W]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Neighbours {
+    pub batch: usize,
+    pub target: [usize; 3],
+    pub source: [usize; 3],
+    pub taps: [usize; 3],
+    /// Where row 0 meets the source under the first tap.
+    pub offset: [isize; 3],
+}
+
 /// Rows of a product (pixels of the target, in order n, d, h, w) and the source pixels they meet under each tap.
 ///
 /// A convolution is one map from output to input pixels. The gradient of its input is `stride^3` maps, one for each residue of
@@ -166,6 +178,22 @@ impl Map {
 
     pub fn rows(&self) -> usize {
         self.batch * self.axes.iter().map(|a| a.rows).product::<usize>()
+    }
+
+    /// The map of a convolution with stride 1, or of the gradient of its input.
+    pub fn neighbours(&self) -> Option<Neighbours> {
+        let dense = |a: &Axis| {
+            let neighbours = a.taps.windows(2).all(|pair| pair[1].offset == pair[0].offset + 1);
+            a.step == 1 && a.stride == 1 && a.rows == a.target && !a.taps.is_empty() && neighbours
+        };
+        let each = |of: fn(&Axis) -> usize| [0, 1, 2].map(|a| of(&self.axes[a]));
+        self.axes.iter().all(dense).then(|| Neighbours {
+            batch: self.batch,
+            target: each(|a| a.rows),
+            source: each(|a| a.source),
+            taps: each(|a| a.taps.len()),
+            offset: [0, 1, 2].map(|a| self.axes[a].taps[0].offset),
+        })
     }
 
     /// Rows in a line along W.

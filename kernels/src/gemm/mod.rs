@@ -17,6 +17,7 @@ mod rows;
 #[cfg(test)]
 pub mod testing;
 mod tile;
+mod winograd;
 
 #[cfg(target_arch = "x86_64")]
 pub use amx::multiply_tiles;
@@ -48,7 +49,7 @@ pub fn multiply(
     target: &mut Tensor,
 ) -> Result<()> {
     match source.dtype() {
-        DType::F32 => multiply_lanes::<f32>(along_w::run, maps, source, weight, bias, target),
+        DType::F32 => multiply_lanes::<f32>(winograd::run, maps, source, weight, bias, target),
         #[cfg(target_arch = "x86_64")]
         DType::BF16 if amx::suits(maps, source.channels()) => {
             multiply_lanes::<bf16>(amx::run, maps, source, weight, bias, target)
@@ -92,7 +93,11 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
     let (m, n) = (y.channels(), x.channels());
     match y.dtype() {
         DType::F32 => {
-            Gradient::<f32> { map, y: y.as_slice()?, m, x: x.as_slice()?, n }.run(target.as_mut_slice()?);
+            let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);
+            match winograd::for_gradient(map, n, m) {
+                Some(tiles) => winograd::weight_gradient(&gradient, &tiles, dw),
+                None => gradient.run(dw),
+            }
         }
         DType::BF16 => {
             let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);

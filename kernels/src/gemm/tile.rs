@@ -208,22 +208,19 @@ impl Outer {
         // SAFETY: the parts cover each of the places once; accumulators and operands fit the registers.
         unsafe {
             while j < self.x.values {
-                let left = self.x.values - j;
-                if V::LANES == 16 && left >= 48 {
-                    self.columns::<S, V, 8, 3, true>(j, 48);
-                    j += 48;
-                } else if left >= 2 * V::LANES {
-                    if V::LANES == 16 {
-                        self.columns::<S, V, 8, 2, true>(j, 2 * V::LANES);
-                    } else {
-                        self.columns::<S, V, 6, 2, true>(j, 2 * V::LANES);
-                    }
-                    j += 2 * V::LANES;
-                } else {
-                    let n = left.min(V::LANES);
-                    self.columns::<S, V, 8, 1, false>(j, n);
-                    j += n;
+                let most = if V::LANES == 16 { 3 } else { 2 };
+                let vectors = (self.x.values - j).div_ceil(V::LANES).min(most);
+                let n = (self.x.values - j).min(vectors * V::LANES);
+                match (vectors, V::LANES, n == vectors * V::LANES) {
+                    (1, _, _) => self.columns::<S, V, 12, 1, false>(j, n),
+                    (2, 16, true) => self.columns::<S, V, 8, 2, true>(j, n),
+                    (2, 16, false) => self.columns::<S, V, 8, 2, false>(j, n),
+                    (3, 16, true) => self.columns::<S, V, 8, 3, true>(j, n),
+                    (3, 16, false) => self.columns::<S, V, 8, 3, false>(j, n),
+                    (_, _, true) => self.columns::<S, V, 6, 2, true>(j, n),
+                    (_, _, false) => self.columns::<S, V, 6, 2, false>(j, n),
                 }
+                j += n;
             }
         }
     }
@@ -249,6 +246,10 @@ impl Outer {
             while i + M <= self.y.values {
                 self.tile::<S, V, M, NV, FULL>(i, j, n);
                 i += M;
+            }
+            if M > 8 && i + 8 <= self.y.values {
+                self.tile::<S, V, 8, NV, FULL>(i, j, n);
+                i += 8;
             }
             if i + 4 <= self.y.values {
                 self.tile::<S, V, 4, NV, FULL>(i, j, n);
@@ -280,7 +281,7 @@ impl Outer {
                 let mut right = [V::zero(); NV];
                 for (j, right) in right.iter_mut().enumerate() {
                     let x = x.add(j * V::LANES);
-                    *right = if FULL { V::load(x) } else { V::load_first(x, n) };
+                    *right = if FULL { V::load(x) } else { V::load_first(x, n - j * V::LANES) };
                 }
                 for (i, sum) in sum.iter_mut().enumerate() {
                     let left = V::splat(*y.add(i));
@@ -292,11 +293,12 @@ impl Outer {
             for (i, sum) in sum.iter().enumerate() {
                 for (j, sum) in sum.iter().enumerate() {
                     let c = self.c.add((i0 + i) * self.c_step + j0 + j * V::LANES);
+                    let left = n - j * V::LANES;
                     match (FULL, self.add) {
                         (true, true) => V::load(c).add(*sum).store(c),
                         (true, false) => sum.store(c),
-                        (false, true) => V::load_first(c, n).add(*sum).store_first(c, n),
-                        (false, false) => sum.store_first(c, n),
+                        (false, true) => V::load_first(c, left).add(*sum).store_first(c, left),
+                        (false, false) => sum.store_first(c, left),
                     }
                 }
             }

@@ -1,0 +1,210 @@
+//! Rows times weights: a unit is a block of tiles, and all outputs.
+
+use super::super::along_w;
+use super::super::pack::{self, Packing};
+use super::super::product::Product;
+use super::super::tile::{Ahead, MAX_ROWS, Strip, Target};
+use super::tiles::{Block, SOURCE_SIDE, Tiles};
+use super::transform::{FROM_TAPS, Positions, TAPS, from_source, to_target};
+use super::{POSITIONS, for_product};
+use crate::simd::{Kernel, MAX_LANES, Vector, dispatch};
+use engine::{DType, Device, Result, Tensor, parallel};
+
+/// Most lanes of a step, see [`super::super::product`].
+const STEP_LANES: usize = 192;
+
+/// Writes the target pixels that the rows of all products name: by tiles those that suit, and the others.
+pub fn run(products: &[Product<f32>], target: &mut [f32]) -> Result<()> {
+    let mut others = Vec::new();
+    for product in products {
+        match for_product(product.map, product.channels, product.n) {
+            Some(tiles) => Plan::new(product, tiles)?.run(target)?,
+            None => others.push(*product),
+        }
+    }
+    along_w::run(&others, target)
+}
+
+struct Plan<'a> {
+    product: &'a Product<'a, f32>,
+    tiles: Tiles,
+    /// Columns of a panel.
+    width: usize,
+    /// `[panels, POSITIONS, depth, channels, width]`.
+    weights: Tensor,
+    zeros: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(product: &'a Product<'a, f32>, tiles: Tiles) -> Result<Self> {
+        let width = pack::width().min(product.n.next_multiple_of(MAX_LANES));
+        let taps = product.taps();
+        let packing = Packing {
+            weight: &product.weight,
+            n: product.n,
+            width,
+            taps: &taps,
+            channels: 0..product.channels,
+            joined: 1,
+        };
+        let weights = transform(&packing.all()?, tiles.depth, product.channels * width)?;
+        let mut bias = product.bias.map_or(vec![], <[f32]>::to_vec);
+        bias.resize(product.n + MAX_LANES, 0.0);
+        Ok(Plan { product, tiles, width, weights, zeros: vec![0.0; width], bias })
+    }
+
+    fn run(&self, target: &mut [f32]) -> Result<()> {
+        let (to, weights) = (Target(target.as_mut_ptr()), self.weights.as_slice()?);
+        parallel::run_with(self.tiles.blocks(), Scratch::default, |scratch, i| {
+            dispatch(Unit { plan: self, block: self.tiles.block(i), weights, to, scratch });
+        });
+        Ok(())
+    }
+}
+
+/// `G w Gᵀ` of packed weights: `[panels, depth, TAPS, TAPS, size]` to `[panels, POSITIONS, depth, size]`.
+fn transform(packed: &Tensor, depth: usize, size: usize) -> Result<Tensor> {
+    let packed = packed.as_slice::<f32>()?;
+    let panels = packed.len() / (depth * TAPS * TAPS * size);
+    let mut weights = Tensor::empty(&[panels * POSITIONS * depth * size], DType::F32, Device::Cpu)?;
+    parallel::each(weights.as_mut_slice()?.chunks_mut(size).enumerate(), |(i, to)| {
+        let (d, position, panel) = (i % depth, i / depth % POSITIONS, i / depth / POSITIONS);
+        let from = &packed[(panel * depth + d) * TAPS * TAPS * size..][..TAPS * TAPS * size];
+        dispatch(Taps { from, position, to });
+    });
+    Ok(weights)
+}
+
+/// One position of the weights of one tap along D: `[TAPS, TAPS, size]` to `[size]`.
+struct Taps<'a> {
+    from: &'a [f32],
+    position: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Taps<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (h, w) = (FROM_TAPS[self.position / SOURCE_SIDE], FROM_TAPS[self.position % SOURCE_SIDE]);
+        self.to.fill(0.0);
+        for (i, from) in self.from.chunks_exact(self.to.len()).enumerate() {
+            let factor = h[i / TAPS] * w[i % TAPS];
+            if factor != 0.0 {
+                for (to, from) in self.to.iter_mut().zip(from) {
+                    *to += factor * from;
+                }
+            }
+        }
+    }
+}
+
+/// What a thread reuses from unit to unit.
+#[derive(Default)]
+struct Scratch {
+    source: Positions,
+    sums: Positions,
+    a: Vec<*const f32>,
+    c: Vec<*mut f32>,
+}
+
+struct Unit<'a> {
+    plan: &'a Plan<'a>,
+    block: Block,
+    weights: &'a [f32],
+    to: Target<f32>,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Unit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let Plan { product: p, tiles, .. } = self.plan;
+        self.list();
+        from_source::<V>(tiles, &self.block, 0..SOURCE_SIDE, p.source, &mut self.scratch.source);
+        let rows = self.block.planes() * self.block.tiles();
+        for position in 0..POSITIONS {
+            for panel in 0..p.n.div_ceil(self.plan.width) {
+                for step in self.steps() {
+                    let strip = self.strip(position, panel, step);
+                    // SAFETY: `list` made both lists MAX_ROWS - 1 longer than the rows, and panels are `width` wide.
+                    unsafe { strip.run::<V>(rows) }
+                }
+            }
+        }
+        to_target::<V>(tiles, &self.block, &self.scratch.sums, &self.plan.bias, self.to);
+    }
+}
+
+/// Part of the sum: taps along D, and channels of each.
+#[derive(Clone, Copy)]
+struct Step {
+    tap: usize,
+    taps: usize,
+    channel: usize,
+    channels: usize,
+}
+
+impl Unit<'_> {
+    /// Makes room, and lists the rows of the first position: those of the source in all planes, and those of the sums. Lists end in
+    /// rows that do not count.
+    fn list(&mut self) {
+        let Plan { product: p, tiles, .. } = self.plan;
+        let [most, most_sources] = tiles.most_rows();
+        let s = &mut *self.scratch;
+        s.source.resize(POSITIONS, most_sources, p.channels);
+        s.sums.resize(POSITIONS, most + 1, p.n);
+        let (planes, tiles_in_plane) = (self.block.planes(), self.block.tiles());
+        let (rows, sources) = (planes * tiles_in_plane, (planes + tiles.depth - 1) * tiles_in_plane);
+        s.a.clear();
+        s.a.extend((0..sources).map(|row| s.source.row(0, row)));
+        s.a.resize(sources + MAX_ROWS - 1, s.source.row(0, 0));
+        s.c.clear();
+        for row in 0..rows {
+            s.c.push(s.sums.row_mut(0, row));
+        }
+        s.c.resize(rows + MAX_ROWS - 1, s.sums.row_mut(0, most));
+    }
+
+    /// All taps at once where they have few channels, otherwise one by one, in parts of their channels.
+    fn steps(&self) -> impl Iterator<Item = Step> + use<> {
+        let (depth, channels) = (self.plan.tiles.depth, self.plan.product.channels);
+        let taps = (STEP_LANES / channels).clamp(1, depth);
+        let part = channels.div_ceil(channels.div_ceil(STEP_LANES));
+        (0..depth).step_by(taps).flat_map(move |tap| {
+            (0..channels).step_by(part).map(move |channel| Step {
+                tap,
+                taps: taps.min(depth - tap),
+                channel,
+                channels: part.min(channels - channel),
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn strip(&self, position: usize, panel: usize, step: Step) -> Strip<f32> {
+        let (plan, s) = (self.plan, &*self.scratch);
+        let (p, depth, width) = (plan.product, plan.tiles.depth, plan.width);
+        let tap = (panel * POSITIONS + position) * depth + step.tap;
+        let b = &self.weights[(tap * p.channels + step.channel) * width..];
+        let tiles = self.block.tiles();
+        Strip {
+            a: s.a[step.tap * tiles..].as_ptr(),
+            a_step: tiles,
+            taps: step.taps,
+            k0: position * s.source.step() + step.channel,
+            channels: step.channels,
+            b: b.as_ptr(),
+            width,
+            c: s.c.as_ptr(),
+            start: (step.tap == 0 && step.channel == 0).then_some(plan.zeros.as_ptr()),
+            col: position * s.sums.step() + panel * width,
+            n: width.min(p.n - panel * width),
+            ahead: Ahead::default(),
+        }
+    }
+}
