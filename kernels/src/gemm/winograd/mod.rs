@@ -23,12 +23,11 @@ use tiles::Tiles;
 
 /// Positions of a tile.
 const POSITIONS: usize = 16;
-/// Channels on either side from which there is more to save than it costs to go to the positions and back. With fewer, products that run
-/// along W are as fast and more exact.
-const FEWEST_CHANNELS: usize = 24;
-/// Tiles from which a product, and a gradient, saves more than it costs to take the weights to the positions, or back.
-const PRODUCT_TILES: usize = 256;
-const GRADIENT_TILES: usize = 1024;
+/// Channels on either side from which the multiplications that are saved outweigh the way to the positions and back, and rounding: with
+/// 12, products that run along W are as fast.
+const FEWEST_CHANNELS: usize = 48;
+/// Tiles from which it pays to take the weights to the positions, and gradients back.
+const FEWEST_TILES: usize = 1024;
 /// Most values of the weights at all positions: a third-level cache holds so many, and there may be enough copies of a gradient to keep
 /// many threads busy.
 const MOST_WEIGHTS: usize = 2 << 20;
@@ -39,18 +38,18 @@ const GRADIENT_BLOCK: usize = 16;
 
 /// The tiles of a product that is faster by them.
 fn for_product(map: &Map, channels: usize, n: usize) -> Option<Tiles> {
-    Tiles::of(map, PRODUCT_BLOCK).filter(|tiles| tiles.count() >= PRODUCT_TILES && saves(tiles, map, channels, n))
+    Tiles::of(map, PRODUCT_BLOCK).filter(|tiles| saves(tiles, map, channels, n))
 }
 
 /// The tiles of a weight's gradient that is faster by them.
 pub fn for_gradient(map: &Map, m: usize, n: usize) -> Option<Tiles> {
-    Tiles::of(map, GRADIENT_BLOCK).filter(|tiles| tiles.count() >= GRADIENT_TILES && saves(tiles, map, m, n))
+    Tiles::of(map, GRADIENT_BLOCK).filter(|tiles| saves(tiles, map, m, n))
 }
 
-/// Whether there are enough channels, not too many, and few pixels of tiles outside.
+/// Whether there are enough channels and tiles, not too many weights, and few pixels of tiles outside.
 fn saves(tiles: &Tiles, map: &Map, channels: usize, n: usize) -> bool {
     let channels_suit = channels.min(n) >= FEWEST_CHANNELS && POSITIONS * tiles.depth * channels * n <= MOST_WEIGHTS;
-    channels_suit && 3 * tiles.count() <= map.rows()
+    channels_suit && tiles.count() >= FEWEST_TILES && 3 * tiles.count() <= map.rows()
 }
 
 #[cfg(test)]
@@ -58,24 +57,25 @@ mod tests {
     use super::super::map::Geometry;
     use super::*;
 
-    /// Whether a product and a gradient with 3 x 3 taps along H and W would be by tiles.
-    fn by_tiles(output: [usize; 3], depth: usize, stride: usize, [channels, n]: [usize; 2]) -> [bool; 2] {
+    /// Whether a convolution with 3 x 3 taps along H and W is by tiles.
+    fn by_tiles(output: [usize; 3], depth: usize, stride: usize, [channels, n]: [usize; 2]) -> bool {
         let kernel = [depth, 3, 3];
         let input = [0, 1, 2].map(|a| (output[a] - 1) * stride + kernel[a] - 2 * usize::from(a > 0));
         let (stride, padding) = ([1, stride, stride], [0, 1, 1]);
         let map = Map::convolution(&Geometry { batch: 1, input, output, kernel, stride, padding });
-        [for_product(&map, channels, n).is_some(), for_gradient(&map, n, channels).is_some()]
+        let both = [for_product(&map, channels, n).is_some(), for_gradient(&map, n, channels).is_some()];
+        assert_eq!(both[0], both[1]);
+        both[0]
     }
 
     #[test]
     fn what_is_by_tiles() {
-        assert_eq!(by_tiles([16; 3], 3, 1, [24, 24]), [true, true]);
-        assert_eq!(by_tiles([17, 15, 19], 1, 1, [48, 30]), [true, true], "odd");
-        assert_eq!(by_tiles([8, 12, 12], 3, 1, [96, 96]), [true, false], "a gradient needs more");
-        assert_eq!(by_tiles([4; 3], 3, 1, [384, 384]), [false, false], "small");
-        assert_eq!(by_tiles([16; 3], 3, 1, [384, 384]), [false, false], "many channels");
-        assert_eq!(by_tiles([64; 3], 3, 1, [12, 48]), [false, false], "few channels");
-        assert_eq!(by_tiles([64, 1, 64], 3, 1, [48, 48]), [false, false], "half of the tiles outside");
-        assert_eq!(by_tiles([16; 3], 1, 2, [48, 48]), [false, false], "a stride");
+        assert!(by_tiles([16; 3], 3, 1, [48, 48]));
+        assert!(by_tiles([17, 15, 19], 1, 1, [70, 50]), "odd");
+        assert!(!by_tiles([8; 3], 3, 1, [192, 192]), "small");
+        assert!(!by_tiles([16; 3], 3, 1, [384, 384]), "many channels");
+        assert!(!by_tiles([64; 3], 3, 1, [24, 48]), "few channels");
+        assert!(!by_tiles([64, 1, 64], 3, 1, [48, 48]), "half of the tiles outside");
+        assert!(!by_tiles([16; 3], 1, 2, [48, 48]), "a stride");
     }
 }
