@@ -257,7 +257,7 @@ impl<S: Operand> Product<'_, S> {
         step.taps.len() / self.joined() * S::lanes(self.joined() * step.channels.len())
     }
 
-    fn packing<'b>(&'b self, width: usize, taps: &'b [usize], channels: Range<usize>) -> Packing<'b, S> {
+    pub fn packing<'b>(&'b self, width: usize, taps: &'b [usize], channels: Range<usize>) -> Packing<'b, S> {
         Packing { weight: &self.weight, n: self.n, width, taps, channels, joined: self.joined() }
     }
 }

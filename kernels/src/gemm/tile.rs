@@ -57,8 +57,7 @@ impl<S: Operand> Strip<S> {
     pub unsafe fn run<V: Vector>(self, rows: usize) {
         let mut strip = self;
         while strip.n > 0 {
-            let most = if V::LANES == 16 { 3 } else { 2 };
-            let vectors = strip.n.div_ceil(V::LANES).min(most);
+            let vectors = vectors::<V>(strip.n);
             let n = strip.n.min(vectors * V::LANES);
             let part = Strip { n, ..strip };
             // SAFETY: as for this function; the accumulators and operands fit 16 registers, or 32 with 16 lanes.
@@ -174,6 +173,12 @@ unsafe fn add_lane<S: Operand, V: Vector, const M: usize, const NV: usize>(
     }
 }
 
+/// Vectors of the widest tile for so many values that are left.
+#[inline(always)]
+fn vectors<V: Vector>(values: usize) -> usize {
+    values.div_ceil(V::LANES).min(if V::LANES == 16 { 3 } else { 2 })
+}
+
 /// One side of a sum over rows.
 #[derive(Clone, Copy)]
 pub struct Factor {
@@ -208,8 +213,7 @@ impl Outer {
         // SAFETY: the parts cover each of the places once; accumulators and operands fit the registers.
         unsafe {
             while j < self.x.values {
-                let most = if V::LANES == 16 { 3 } else { 2 };
-                let vectors = (self.x.values - j).div_ceil(V::LANES).min(most);
+                let vectors = vectors::<V>(self.x.values - j);
                 let n = (self.x.values - j).min(vectors * V::LANES);
                 match (vectors, V::LANES, n == vectors * V::LANES) {
                     (1, _, _) => self.columns::<S, V, 12, 1, false>(j, n),

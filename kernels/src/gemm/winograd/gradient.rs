@@ -6,7 +6,7 @@ use super::super::gradient::{Gradient, cut_rows, sum_chunks};
 use super::super::tile::{Factor, Outer, Target};
 use super::POSITIONS;
 use super::tiles::{SOURCE_SIDE, Tiles};
-use super::transform::{FROM_TAPS, Positions, TAPS, from_gradient, from_source};
+use super::transform::{Positions, TAPS, from_gradient, from_source, tap_factor};
 use crate::simd::{Kernel, Vector, dispatch};
 use engine::parallel;
 use std::ops::Range;
@@ -106,9 +106,9 @@ impl Kernel for Taps<'_> {
     fn run<V: Vector>(self) {
         self.dw.fill(0.0);
         for (i, dw) in self.dw.chunks_exact_mut(self.n).enumerate() {
-            let (d, h, w) = (i / TAPS / TAPS, i / TAPS % TAPS, i % TAPS);
+            let (d, tap) = (i / (TAPS * TAPS), i % (TAPS * TAPS));
             for position in 0..POSITIONS {
-                let factor = FROM_TAPS[position / SOURCE_SIDE][h] * FROM_TAPS[position % SOURCE_SIDE][w];
+                let factor = tap_factor(position, tap);
                 if factor != 0.0 {
                     for (dw, sum) in dw.iter_mut().zip(&self.sums[(position * self.depth + d) * self.step..]) {
                         *dw += factor * sum;

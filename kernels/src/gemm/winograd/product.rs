@@ -1,11 +1,11 @@
 //! Rows times weights: a unit is a block of tiles, and all outputs.
 
 use super::super::along_w;
-use super::super::pack::{self, Packing};
+use super::super::pack;
 use super::super::product::Product;
 use super::super::tile::{Ahead, MAX_ROWS, Strip, Target};
 use super::tiles::{Block, SOURCE_SIDE, Tiles};
-use super::transform::{FROM_TAPS, Positions, TAPS, from_source, to_target};
+use super::transform::{Positions, TAPS, from_source, tap_factor, to_target};
 use super::{POSITIONS, for_product};
 use crate::simd::{Kernel, MAX_LANES, Vector, dispatch};
 use engine::{DType, Device, Result, Tensor, parallel};
@@ -38,17 +38,9 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(product: &'a Product<'a, f32>, tiles: Tiles) -> Result<Self> {
-        let width = pack::width().min(product.n.next_multiple_of(MAX_LANES));
-        let taps = product.taps();
-        let packing = Packing {
-            weight: &product.weight,
-            n: product.n,
-            width,
-            taps: &taps,
-            channels: 0..product.channels,
-            joined: 1,
-        };
-        let weights = transform(&packing.all()?, tiles.depth, product.channels * width)?;
+        let width = pack::width();
+        let packed = product.packing(width, &product.taps(), 0..product.channels).all()?;
+        let weights = transform(&packed, tiles.depth, product.channels * width)?;
         let mut bias = product.bias.map_or(vec![], <[f32]>::to_vec);
         bias.resize(product.n + MAX_LANES, 0.0);
         Ok(Plan { product, tiles, width, weights, zeros: vec![0.0; width], bias })
@@ -88,10 +80,9 @@ impl Kernel for Taps<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (h, w) = (FROM_TAPS[self.position / SOURCE_SIDE], FROM_TAPS[self.position % SOURCE_SIDE]);
         self.to.fill(0.0);
-        for (i, from) in self.from.chunks_exact(self.to.len()).enumerate() {
-            let factor = h[i / TAPS] * w[i % TAPS];
+        for (tap, from) in self.from.chunks_exact(self.to.len()).enumerate() {
+            let factor = tap_factor(self.position, tap);
             if factor != 0.0 {
                 for (to, from) in self.to.iter_mut().zip(from) {
                     *to += factor * from;

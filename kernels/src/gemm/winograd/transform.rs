@@ -12,7 +12,12 @@ const CACHE_LINE: usize = 64;
 pub const TAPS: usize = 3;
 
 /// `G`: taps to positions.
-pub const FROM_TAPS: [[f32; TAPS]; SOURCE_SIDE] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+const FROM_TAPS: [[f32; TAPS]; SOURCE_SIDE] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+
+/// What a tap of the 3 x 3 counts for at a position, in `G w Gᵀ`, and the position for the tap, in `Gᵀ sums G`.
+pub fn tap_factor(position: usize, tap: usize) -> f32 {
+    FROM_TAPS[position / SOURCE_SIDE][tap / TAPS] * FROM_TAPS[position % SOURCE_SIDE][tap % TAPS]
+}
 
 /// `[position, row, channel]`: rows are the tiles of some planes.
 #[derive(Default)]
