@@ -1,4 +1,4 @@
-//! Blocks of 64 rows of q against blocks of 64 rows of k. Unit rows are laid out once, padded with zeros, as rows and (k) as
+//! Blocks of 48 rows of q against blocks of 48 rows of k. Unit rows are laid out once, padded with zeros, as rows and (k) as
 //! transposed panels, so that every tile is a small matrix product without edges; the tile of similarities lives in the
 //! second-level cache. Blocks go to threads: of q for the loss and dq, of k for dk. Each sums over the other side in order.
 //! Backward, the tiles of some blocks of q are kept until dk has been given its part: 16 MB of them, whatever the sizes.
@@ -8,7 +8,7 @@ use super::{Output, Params};
 use crate::simd::{self, Kernel, Vector};
 use engine::{Element, Result, Tensor, parallel};
 
-/// With rows of a multiple of so many values, 2 KiB in f32, the 64 rows of a column want the same few places of the first-level cache.
+/// With rows of a multiple of so many values, 2 KiB in f32, the 48 rows of a column want the same few places of the first-level cache.
 const WAYS: usize = 512;
 /// Values of tiles that are kept for dk.
 const KEPT: usize = 4 << 20;
@@ -16,8 +16,10 @@ const KEPT: usize = 4 << 20;
 const EPS: f64 = 1e-12;
 
 pub(super) fn forward<T: Tile>(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Output> {
-    let problem = Problem::<T>::new(q, k, targets, p)?;
-    let blocks = problem.q.blocks();
+    let (q_rows, k_rows) = (UnitRows::new::<T>(q, p.groups)?, UnitRows::new::<T>(k, p.groups)?);
+    let k_panels = k_rows.panels::<T>()?;
+    let problem = Problem::<T>::new(&q_rows, &k_rows, &k_panels, targets, p)?;
+    let blocks = problem.q.layout.blocks();
     let rows: Vec<(Vec<T>, f64)> = parallel::map(blocks.iter(), |&at| simd::dispatch(Loss(&problem, at)));
     let mut lse = Tensor::empty(&[q.dims()[0]], q.dtype(), q.device())?;
     let flat = rows.iter().flat_map(|(lse, _)| lse);
@@ -34,10 +36,12 @@ pub(super) fn backward<T: Tile>(
     lse: &Tensor,
     p: Params,
 ) -> Result<(Tensor, Tensor)> {
-    let problem = Problem::<T>::new(q, k, targets, p)?;
+    let (q_rows, k_rows) = (UnitRows::new::<T>(q, p.groups)?, UnitRows::new::<T>(k, p.groups)?);
+    let k_panels = k_rows.panels::<T>()?;
+    let problem = Problem::<T>::new(&q_rows, &k_rows, &k_panels, targets, p)?;
     // the derivative by the cosine: the temperature is in it
     let scale = dloss.item()? / (q.dims()[0] as f64 * p.temperature);
-    let rows = problem.targets.chunks(problem.k.len).zip(lse.as_slice::<T>()?);
+    let rows = problem.targets.chunks(problem.k.layout.len).zip(lse.as_slice::<T>()?);
     let slopes = Slopes {
         lse: lse.as_slice()?,
         gains: rows.map(|(t, &lse)| gain(t, lse, scale)).collect(),
@@ -45,23 +49,26 @@ pub(super) fn backward<T: Tile>(
     };
     let mut dq = Tensor::empty(q.dims(), q.dtype(), q.device())?;
     let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
-    let mut dk_unit = vec![T::zero(); problem.k.unit.len()];
-    let row = problem.k.per_group() * BLOCK * BLOCK;
-    let mut tiles = vec![T::zero(); row * (KEPT / row).clamp(1, problem.q.blocks().len())];
-    let mut q_blocks: Vec<_> = problem.q.blocks_of(dq.as_mut_slice()?).collect();
+    let mut dk_unit = Tensor::zeros(k_rows.unit.dims(), k.dtype(), k.device())?;
+    let dk_unit = dk_unit.as_mut_slice::<T>()?;
+    let row = problem.k.layout.per_group() * BLOCK * BLOCK;
+    let kept = row * (KEPT / row).clamp(1, problem.q.layout.blocks().len());
+    let mut tiles = Tensor::empty(&[kept], q.dtype(), q.device())?;
+    let tiles = tiles.as_mut_slice::<T>()?;
+    let mut q_blocks: Vec<_> = problem.q.layout.blocks_of(dq.as_mut_slice()?).collect();
     let (problem, slopes) = (&problem, &slopes);
     for some in q_blocks.chunks_mut(tiles.len() / row) {
         parallel::each(some.iter_mut().zip(tiles.chunks_mut(row)), |((at, dx), tiles)| {
             simd::dispatch(QueryGradient { problem, slopes, at: *at, tiles, dx });
         });
         let queries: Vec<_> = some.iter().map(|(at, _)| *at).zip(tiles.chunks(row)).collect();
-        let sums = dk_unit.chunks_mut(BLOCK * problem.k.width);
-        parallel::each(problem.k.blocks().into_iter().zip(sums), |(at, dunit)| {
+        let sums = dk_unit.chunks_mut(BLOCK * problem.k.layout.width);
+        parallel::each(problem.k.layout.blocks().into_iter().zip(sums), |(at, dunit)| {
             simd::dispatch(KeyGradient { problem, at, queries: &queries, dunit });
         });
     }
-    let sums = dk_unit.chunks(BLOCK * problem.k.width);
-    parallel::each(problem.k.blocks_of(dk.as_mut_slice()?).zip(sums), |((at, dx), dunit)| {
+    let sums = dk_unit.chunks(BLOCK * problem.k.layout.width);
+    parallel::each(problem.k.layout.blocks_of(dk.as_mut_slice()?).zip(sums), |((at, dx), dunit)| {
         problem.k.through_norm(at, dunit, dx);
     });
     Ok((dq, dk))
@@ -84,10 +91,9 @@ struct Block {
     index: usize,
 }
 
-/// The unit rows of q or of k, in blocks: `[blocks, BLOCK, width]`, zeros where a block or a row is padded.
-struct Side<T> {
-    unit: Vec<T>,
-    norms: Vec<f64>,
+/// How the rows of q or of k are laid out.
+#[derive(Clone, Copy)]
+struct Layout {
     groups: usize,
     /// Rows per group.
     len: usize,
@@ -96,29 +102,72 @@ struct Side<T> {
     width: usize,
 }
 
-impl<T: Tile> Side<T> {
-    fn new(t: &Tensor, groups: usize) -> Result<Self> {
-        let (values, dim, len) = (t.as_slice::<T>()?, t.channels(), t.dims()[0] / groups);
-        let mut width = dim.next_multiple_of(STEP);
-        if width.is_multiple_of(WAYS) {
-            width += STEP;
-        }
+/// The unit rows of q or of k, `[blocks, BLOCK, width]`, zeros where a block or a row is padded; and how long the rows were.
+struct UnitRows {
+    layout: Layout,
+    unit: Tensor,
+    norms: Vec<f64>,
+}
+
+/// The same, to be read.
+struct Side<'a, T> {
+    layout: Layout,
+    unit: &'a [T],
+    norms: &'a [f64],
+}
+
+impl UnitRows {
+    fn new<T: Tile>(t: &Tensor, groups: usize) -> Result<Self> {
+        let (values, layout) = (t.as_slice::<T>()?, Layout::new(t, groups));
+        let Layout { len, dim, width, .. } = layout;
         let norms = parallel::map(values.chunks(dim), norm);
-        let mut side = Side { unit: Vec::new(), norms, groups, len, dim, width };
-        let mut unit = vec![T::zero(); groups * side.per_group() * BLOCK * width];
-        let blocks = side.blocks();
-        parallel::each(unit.chunks_mut(BLOCK * width).zip(&blocks), |(unit, at)| {
+        let blocks = layout.blocks();
+        let mut unit = Tensor::empty(&[blocks.len(), BLOCK, width], t.dtype(), t.device())?;
+        parallel::each(unit.as_mut_slice::<T>()?.chunks_mut(BLOCK * width).zip(&blocks), |(unit, at)| {
             let first = at.group * len + at.start;
-            for (r, row) in unit.chunks_mut(width).take(at.rows).enumerate() {
-                let n = side.norms[first + r];
+            let (rows, padding) = unit.split_at_mut(at.rows * width);
+            padding.fill(T::zero());
+            for (r, row) in rows.chunks_mut(width).enumerate() {
+                let n = norms[first + r];
                 let scale = 1.0 / if n < EPS { EPS } else { n };
-                for (u, &x) in row.iter_mut().zip(&values[(first + r) * dim..][..dim]) {
+                let (row, padding) = row.split_at_mut(dim);
+                padding.fill(T::zero());
+                for (u, &x) in row.iter_mut().zip(&values[(first + r) * dim..]) {
                     *u = T::of(Element::to_f64(x) * scale);
                 }
             }
         });
-        side.unit = unit;
-        Ok(side)
+        Ok(UnitRows { layout, unit, norms })
+    }
+
+    fn read<T: Tile>(&self) -> Result<Side<'_, T>> {
+        Ok(Side { layout: self.layout, unit: self.unit.as_slice()?, norms: &self.norms })
+    }
+
+    /// All blocks transposed, `[blocks, width, BLOCK]`.
+    fn panels<T: Tile>(&self) -> Result<Tensor> {
+        let width = self.layout.width;
+        let mut panels = Tensor::empty(self.unit.dims(), self.unit.dtype(), self.unit.device())?;
+        let (from, to) = (self.unit.as_slice::<T>()?, panels.as_mut_slice::<T>()?);
+        parallel::each(to.chunks_mut(BLOCK * width).zip(from.chunks(BLOCK * width)), |(panel, rows)| {
+            for (d, panel) in panel.chunks_mut(BLOCK).enumerate() {
+                for (r, v) in panel.iter_mut().enumerate() {
+                    *v = rows[r * width + d];
+                }
+            }
+        });
+        Ok(panels)
+    }
+}
+
+impl Layout {
+    fn new(t: &Tensor, groups: usize) -> Self {
+        let (dim, len) = (t.channels(), t.dims()[0] / groups);
+        let mut width = dim.next_multiple_of(STEP);
+        if width.is_multiple_of(WAYS) {
+            width += STEP;
+        }
+        Layout { groups, len, dim, width }
     }
 
     fn per_group(&self) -> usize {
@@ -139,36 +188,25 @@ impl<T: Tile> Side<T> {
         (0..self.groups).flat_map(|g| self.of_group(g)).collect()
     }
 
-    /// Rows `[BLOCK, width]` of a block.
-    fn rows(&self, at: Block) -> &[T] {
-        &self.unit[at.index * BLOCK * self.width..][..BLOCK * self.width]
-    }
-
-    /// All blocks transposed, `[blocks, width, BLOCK]`.
-    fn panels(&self) -> Vec<T> {
-        let mut panels = vec![T::zero(); self.unit.len()];
-        let size = BLOCK * self.width;
-        parallel::each(panels.chunks_mut(size).zip(self.unit.chunks(size)), |(panel, rows)| {
-            for (d, panel) in panel.chunks_mut(BLOCK).enumerate() {
-                for (r, v) in panel.iter_mut().enumerate() {
-                    *v = rows[r * self.width + d];
-                }
-            }
-        });
-        panels
-    }
-
     /// Every block and its rows of `out` `[G * len, dim]`.
-    fn blocks_of<'o>(&self, out: &'o mut [T]) -> impl Iterator<Item = (Block, &'o mut [T])> {
+    fn blocks_of<'o, T>(&self, out: &'o mut [T]) -> impl Iterator<Item = (Block, &'o mut [T])> {
         let (group, block) = (self.len * self.dim, BLOCK * self.dim);
         self.blocks().into_iter().zip(out.chunks_mut(group).flat_map(move |out| out.chunks_mut(block)))
+    }
+}
+
+impl<T: Tile> Side<'_, T> {
+    /// Rows `[BLOCK, width]` of a block.
+    fn rows(&self, at: Block) -> &[T] {
+        &self.unit[at.index * BLOCK * self.layout.width..][..BLOCK * self.layout.width]
     }
 
     /// The gradient of a block's rows, given that of its unit rows.
     fn through_norm(&self, at: Block, dunit: &[T], dx: &mut [T]) {
-        let rows = self.rows(at).chunks(self.width).zip(dunit.chunks(self.width)).zip(dx.chunks_mut(self.dim));
+        let Layout { len, dim, width, .. } = self.layout;
+        let rows = self.rows(at).chunks(width).zip(dunit.chunks(width)).zip(dx.chunks_mut(dim));
         for (r, ((unit, g), dx)) in rows.enumerate() {
-            let n = self.norms[at.group * self.len + at.start + r];
+            let n = self.norms[at.group * len + at.start + r];
             let along = if n < EPS { 0.0 } else { dot(unit, g) };
             let scale = 1.0 / if n < EPS { EPS } else { n };
             for ((dx, &u), &g) in dx.iter_mut().zip(unit).zip(g) {
@@ -187,39 +225,38 @@ fn dot<T: Tile>(a: &[T], b: &[T]) -> f64 {
 }
 
 struct Problem<'a, T> {
-    q: Side<T>,
-    k: Side<T>,
-    k_panels: Vec<T>,
+    q: Side<'a, T>,
+    k: Side<'a, T>,
+    k_panels: &'a [T],
     targets: &'a [T],
     inverse_temperature: T,
 }
 
 impl<'a, T: Tile> Problem<'a, T> {
-    fn new(q: &Tensor, k: &Tensor, targets: &'a Tensor, p: Params) -> Result<Self> {
-        let (q, k) = (Side::new(q, p.groups)?, Side::new(k, p.groups)?);
-        let k_panels = k.panels();
-        Ok(Problem { q, k, k_panels, targets: targets.as_slice()?, inverse_temperature: T::of(1.0 / p.temperature) })
+    fn new(q: &'a UnitRows, k: &'a UnitRows, k_panels: &'a Tensor, targets: &'a Tensor, p: Params) -> Result<Self> {
+        let (targets, inverse_temperature) = (targets.as_slice()?, T::of(1.0 / p.temperature));
+        Ok(Problem { q: q.read()?, k: k.read()?, k_panels: k_panels.as_slice()?, targets, inverse_temperature })
     }
 
     /// The tile `[BLOCK, BLOCK]` of cosines between a block of q and one of k.
     #[inline(always)]
     fn cosines<V: Vector>(&self, q: Block, k: Block, tile: &mut [T]) {
-        let size = BLOCK * self.k.width;
+        let size = BLOCK * self.k.layout.width;
         tile.fill(T::zero());
-        T::add_product::<V>(self.q.rows(q), &self.k_panels[k.index * size..][..size], tile, self.k.width, BLOCK);
+        T::add_product::<V>(self.q.rows(q), &self.k_panels[k.index * size..][..size], tile, self.k.layout.width, BLOCK);
     }
 
     /// The targets of row r of a block of q with a block of k.
     fn targets(&self, q: Block, r: usize, k: Block) -> &[T] {
-        let row = q.group * self.q.len + q.start + r;
-        &self.targets[row * self.k.len + k.start..][..k.rows]
+        let row = q.group * self.q.layout.len + q.start + r;
+        &self.targets[row * self.k.layout.len + k.start..][..k.rows]
     }
 
     /// The loss's derivatives by the cosines of a tile; zeros outside of the two blocks.
     #[inline(always)]
     fn slopes<V: Vector>(&self, slopes: &Slopes<T>, q: Block, k: Block, tile: &mut [T]) {
         self.cosines::<V>(q, k, tile);
-        let first = q.group * self.q.len + q.start;
+        let first = q.group * self.q.layout.len + q.start;
         for (r, row) in tile.chunks_mut(BLOCK).enumerate() {
             let (inside, outside) = row.split_at_mut(if r < q.rows { k.rows } else { 0 });
             outside.fill(T::zero());
@@ -245,7 +282,7 @@ impl<T: Tile> Kernel for Loss<'_, T> {
         let scale = problem.inverse_temperature;
         let mut tile = vec![T::zero(); BLOCK * BLOCK];
         let mut rows = [Running { top: f64::NEG_INFINITY, sum: 0.0, wanted: 0.0, total: 0.0 }; BLOCK];
-        for k in problem.k.of_group(q.group) {
+        for k in problem.k.layout.of_group(q.group) {
             problem.cosines::<V>(q, k, &mut tile);
             for (r, (row, cosines)) in rows.iter_mut().zip(tile.chunks_mut(BLOCK)).take(q.rows).enumerate() {
                 let cosines = &mut cosines[..k.rows];
@@ -309,10 +346,10 @@ impl<T: Tile> Kernel for QueryGradient<'_, T> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let (p, q) = (self.problem, self.at);
-        let mut dunit = vec![T::zero(); BLOCK * p.q.width];
-        for (k, tile) in p.k.of_group(q.group).zip(self.tiles.chunks_mut(BLOCK * BLOCK)) {
+        let mut dunit = vec![T::zero(); BLOCK * p.q.layout.width];
+        for (k, tile) in p.k.layout.of_group(q.group).zip(self.tiles.chunks_mut(BLOCK * BLOCK)) {
             p.slopes::<V>(self.slopes, q, k, tile);
-            T::add_product::<V>(tile, p.k.rows(k), &mut dunit, BLOCK, p.q.width);
+            T::add_product::<V>(tile, p.k.rows(k), &mut dunit, BLOCK, p.q.layout.width);
         }
         p.q.through_norm(q, &dunit, self.dx);
     }
@@ -340,7 +377,7 @@ impl<T: Tile> Kernel for KeyGradient<'_, T> {
                     turned[c * BLOCK + r] = v;
                 }
             }
-            T::add_product::<V>(&turned, p.q.rows(*q), self.dunit, BLOCK, p.k.width);
+            T::add_product::<V>(&turned, p.q.rows(*q), self.dunit, BLOCK, p.k.layout.width);
         }
     }
 }

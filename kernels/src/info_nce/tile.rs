@@ -2,12 +2,15 @@
 //! `V`.
 
 use crate::real::Real;
-use crate::simd::{MAX_LANES, Vector, will_read};
+use crate::simd::{MAX_LANES, Vector};
+use std::ops::Range;
 
-/// Rows and columns of a tile.
-pub(super) const BLOCK: usize = 64;
-/// Columns of a product come in multiples of this: two of the widest vectors.
-pub(super) const STEP: usize = 2 * MAX_LANES;
+/// Rows and columns of a tile: three of the widest vectors.
+pub(super) const BLOCK: usize = 3 * MAX_LANES;
+/// Columns of a product come in multiples of this.
+pub(super) const STEP: usize = MAX_LANES;
+/// Terms of a sum that are added at once: the columns' rows stay in the first-level cache, and rounding near that of the last additions.
+const DEPTH: usize = 128;
 
 pub(super) trait Tile: Real {
     /// `c += a b`: a `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`, row-major; `columns` in whole `STEP`s.
@@ -25,11 +28,14 @@ impl Tile for f32 {
     fn add_product<V: Vector>(a: &[f32], b: &[f32], c: &mut [f32], depth: usize, columns: usize) {
         assert!(a.len() == BLOCK * depth && b.len() == depth * columns && c.len() == BLOCK * columns);
         assert!(columns.is_multiple_of(STEP));
-        // SAFETY: the slices were measured above; the sums of 8 rows fit 32 registers, those of 4 fit 16.
-        unsafe {
-            match V::LANES {
-                MAX_LANES => all_products::<V, 8>(a, b, c, depth, columns),
-                _ => all_products::<V, 4>(a, b, c, depth, columns),
+        for first in (0..depth).step_by(DEPTH) {
+            let product = Product { a, b, c: &mut *c, depth, part: first..depth.min(first + DEPTH), columns };
+            // SAFETY: the slices were measured above; the sums of 8 rows fit 32 registers, those of 6 fit 16.
+            unsafe {
+                match V::LANES {
+                    MAX_LANES => product.run::<V, 8>(3),
+                    _ => product.run::<V, 6>(2),
+                }
             }
         }
     }
@@ -81,52 +87,70 @@ impl Tile for f32 {
     }
 }
 
-/// All columns, two vectors of ROWS rows at a time.
-///
-/// # Safety
-/// As for [`Vector`]; a is `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`, and columns are whole STEPs.
-#[inline(always)]
-unsafe fn all_products<V: Vector, const ROWS: usize>(
-    a: &[f32],
-    b: &[f32],
-    c: &mut [f32],
+/// `c += a b` over part of the depth: a `[BLOCK, depth]`, b `[depth, columns]`, c `[BLOCK, columns]`.
+struct Product<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    c: &'a mut [f32],
     depth: usize,
+    part: Range<usize>,
     columns: usize,
-) {
-    for column in (0..columns).step_by(2 * V::LANES) {
-        for row in (0..BLOCK).step_by(ROWS) {
-            // SAFETY: row + ROWS <= BLOCK and column + 2 LANES <= columns, as both divide.
-            unsafe {
-                let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(column));
-                // the next columns lie in other pages: the first rows ask for their lines
-                let ahead = b.wrapping_add(2 * V::LANES + row / ROWS % 2 * V::LANES);
-                small_product::<V, ROWS>(a, b, ahead, c.as_mut_ptr().add(row * columns + column), depth, columns);
+}
+
+impl Product<'_> {
+    /// All columns, at most so many vectors at a time, by `ROWS` rows.
+    ///
+    /// # Safety
+    /// As for [`Vector`]; the slices have their sizes, ROWS divides BLOCK, and columns are whole vectors.
+    #[inline(always)]
+    unsafe fn run<V: Vector, const ROWS: usize>(self, vectors: usize) {
+        let Product { a, b, c, depth, part, columns } = self;
+        let mut column = 0;
+        while column < columns {
+            let now = vectors.min((columns - column) / V::LANES);
+            for row in (0..BLOCK).step_by(ROWS) {
+                // SAFETY: ROWS rows from `row` on are in a and c, `now` vectors from `column` on in b and c.
+                unsafe {
+                    let a = a.as_ptr().add(row * depth + part.start);
+                    let b = b.as_ptr().add(part.start * columns + column);
+                    let c = c.as_mut_ptr().add(row * columns + column);
+                    match now {
+                        3 => small_product::<V, ROWS, 3>(a, b, c, depth, part.len(), columns),
+                        2 => small_product::<V, ROWS, 2>(a, b, c, depth, part.len(), columns),
+                        _ => small_product::<V, ROWS, 1>(a, b, c, depth, part.len(), columns),
+                    }
+                }
             }
+            column += now * V::LANES;
         }
     }
 }
 
-/// `ROWS` rows and two vectors of columns.
+/// `ROWS` rows and `NV` vectors of columns, over `terms` of the depth.
 ///
 /// # Safety
-/// a reaches over `ROWS` rows of `depth`, b over `depth` rows and c over `ROWS` rows of `columns`, two vectors wide.
+/// As for [`Vector`]; a reaches over `ROWS` rows of `depth`, b over `terms` rows and c over `ROWS` rows of `columns`, NV vectors wide.
 #[inline(always)]
-unsafe fn small_product<V: Vector, const ROWS: usize>(
+unsafe fn small_product<V: Vector, const ROWS: usize, const NV: usize>(
     a: *const f32,
     b: *const f32,
-    ahead: *const f32,
     c: *mut f32,
     depth: usize,
+    terms: usize,
     columns: usize,
 ) {
     unsafe {
-        let mut sums = [[V::zero(); 2]; ROWS];
-        for d in 0..depth {
-            will_read(ahead.wrapping_add(d * columns));
-            let b = [V::load(b.add(d * columns)), V::load(b.add(d * columns + V::LANES))];
+        let mut sums = [[V::zero(); NV]; ROWS];
+        for d in 0..terms {
+            let mut right = [V::zero(); NV];
+            for (v, right) in right.iter_mut().enumerate() {
+                *right = V::load(b.add(d * columns + v * V::LANES));
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = V::splat(*a.add(r * depth + d));
-                *sums = [a.fma(b[0], sums[0]), a.fma(b[1], sums[1])];
+                for (sum, right) in sums.iter_mut().zip(&right) {
+                    *sum = a.fma(*right, *sum);
+                }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
