@@ -9,7 +9,7 @@
 use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
-use super::tile::{Factor, Outer, Target};
+use super::tile::{Factor, Outer, PIECE, Target};
 use crate::simd::{Kernel, Vector};
 use engine::parallel;
 use std::ops::Range;
@@ -43,6 +43,8 @@ struct Cuts {
     chunk: usize,
     taps: usize,
     outputs: usize,
+    /// Lines of taps that are summed as one: several where a line has a single channel under a few taps, which would not fill a tile.
+    lines: usize,
     /// Taps of the product and values of each: those of a line are one where lines are copied.
     all_taps: usize,
     n: usize,
@@ -110,7 +112,8 @@ impl<S: Operand> Gradient<'_, S> {
 
     fn cuts(&self) -> Cuts {
         let rows = self.map.rows();
-        let joined = joined_taps(self.map, self.n);
+        let lines = if self.has_pieces() { PIECE } else { 1 };
+        let joined = lines * joined_taps(self.map, self.n);
         let (all_taps, n) = (self.map.taps() / joined, joined * self.n);
         // Few rows make few chunks: then the outputs are shared out.
         let parts = FEWEST_UNITS.div_ceil(rows.div_ceil(CHUNK_ROWS).max(1) * all_taps);
@@ -119,11 +122,17 @@ impl<S: Operand> Gradient<'_, S> {
         let parts = all_taps.div_ceil(taps) * self.m.div_ceil(outputs);
         let (chunks, chunk) = cut_rows(rows, parts, self.m * all_taps * n);
         let turned = n < FULL_TILE && n < self.m;
-        Cuts { chunks, chunk, taps, outputs, all_taps, n, turned }
+        Cuts { chunks, chunk, lines, taps, outputs, all_taps, n, turned }
     }
 
     fn copies_lines(&self) -> bool {
         copies_lines(self.map, self.n)
+    }
+
+    /// Whether a row's values are few under a line of taps, and those under several lines are summed as pieces of one row.
+    fn has_pieces(&self) -> bool {
+        let fits = self.n == 1 && self.map.line_taps() == PIECE && self.map.taps().is_multiple_of(PIECE * PIECE);
+        S::PER_LANE == 1 && self.copies_lines() && fits && self.m > PIECE * PIECE
     }
 }
 
@@ -180,7 +189,9 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
             let next = g.map.distances(rows.start, rows.end).unwrap_or_default();
             s.y.clear();
             g.map.runs(rows.clone(), &mut s.runs);
-            if g.copies_lines() {
+            if self.cuts.lines > 1 {
+                s.lines.copy_all(g.map, g.x, g.n, &s.runs);
+            } else if g.copies_lines() {
                 s.lines.copy(g.map, g.x, g.n, &s.runs);
             }
             if S::PER_LANE > 1 {
@@ -210,7 +221,7 @@ impl<S: Operand> Unit<'_, '_, S> {
         // SAFETY of the pointers: the map names pixels of the source, and rows are rows of y. A value is a lane.
         let y = g.y[rows.start * g.m + self.outputs.start..].as_ptr().cast::<f32>();
         if g.copies_lines() {
-            let starts = s.lines.starts(tap);
+            let starts = s.lines.starts(tap * self.cuts.lines);
             for (run, start) in s.runs.iter().zip(starts) {
                 let Some(start) = start else { continue };
                 let (x, step) = (s.lines.values()[*start..].as_ptr().cast::<f32>(), s.lines.step());
@@ -284,8 +295,10 @@ impl<S: Operand> Unit<'_, '_, S> {
         let (g, s, n, outputs) = (self.gradient, &*self.scratch, self.cuts.n, &self.outputs);
         // What is copied or joined is read in order, which the CPU foresees.
         let (in_place, x_in_place) = (S::PER_LANE == 1, S::PER_LANE == 1 && !g.copies_lines());
-        let y = Factor { rows: s.y.as_ptr(), values: outputs.len(), ahead: if in_place { target * g.m } else { 0 } };
-        let x = Factor { rows: s.x.as_ptr(), values: n, ahead: if x_in_place { source * g.n } else { 0 } };
+        let ahead = [if in_place { target * g.m } else { 0 }, if x_in_place { source * g.n } else { 0 }];
+        let apart = (self.cuts.lines > 1).then(|| s.lines.apart());
+        let y = Factor { rows: s.y.as_ptr(), values: outputs.len(), ahead: ahead[0], apart: None };
+        let x = Factor { rows: s.x.as_ptr(), values: n, ahead: ahead[1], apart };
         // SAFETY: the unit's outputs and the tap are in the gradient.
         let at = |place: usize| unsafe { self.to.0.add(place) };
         let c_step = self.cuts.all_taps * n;

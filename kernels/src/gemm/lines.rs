@@ -37,14 +37,28 @@ impl<T: Element> Lines<T> {
     /// Copies what the runs meet of `source`, zero where that is padding.
     #[inline(always)]
     pub fn copy(&mut self, map: &Map, source: &[T], channels: usize, runs: &[Run]) {
+        self.copy_lines(map, source, channels, runs, false);
+    }
+
+    /// The same, with zeros where the whole line is padding: from one line of taps to the next it is the same distance for all rows.
+    #[inline(always)]
+    pub fn copy_all(&mut self, map: &Map, source: &[T], channels: usize, runs: &[Run]) {
+        self.copy_lines(map, source, channels, runs, true);
+    }
+
+    #[inline(always)]
+    fn copy_lines(&mut self, map: &Map, source: &[T], channels: usize, runs: &[Run], all: bool) {
         (self.runs, self.step) = (runs.len(), map.line_step() * channels);
         self.values.clear();
         self.starts.clear();
         for tap in (0..map.taps()).step_by(map.line_taps()) {
             for run in runs {
                 let piece = map.piece(run, tap, map.line_taps());
-                self.starts.push(piece.as_ref().map(|_| self.values.len()));
-                let Some(piece) = piece else { continue };
+                self.starts.push((all || piece.is_some()).then_some(self.values.len()));
+                let Some(piece) = piece else {
+                    self.pad(if all { ((run.len() - 1) * map.line_step() + map.line_taps()) * channels } else { 0 });
+                    continue;
+                };
                 self.pad(piece.before * channels);
                 self.values.extend_from_slice(&source[piece.source.start * channels..piece.source.end * channels]);
                 self.pad(piece.after * channels);
@@ -60,6 +74,11 @@ impl<T: Element> Lines<T> {
     #[inline(always)]
     pub fn starts(&self, line: usize) -> &[Option<usize>] {
         &self.starts[line * self.runs..][..self.runs]
+    }
+
+    /// Values from one line of taps to the next, after [`Lines::copy_all`].
+    pub fn apart(&self) -> usize {
+        self.values.len() / (self.starts.len() / self.runs)
     }
 
     pub fn values(&self) -> &[T] {

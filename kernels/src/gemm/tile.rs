@@ -187,7 +187,11 @@ pub struct Factor {
     pub values: usize,
     /// How far behind each row lies one that will be read soon.
     pub ahead: usize,
+    /// Where a row is [`PIECE`] pieces of as many values: values from one piece to the next. Otherwise they lie side by side.
+    pub apart: Option<usize>,
 }
+
+pub const PIECE: usize = 3;
 
 /// Arguments of a sum over rows: `c[i * c_step + j] (+)= sum over r of y[r][i] * x[r][j]` for all values i of y and j of x. A row is
 /// lanes: of a single value, or of as many as an [`Operand`] has in a lane.
@@ -212,6 +216,9 @@ impl Outer {
         let mut j = 0;
         // SAFETY: the parts cover each of the places once; accumulators and operands fit the registers.
         unsafe {
+            if let Some(apart) = self.y.apart {
+                return self.pieces::<S, V>(apart);
+            }
             while j < self.x.values {
                 let vectors = vectors::<V>(self.x.values - j);
                 let n = (self.x.values - j).min(vectors * V::LANES);
@@ -268,12 +275,47 @@ impl Outer {
         }
     }
 
+    /// A row of y in pieces is all in one tile.
+    #[inline(always)]
+    unsafe fn pieces<S: Operand, V: Vector>(&self, apart: usize) {
+        const M: usize = PIECE * PIECE;
+        let mut j = 0;
+        // SAFETY: as for `run`; with 16 lanes there are 32 registers, and 16 with fewer.
+        unsafe {
+            while j < self.x.values {
+                let vectors = if V::LANES == 16 { vectors::<V>(self.x.values - j) } else { 1 };
+                let n = (self.x.values - j).min(vectors * V::LANES);
+                match (vectors, n == vectors * V::LANES) {
+                    (1, true) => self.sums::<S, V, M, 1, true, true>(0, j, n, apart),
+                    (1, false) => self.sums::<S, V, M, 1, false, true>(0, j, n, apart),
+                    (2, true) => self.sums::<S, V, M, 2, true, true>(0, j, n, apart),
+                    (2, false) => self.sums::<S, V, M, 2, false, true>(0, j, n, apart),
+                    (_, true) => self.sums::<S, V, M, 3, true, true>(0, j, n, apart),
+                    (_, false) => self.sums::<S, V, M, 3, false, true>(0, j, n, apart),
+                }
+                j += n;
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn tile<S: Operand, V: Vector, const M: usize, const NV: usize, const FULL: bool>(
         &self,
         i0: usize,
         j0: usize,
         n: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe { self.sums::<S, V, M, NV, FULL, false>(i0, j0, n, 0) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Operand, V: Vector, const M: usize, const NV: usize, const FULL: bool, const PIECES: bool>(
+        &self,
+        i0: usize,
+        j0: usize,
+        n: usize,
+        apart: usize,
     ) {
         // SAFETY: the caller vouches for the lists and for c; `n` lanes are read and written when not FULL.
         unsafe {
@@ -288,7 +330,7 @@ impl Outer {
                     *right = if FULL { V::load(x) } else { V::load_first(x, n - j * V::LANES) };
                 }
                 for (i, sum) in sum.iter_mut().enumerate() {
-                    let left = V::splat(*y.add(i));
+                    let left = V::splat(*y.add(if PIECES { i / PIECE * apart + i % PIECE } else { i }));
                     for j in 0..NV {
                         sum[j] = S::multiply_add(left, right[j], sum[j]);
                     }

@@ -75,8 +75,8 @@ impl Kernel for Unit<'_> {
                 s.x.clear();
                 s.x.extend((0..rows + (tiles.depth - 1) * block.tiles()).map(|row| s.source.row(position, row)));
                 for tap in 0..tiles.depth {
-                    let x = Factor { rows: s.x[tap * block.tiles()..].as_ptr(), values: g.n, ahead: 0 };
-                    let y = Factor { rows: s.y.as_ptr(), values: g.m, ahead: 0 };
+                    let x = Factor { rows: s.x[tap * block.tiles()..].as_ptr(), values: g.n, ahead: 0, apart: None };
+                    let y = Factor { rows: s.y.as_ptr(), values: g.m, ahead: 0, apart: None };
                     let add = i > self.blocks.start;
                     // SAFETY: the lists have all rows of the block, and the sums all positions and taps.
                     unsafe {
