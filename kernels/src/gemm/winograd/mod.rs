@@ -28,6 +28,10 @@ const POSITIONS: usize = 16;
 const FEWEST_CHANNELS: usize = 48;
 /// Tiles from which it pays to take the weights to the positions, and gradients back.
 const FEWEST_TILES: usize = 1024;
+/// Tiles from which it pays to take weights there that have so many channels on either side. With fewer channels, networks that have no
+/// more tiles are small ones, which show the rounding.
+const FEWEST_TILES_OF_MANY: usize = 256;
+const MANY_CHANNELS: usize = 192;
 /// Most values of the weights at all positions: a third-level cache holds so many, and there may be enough copies of a gradient to keep
 /// many threads busy.
 const MOST_WEIGHTS: usize = 2 << 20;
@@ -38,18 +42,19 @@ const GRADIENT_BLOCK: usize = 16;
 
 /// The tiles of a product that is faster by them.
 fn for_product(map: &Map, channels: usize, n: usize) -> Option<Tiles> {
-    Tiles::of(map, PRODUCT_BLOCK).filter(|tiles| saves(tiles, map, channels, n))
+    let fewest = if channels.min(n) < MANY_CHANNELS { FEWEST_TILES } else { FEWEST_TILES_OF_MANY };
+    Tiles::of(map, PRODUCT_BLOCK).filter(|tiles| tiles.count() >= fewest && saves(tiles, map, channels, n))
 }
 
 /// The tiles of a weight's gradient that is faster by them.
 pub fn for_gradient(map: &Map, m: usize, n: usize) -> Option<Tiles> {
-    Tiles::of(map, GRADIENT_BLOCK).filter(|tiles| saves(tiles, map, m, n))
+    Tiles::of(map, GRADIENT_BLOCK).filter(|tiles| tiles.count() >= FEWEST_TILES && saves(tiles, map, m, n))
 }
 
-/// Whether there are enough channels and tiles, not too many weights, and few pixels of tiles outside.
+/// Whether there are enough channels, not too many weights, and few pixels of tiles outside.
 fn saves(tiles: &Tiles, map: &Map, channels: usize, n: usize) -> bool {
     let channels_suit = channels.min(n) >= FEWEST_CHANNELS && POSITIONS * tiles.depth * channels * n <= MOST_WEIGHTS;
-    channels_suit && tiles.count() >= FEWEST_TILES && 3 * tiles.count() <= map.rows()
+    channels_suit && 3 * tiles.count() <= map.rows()
 }
 
 #[cfg(test)]
@@ -57,25 +62,26 @@ mod tests {
     use super::super::map::Geometry;
     use super::*;
 
-    /// Whether a convolution with 3 x 3 taps along H and W is by tiles.
-    fn by_tiles(output: [usize; 3], depth: usize, stride: usize, [channels, n]: [usize; 2]) -> bool {
+    /// Whether a convolution with 3 x 3 taps along H and W, and its weight's gradient, are by tiles.
+    fn by_tiles(output: [usize; 3], depth: usize, stride: usize, [channels, n]: [usize; 2]) -> [bool; 2] {
         let kernel = [depth, 3, 3];
         let input = [0, 1, 2].map(|a| (output[a] - 1) * stride + kernel[a] - 2 * usize::from(a > 0));
         let (stride, padding) = ([1, stride, stride], [0, 1, 1]);
         let map = Map::convolution(&Geometry { batch: 1, input, output, kernel, stride, padding });
-        let both = [for_product(&map, channels, n).is_some(), for_gradient(&map, n, channels).is_some()];
-        assert_eq!(both[0], both[1]);
-        both[0]
+        [for_product(&map, channels, n).is_some(), for_gradient(&map, n, channels).is_some()]
     }
 
     #[test]
     fn what_is_by_tiles() {
-        assert!(by_tiles([16; 3], 3, 1, [48, 48]));
-        assert!(by_tiles([17, 15, 19], 1, 1, [70, 50]), "odd");
-        assert!(!by_tiles([8; 3], 3, 1, [192, 192]), "small");
-        assert!(!by_tiles([16; 3], 3, 1, [384, 384]), "many channels");
-        assert!(!by_tiles([64; 3], 3, 1, [24, 48]), "few channels");
-        assert!(!by_tiles([64, 1, 64], 3, 1, [48, 48]), "half of the tiles outside");
-        assert!(!by_tiles([16; 3], 1, 2, [48, 48]), "a stride");
+        let (both, none) = ([true; 2], [false; 2]);
+        assert_eq!(by_tiles([16; 3], 3, 1, [48, 48]), both);
+        assert_eq!(by_tiles([17, 15, 19], 1, 1, [70, 50]), both, "odd");
+        assert_eq!(by_tiles([8; 3], 3, 1, [96, 96]), none, "small");
+        assert_eq!(by_tiles([16, 8, 8], 3, 1, [192, 192]), [true, false], "small, but of many channels");
+        assert_eq!(by_tiles([8; 3], 3, 1, [192, 192]), none, "smaller");
+        assert_eq!(by_tiles([16; 3], 3, 1, [384, 384]), none, "too many channels");
+        assert_eq!(by_tiles([64; 3], 3, 1, [24, 48]), none, "few channels");
+        assert_eq!(by_tiles([64, 1, 64], 3, 1, [48, 48]), none, "half of the tiles outside");
+        assert_eq!(by_tiles([16; 3], 1, 2, [48, 48]), none, "a stride");
     }
 }
