@@ -3,15 +3,17 @@
 /// Numbers that are summed as vectors.
 const BLOCK: usize = 16;
 
-/// Of bytes, as many as there is room for.
+/// Of as many bytes as there is room for.
 pub(super) fn of_bytes(numbers: &[u8], sums: &mut [u16]) {
+    let numbers = &numbers[..sums.len()];
     let done = blocks_of_bytes(numbers.as_chunks().0, sums.as_chunks_mut().0);
     let add = |sum: u16, n: &u8| u16::from((sum as u8).wrapping_add(*n));
     one_by_one(done, numbers.iter(), sums, add);
 }
 
-/// Of words whose low and high bytes stand apart, as many as there is room for.
+/// Of as many words, whose low and high bytes stand apart.
 pub(super) fn of_words(low: &[u8], high: &[u8], sums: &mut [u16]) {
+    let (low, high) = (&low[..sums.len()], &high[..sums.len()]);
     let done = blocks_of_words(low.as_chunks().0, high.as_chunks().0, sums.as_chunks_mut().0);
     let add = |sum: u16, (l, h): (&u8, &u8)| sum.wrapping_add(u16::from_le_bytes([*l, *h]));
     one_by_one(done, low.iter().zip(high), sums, add);
@@ -31,14 +33,16 @@ fn one_by_one<N>(done: usize, numbers: impl Iterator<Item = N>, sums: &mut [u16]
 #[cfg(target_arch = "x86_64")]
 fn blocks_of_bytes(numbers: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) -> usize {
     // SAFETY: every x86-64 has SSE2.
-    BLOCK * unsafe { sse2::blocks_of_bytes(numbers, sums) }
+    unsafe { sse2::blocks_of_bytes(numbers, sums) };
+    BLOCK * sums.len()
 }
 
 /// How many numbers it summed.
 #[cfg(target_arch = "x86_64")]
 fn blocks_of_words(low: &[[u8; BLOCK]], high: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) -> usize {
     // SAFETY: every x86-64 has SSE2.
-    BLOCK * unsafe { sse2::blocks_of_words(low, high, sums) }
+    unsafe { sse2::blocks_of_words(low, high, sums) };
+    BLOCK * sums.len()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -58,10 +62,9 @@ mod sse2 {
     use super::BLOCK;
     use std::arch::x86_64::*;
 
-    /// Returns how many blocks there were.
     #[target_feature(enable = "sse2")]
-    pub(super) fn blocks_of_bytes(numbers: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) -> usize {
-        let (mut before, mut done) = (_mm_setzero_si128(), 0);
+    pub(super) fn blocks_of_bytes(numbers: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) {
+        let mut before = _mm_setzero_si128();
         for (block, to) in numbers.iter().zip(sums) {
             let mut v = load(block);
             v = _mm_add_epi8(v, _mm_slli_si128::<1>(v));
@@ -73,15 +76,12 @@ mod sse2 {
             store([_mm_unpacklo_epi8(v, zero), _mm_unpackhi_epi8(v, zero)], to);
             let last = _mm_srli_si128::<15>(v);
             before = _mm_shuffle_epi32::<0>(_mm_shufflelo_epi16::<0>(_mm_unpacklo_epi8(last, last)));
-            done += 1;
         }
-        done
     }
 
-    /// Returns how many blocks there were.
     #[target_feature(enable = "sse2")]
-    pub(super) fn blocks_of_words(low: &[[u8; BLOCK]], high: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) -> usize {
-        let (mut before, mut done) = (_mm_setzero_si128(), 0);
+    pub(super) fn blocks_of_words(low: &[[u8; BLOCK]], high: &[[u8; BLOCK]], sums: &mut [[u16; BLOCK]]) {
+        let mut before = _mm_setzero_si128();
         for ((low, high), to) in low.iter().zip(high).zip(sums) {
             let (low, high) = (load(low), load(high));
             let first = words_within(_mm_unpacklo_epi8(low, high));
@@ -90,9 +90,7 @@ mod sse2 {
             let second = _mm_add_epi16(second, last_word(first));
             store([first, second], to);
             before = last_word(second);
-            done += 1;
         }
-        done
     }
 
     /// The running sums of 8 words.

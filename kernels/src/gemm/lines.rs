@@ -1,7 +1,7 @@
 //! Copies of source lines with their padding, for sources of few channels: all taps along W lie side by side from a row's first tap
 //! on, and are summed as one tap of more channels.
 
-use super::map::{Map, Run};
+use super::map::{Map, Piece, Run};
 use engine::Element;
 
 /// Source channels from which a tap is worth its list of pointers: below, lines are copied.
@@ -55,13 +55,15 @@ impl<T: Element> Lines<T> {
             for run in runs {
                 let piece = map.piece(run, tap, map.line_taps());
                 self.starts.push((all || piece.is_some()).then_some(self.values.len()));
-                let Some(piece) = piece else {
-                    self.pad(if all { ((run.len() - 1) * map.line_step() + map.line_taps()) * channels } else { 0 });
-                    continue;
-                };
-                self.pad(piece.before * channels);
-                self.values.extend_from_slice(&source[piece.source.start * channels..piece.source.end * channels]);
-                self.pad(piece.after * channels);
+                match piece {
+                    Some(Piece { before, source: pixels, after }) => {
+                        self.pad(before * channels);
+                        self.values.extend_from_slice(&source[pixels.start * channels..pixels.end * channels]);
+                        self.pad(after * channels);
+                    }
+                    None if all => self.pad(((run.len() - 1) * map.line_step() + map.line_taps()) * channels),
+                    None => {}
+                }
             }
         }
     }

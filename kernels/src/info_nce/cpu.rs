@@ -16,9 +16,8 @@ const KEPT: usize = 4 << 20;
 const EPS: f64 = 1e-12;
 
 pub(super) fn forward<T: Tile>(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Output> {
-    let (q_rows, k_rows) = (UnitRows::new::<T>(q, p.groups)?, UnitRows::new::<T>(k, p.groups)?);
-    let k_panels = k_rows.panels::<T>()?;
-    let problem = Problem::<T>::new(&q_rows, &k_rows, &k_panels, targets, p)?;
+    let sides = Sides::new::<T>(q, k, p.groups)?;
+    let problem = Problem::<T>::new(&sides, targets, p)?;
     let blocks = problem.q.layout.blocks();
     let rows: Vec<(Vec<T>, f64)> = parallel::map(blocks.iter(), |&at| simd::dispatch(Loss(&problem, at)));
     let mut lse = Tensor::empty(&[q.dims()[0]], q.dtype(), q.device())?;
@@ -36,9 +35,8 @@ pub(super) fn backward<T: Tile>(
     lse: &Tensor,
     p: Params,
 ) -> Result<(Tensor, Tensor)> {
-    let (q_rows, k_rows) = (UnitRows::new::<T>(q, p.groups)?, UnitRows::new::<T>(k, p.groups)?);
-    let k_panels = k_rows.panels::<T>()?;
-    let problem = Problem::<T>::new(&q_rows, &k_rows, &k_panels, targets, p)?;
+    let sides = Sides::new::<T>(q, k, p.groups)?;
+    let problem = Problem::<T>::new(&sides, targets, p)?;
     // the derivative by the cosine: the temperature is in it
     let scale = dloss.item()? / (q.dims()[0] as f64 * p.temperature);
     let rows = problem.targets.chunks(problem.k.layout.len).zip(lse.as_slice::<T>()?);
@@ -49,7 +47,7 @@ pub(super) fn backward<T: Tile>(
     };
     let mut dq = Tensor::empty(q.dims(), q.dtype(), q.device())?;
     let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
-    let mut dk_unit = Tensor::zeros(k_rows.unit.dims(), k.dtype(), k.device())?;
+    let mut dk_unit = Tensor::zeros(sides.k.unit.dims(), k.dtype(), k.device())?;
     let dk_unit = dk_unit.as_mut_slice::<T>()?;
     let row = problem.k.layout.per_group() * BLOCK * BLOCK;
     let kept = row * (KEPT / row).clamp(1, problem.q.layout.blocks().len());
@@ -109,11 +107,26 @@ struct UnitRows {
     norms: Vec<f64>,
 }
 
-/// The same, to be read.
+/// What is laid out of both sides.
+struct Sides {
+    q: UnitRows,
+    k: UnitRows,
+    k_panels: Tensor,
+}
+
+/// The rows of one, to be read.
 struct Side<'a, T> {
     layout: Layout,
     unit: &'a [T],
     norms: &'a [f64],
+}
+
+impl Sides {
+    fn new<T: Tile>(q: &Tensor, k: &Tensor, groups: usize) -> Result<Self> {
+        let (q, k) = (UnitRows::new::<T>(q, groups)?, UnitRows::new::<T>(k, groups)?);
+        let k_panels = k.panels::<T>()?;
+        Ok(Sides { q, k, k_panels })
+    }
 }
 
 impl UnitRows {
@@ -233,9 +246,10 @@ struct Problem<'a, T> {
 }
 
 impl<'a, T: Tile> Problem<'a, T> {
-    fn new(q: &'a UnitRows, k: &'a UnitRows, k_panels: &'a Tensor, targets: &'a Tensor, p: Params) -> Result<Self> {
-        let (targets, inverse_temperature) = (targets.as_slice()?, T::of(1.0 / p.temperature));
-        Ok(Problem { q: q.read()?, k: k.read()?, k_panels: k_panels.as_slice()?, targets, inverse_temperature })
+    fn new(sides: &'a Sides, targets: &'a Tensor, p: Params) -> Result<Self> {
+        let (q, k, k_panels) = (sides.q.read()?, sides.k.read()?, sides.k_panels.as_slice()?);
+        let inverse_temperature = T::of(1.0 / p.temperature);
+        Ok(Problem { q, k, k_panels, targets: targets.as_slice()?, inverse_temperature })
     }
 
     /// The tile `[BLOCK, BLOCK]` of cosines between a block of q and one of k.

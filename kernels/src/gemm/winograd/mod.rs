@@ -8,7 +8,8 @@
 //!
 //! with 16 multiplications for 36. The price is rounding: sums of 4 pixels and of 9 taps are rounded before they are multiplied, and what
 //! the products leave is added and subtracted. With 48 channels the error is 3.3e-7 to 3.7e-7, where the sums as they are have 1.6e-7 to
-//! 1.9e-7 and PyTorch's own in float32 1.6e-7 to 3.4e-7; with 192 it is 4.5e-7 for 2.2e-7. A pixel that is not finite reaches all pixels of its tiles.
+//! 1.9e-7 and PyTorch's own in float32 1.6e-7 to 3.4e-7; with 192 it is 4.5e-7 for 2.2e-7. A pixel that is not
+//! finite reaches all pixels of its tiles.
 
 mod gradient;
 mod product;
