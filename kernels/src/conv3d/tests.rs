@@ -36,7 +36,7 @@ fn shapes() -> Vec<([usize; 5], [usize; 5], Params)> {
 }
 
 /// Few outputs of long lines, which are computed along W: whole and broken vectors and parts of outputs, one channel and several, lines
-/// that a block of rows cuts and lines that are longer, and maps of a stride.
+/// longer than the rows that are summed at a time, several blocks along both axes, and maps of a stride.
 fn few_outputs() -> Vec<([usize; 5], [usize; 5], Params)> {
     let p = |stride, padding| Params { stride: [stride; 3], padding };
     vec![
@@ -47,6 +47,8 @@ fn few_outputs() -> Vec<([usize; 5], [usize; 5], Params)> {
         ([1, 4, 5, 60, 11], [35, 1, 2, 2, 11], p(1, [0, 1, 2])),
         ([1, 20, 20, 29, 12], [12, 3, 3, 3, 12], p(2, [1; 3])),
         ([3, 1, 13, 16, 12], [12, 3, 1, 5, 12], p(1, [1, 0, 2])),
+        ([1, 19, 10, 30, 12], [13, 3, 3, 3, 12], p(1, [1; 3])),
+        ([2, 9, 13, 31, 7], [9, 3, 2, 3, 7], Params { stride: [2, 3, 1], padding: [1; 3] }),
     ]
 }
 

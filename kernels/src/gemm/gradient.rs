@@ -10,7 +10,7 @@ use super::lines::{Lines, copies_lines, joined_taps};
 use super::map::{Map, Run};
 use super::operand::Operand;
 use super::tile::{Factor, Outer, PIECE, Target};
-use crate::simd::{Kernel, Vector};
+use crate::simd::{Kernel, MAX_LANES, Vector};
 use engine::parallel;
 use std::ops::Range;
 
@@ -125,8 +125,14 @@ impl<S: Operand> Gradient<'_, S> {
         Cuts { chunks, chunk, lines, taps, outputs, all_taps, n, turned }
     }
 
-    fn copies_lines(&self) -> bool {
+    pub fn copies_lines(&self) -> bool {
         copies_lines(self.map, self.n)
+    }
+
+    /// Lanes that the widest vectors take for the sums of a row and a line of taps.
+    pub fn lanes(&self) -> usize {
+        let Cuts { turned, n, .. } = self.cuts();
+        if turned { self.m.next_multiple_of(MAX_LANES) * n } else { self.m * n.next_multiple_of(MAX_LANES) }
     }
 
     /// Whether a row's values are few under a line of taps, and those under several lines are summed as pieces of one row.

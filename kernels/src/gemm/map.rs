@@ -237,7 +237,7 @@ impl Map {
     }
 
     /// The line of the source (over all images) that a run meets under `tap`.
-    fn source_line(&self, run: &Run, tap: usize) -> Option<usize> {
+    pub fn source_line(&self, run: &Run, tap: usize) -> Option<usize> {
         let ([td, th, _], [d, h, _]) = (self.taps[tap], &self.axes);
         Some((run.n * d.source + d.meets(run.d, td)?) * h.source + h.meets(run.h, th)?)
     }
@@ -260,6 +260,33 @@ impl Map {
             runs.push(Run { n, d, h, w: first..end, row: at - rows.start });
             at += end - first;
         }
+    }
+
+    /// Planes of rows in all images, and lines of a plane.
+    pub fn planes(&self) -> [usize; 2] {
+        [self.batch * self.axes[0].rows, self.axes[1].rows]
+    }
+
+    /// Some lines of some planes, whole, as the runs of a block in this order.
+    pub fn lines(&self, [planes, lines]: [Range<usize>; 2], runs: &mut Vec<Run>) {
+        let (depth, wide) = (self.axes[0].rows, self.line_rows());
+        runs.clear();
+        for plane in planes {
+            for h in lines.clone() {
+                runs.push(Run { n: plane / depth, d: plane % depth, h, w: 0..wide, row: runs.len() * wide });
+            }
+        }
+    }
+
+    /// Lines of the source that so many planes of so many lines of rows meet.
+    pub fn lines_met(&self, rows: [usize; 2]) -> usize {
+        (0..2).map(|a| (rows[a] - 1) * self.axes[a].step + self.axes[a].taps.len()).product()
+    }
+
+    /// Which of all rows a run begins with.
+    pub fn first_row(&self, run: &Run) -> usize {
+        let [d, h, w] = [0, 1, 2].map(|a| self.axes[a].rows);
+        ((run.n * d + run.d) * h + run.h) * w + run.w.start
     }
 
     /// Target pixels of a run: the first one and the distance to the next.

@@ -96,6 +96,7 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
             let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);
             match winograd::for_gradient(map, n, m) {
                 Some(tiles) => winograd::weight_gradient(&gradient, &tiles, dw),
+                None if along_w::fits_gradient(&gradient) => along_w::weight_gradient(&gradient, dw),
                 None => gradient.run(dw),
             }
         }

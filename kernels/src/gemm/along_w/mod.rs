@@ -1,10 +1,13 @@
-//! Products of few outputs in f32: vectors run along W and fill their lanes, which outputs would not.
+//! Products of few outputs in f32, and the gradients of their weights: vectors run along W and fill their lanes, which outputs would not.
 //!
-//! A unit is a block of whole lines of rows. The source lines that it meets are copied to [`Lines`], channel by channel. A tile is
-//! OUTPUTS outputs of some vectors of rows; the steps are those of other products, and so is the order of an output's sums: results
-//! depend neither on the width of vectors nor on threads.
+//! Work is cut into blocks of whole lines of rows ([`Blocks`](blocks::Blocks)). The source lines that a block meets are copied, channel by
+//! channel ([`Lines`](lines::Lines)). The steps of a product are those of other products, and so is the order of an output's sums; a gradient's sums have 16
+//! lanes on every CPU: results depend neither on the width of vectors nor on threads.
 
+mod blocks;
+mod gradient;
 mod lines;
 mod product;
 
+pub use gradient::{fits as fits_gradient, run as weight_gradient};
 pub use product::run;

@@ -3,14 +3,16 @@
 use super::super::map::Run;
 use super::super::product::{self, Product, Step};
 use super::super::tile::Target;
+use super::blocks::Blocks;
 use super::lines::{Lines, pitch};
-use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, transpose, will_read};
+use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, will_read};
 use engine::{Result, parallel};
+use std::ops::Range;
 
 /// Outputs of a tile.
 const OUTPUTS: usize = 12;
-/// Most rows of a block, where a line is not longer.
-const BLOCK_ROWS: usize = 256;
+/// Most rows that are summed at a time, where a line is not longer.
+const GROUP_ROWS: usize = 256;
 
 /// Writes the target pixels that the rows of all products name: of those that fit along W, and of the others.
 pub fn run(products: &[Product<f32>], target: &mut [f32]) -> Result<()> {
@@ -23,9 +25,7 @@ struct AlongW<'a> {
     product: &'a Product<'a, f32>,
     /// Rows of a line.
     wide: usize,
-    /// Lines of all rows, and of a block.
-    lines: usize,
-    block: usize,
+    blocks: Blocks<'a>,
     steps: Vec<Step>,
     /// `[parts of OUTPUTS, taps / line_taps, channels, line_taps, OUTPUTS]`, zero behind the last output.
     weights: Vec<f32>,
@@ -43,17 +43,15 @@ impl<'a> AlongW<'a> {
 
     fn new(product: &'a Product<'a, f32>) -> Self {
         let (map, wide) = (product.map, product.map.line_rows());
-        let lines = map.rows() / wide;
-        let block = (lines / (4 * rayon::current_num_threads())).clamp(1, (BLOCK_ROWS / wide).max(1));
-        AlongW { product, wide, lines, block, steps: product.steps(), weights: pack(product) }
+        let blocks = Blocks::new(map, [product.channels * pitch(map), 0], 4 * rayon::current_num_threads());
+        AlongW { product, wide, blocks, steps: product.steps(), weights: pack(product) }
     }
 
     /// Writes the target pixels that the rows name.
     fn run(&self, target: &mut [f32]) {
         let to = Target(target.as_mut_ptr());
-        parallel::run_with(self.lines.div_ceil(self.block), Scratch::default, |scratch, i| {
-            let lines = i * self.block..self.lines.min((i + 1) * self.block);
-            self.product.map.runs(lines.start * self.wide..lines.end * self.wide, &mut scratch.runs);
+        parallel::run_with(self.blocks.count(), Scratch::default, |scratch, i| {
+            self.blocks.runs(i, &mut scratch.runs);
             dispatch(Unit { all: self, to, scratch });
         });
     }
@@ -86,12 +84,13 @@ fn pack(p: &Product<f32>) -> Vec<f32> {
 struct Scratch {
     runs: Vec<Run>,
     lines: Lines,
-    /// The run and the row in it that each vector of rows begins with.
+    /// The run and the row in it that each vector of a group's rows begins with.
     vectors: Vec<(usize, usize)>,
     /// `[OUTPUTS, step]`: runs of whole vectors, and one vector more.
     sums: Vec<f32>,
 }
 
+/// A block of lines, some of them at a time.
 struct Unit<'a> {
     all: &'a AlongW<'a>,
     to: Target<f32>,
@@ -105,39 +104,44 @@ impl Kernel for Unit<'_> {
     fn run<V: Vector>(mut self) {
         let (p, s) = (self.all.product, &mut *self.scratch);
         s.lines.copy::<V>(p.map, p.source, p.channels, &s.runs);
-        self.cut::<V>();
-        for part in 0..self.all.product.n.div_ceil(OUTPUTS) {
-            // SAFETY: `dispatch` gave the instruction set; with 16 lanes there are 32 registers, and 16 with 8.
-            unsafe {
-                for step in &self.all.steps {
-                    if V::LANES == MAX_LANES { self.add::<V, 2>(part, step) } else { self.add::<V, 1>(part, step) }
+        let (runs, lines) = (s.runs.len(), (GROUP_ROWS / self.all.wide).max(1));
+        for start in (0..runs).step_by(lines) {
+            let group = start..runs.min(start + lines);
+            self.cut::<V>(group.clone());
+            for part in 0..self.all.product.n.div_ceil(OUTPUTS) {
+                // SAFETY: `dispatch` gave the instruction set; with 16 lanes there are 32 registers, and 16 with 8.
+                unsafe {
+                    for step in &self.all.steps {
+                        if V::LANES == MAX_LANES { self.add::<V, 2>(part, step) } else { self.add::<V, 1>(part, step) }
+                    }
+                    self.put::<V>(group.clone(), part);
                 }
-                self.put::<V>(part);
             }
         }
     }
 }
 
 impl Unit<'_> {
-    /// Rows of a run in whole vectors, and sums of an output.
+    /// Rows of a run in whole vectors.
     fn width(&self) -> usize {
         self.all.wide.next_multiple_of(MAX_LANES)
     }
 
-    fn step(&self) -> usize {
-        self.scratch.runs.len() * self.width() + MAX_LANES
+    /// Sums of an output.
+    fn step<V: Vector>(&self) -> usize {
+        self.scratch.vectors.len() * V::LANES + MAX_LANES
     }
 
-    /// Cuts the runs into vectors, and makes room for their sums.
+    /// Cuts a group of runs into vectors, and makes room for their sums.
     #[inline(always)]
-    fn cut<V: Vector>(&mut self) {
-        let (width, step) = (self.width(), self.step());
-        let s = &mut *self.scratch;
-        s.vectors.clear();
-        for run in 0..s.runs.len() {
-            s.vectors.extend((0..width).step_by(V::LANES).map(|place| (run, place)));
+    fn cut<V: Vector>(&mut self, group: Range<usize>) {
+        let width = self.width();
+        self.scratch.vectors.clear();
+        for run in group {
+            self.scratch.vectors.extend((0..width).step_by(V::LANES).map(|place| (run, place)));
         }
-        s.sums.resize(OUTPUTS * step, 0.0);
+        let size = OUTPUTS * self.step::<V>();
+        self.scratch.sums.resize(size, 0.0);
     }
 
     /// The bias of a part, or zeros.
@@ -152,20 +156,19 @@ impl Unit<'_> {
     /// As for [`Vector`].
     #[inline(always)]
     unsafe fn add<V: Vector, const NV: usize>(&mut self, part: usize, step: &Step) {
-        let (all, row, bias) = (self.all, self.step(), self.bias(part));
+        let (all, row, bias) = (self.all, self.step::<V>(), self.bias(part));
         let (taps, pitch) = (all.product.map.line_taps(), pitch(all.product.map));
         let (first, end) = (step.taps.start / taps, step.taps.end / taps);
         let s = &mut *self.scratch;
-        let runs = s.runs.len();
         for (i, vectors) in s.vectors.chunks(NV).enumerate() {
             // SAFETY: a line has all values of its run, in whole vectors; the sums have a place for the vector after the last.
             unsafe {
                 let mut sum = [[V::zero(); NV]; OUTPUTS];
                 let mut weights = all.weights(part, first);
-                for met in s.lines.met(first..end, runs).chunks_exact(runs) {
-                    let mut x = [s.lines.values(); NV];
+                for line in first..end {
+                    let mut x = [s.lines.zeros(); NV];
                     for (x, &(run, place)) in x.iter_mut().zip(vectors) {
-                        *x = x.add(met[run] + place);
+                        *x = s.lines.met(line, run).unwrap_or(*x).add(place);
                     }
                     weights = add_line(&mut sum, x, weights, all.product.channels, taps, pitch);
                 }
@@ -186,26 +189,47 @@ impl Unit<'_> {
     /// # Safety
     /// As for [`Vector`].
     #[inline(always)]
-    unsafe fn put<V: Vector>(&mut self, part: usize) {
-        let (p, width, row, s) = (self.all.product, self.width(), self.step(), &*self.scratch);
+    unsafe fn put<V: Vector>(&mut self, group: Range<usize>, part: usize) {
+        let (p, width, row, s) = (self.all.product, self.width(), self.step::<V>(), &*self.scratch);
         let outputs = (p.n - part * OUTPUTS).min(OUTPUTS);
-        for (i, run) in s.runs.iter().enumerate() {
+        for (i, run) in s.runs[group].iter().enumerate() {
             let (pixel, stride) = p.map.target(run);
             for first in (0..run.len()).step_by(SIDE) {
-                let mut turned = [0.0; SIDE * MAX_LANES];
-                for half in [0, SIDE] {
-                    let sums = &s.sums[half * row + i * width + first..];
-                    // SAFETY: the caller's instruction set.
-                    unsafe { transpose::<f32, V>(sums, row, OUTPUTS - half, &mut turned[half..], MAX_LANES) }
-                }
-                for (j, turned) in turned.chunks_exact(MAX_LANES).enumerate().take(run.len() - first) {
-                    let at = (pixel + (first + j) * stride) * p.n + part * OUTPUTS;
-                    for o in (0..outputs).step_by(V::LANES) {
-                        // SAFETY: the map names pixels of the target; this unit alone writes these.
-                        unsafe { V::load(turned.as_ptr().add(o)).store_first(self.to.0.add(at + o), outputs - o) }
+                let at = (pixel + first * stride) * p.n + part * OUTPUTS;
+                // SAFETY: the map names pixels of the target, and this unit alone writes these.
+                unsafe {
+                    let (sums, to) = (s.sums.as_ptr().add(i * width + first), self.to.0.add(at));
+                    if outputs == OUTPUTS && run.len() - first >= SIDE {
+                        turn::<V>(sums, row, to, stride * p.n);
+                        continue;
+                    }
+                    let mut turned = [0.0; SIDE * OUTPUTS];
+                    turn::<V>(sums, row, turned.as_mut_ptr(), OUTPUTS);
+                    for (j, turned) in turned.chunks_exact(OUTPUTS).enumerate().take(run.len() - first) {
+                        let to = to.add(j * stride * p.n);
+                        turned[..outputs].iter().enumerate().for_each(|(o, &v)| to.add(o).write(v));
                     }
                 }
             }
+        }
+    }
+}
+
+/// Writes SIDE rows of OUTPUTS values, `to_step` apart, whose columns are `step` apart.
+///
+/// # Safety
+/// As for [`Vector`]; there must be as many values at both.
+#[inline(always)]
+unsafe fn turn<V: Vector>(from: *const f32, step: usize, to: *mut f32, to_step: usize) {
+    // The last block of columns ends with the last one, and meets some of the one before again.
+    for column in [0, OUTPUTS - SIDE] {
+        let mut block = [[0.0; SIDE]; SIDE];
+        // SAFETY: the caller's.
+        unsafe {
+            for (i, block) in block.iter_mut().enumerate() {
+                *block = from.add((column + i) * step).cast::<[f32; SIDE]>().read();
+            }
+            V::transpose(&block, to.add(column), to_step);
         }
     }
 }
