@@ -21,7 +21,7 @@ use std::ops::Range;
 /// Rows up to which weights are packed panel by panel where they are used, rather than once for all units.
 const FEW_ROWS: usize = 512;
 /// Most rows of a block: their channels (of one tap) and outputs stay near.
-const BLOCK_ROWS: usize = 192;
+const BLOCK_ROWS: usize = 128;
 /// Lanes of a step. Each step is summed on its own and then added to the outputs: with steps this short the rounding error of a
 /// long sum stays near that of its last additions.
 const STEP_LANES: usize = 128;

@@ -9,6 +9,8 @@ use engine::{DType, Element, Error, Result, Tensor, bf16, parallel};
 const CHUNK: usize = 64 * 1024;
 /// Rows that are summed in the dtype of the arithmetic before they are added in f64.
 const BLOCK: usize = 16;
+/// Places that are read by turns, which is faster than one after the other where memory is waited for.
+const STREAMS: usize = 4;
 
 pub fn forward(op: &'static str, x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
@@ -48,13 +50,18 @@ impl<S: Stored> Kernel for SumChunk<'_, S> {
     fn run<V: Vector>(self) -> Vec<f64> {
         let c = self.channels;
         let (mut sum, mut part) = (vec![0.0; c], vec![S::Real::of(0.0); c]);
-        for rows in self.rows.chunks(BLOCK * c) {
+        let (quarters, rest) = self.rows.split_at(self.rows.len() / (STREAMS * c) * STREAMS * c);
+        let quarter = quarters.len() / STREAMS;
+        for start in (0..quarter).step_by(BLOCK / STREAMS * c) {
             part.fill(S::Real::of(0.0));
-            let fours = rows.chunks_exact(4 * c);
-            fours.remainder().chunks_exact(c).for_each(|row| add_row(&mut part, row));
-            fours.for_each(|rows| add_four(&mut part, rows));
+            for at in (start..quarter.min(start + BLOCK / STREAMS * c)).step_by(c) {
+                add_four(&mut part, [0, 1, 2, 3].map(|i| &quarters[i * quarter + at..][..c]));
+            }
             add(&mut sum, part.iter().map(|&v| Element::to_f64(v)));
         }
+        part.fill(S::Real::of(0.0));
+        rest.chunks_exact(c).for_each(|row| add_row(&mut part, row));
+        add(&mut sum, part.iter().map(|&v| Element::to_f64(v)));
         sum
     }
 }
@@ -71,10 +78,7 @@ fn add_row<S: Stored>(part: &mut [S::Real], row: &[S]) {
 
 /// Four rows at once, for a fourth of the stores.
 #[inline(always)]
-fn add_four<S: Stored>(part: &mut [S::Real], rows: &[S]) {
-    let c = part.len();
-    let (ab, cd) = rows.split_at(2 * c);
-    let ((a, b), (c, d)) = (ab.split_at(c), cd.split_at(c));
+fn add_four<S: Stored>(part: &mut [S::Real], [a, b, c, d]: [&[S]; STREAMS]) {
     for ((s, (a, b)), (c, d)) in part.iter_mut().zip(a.iter().zip(b)).zip(c.iter().zip(d)) {
         *s += (a.widen() + b.widen()) + (c.widen() + d.widen());
     }
