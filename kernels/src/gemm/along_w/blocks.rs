@@ -15,8 +15,8 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// At least `fewest` blocks, where there are as many lines, for lines of `source` values that are met and of `target` values that meet
-    /// them.
+    /// At least `fewest` blocks, where there are as many lines, for lines of `source` values that are met, and of `target` values that
+    /// meet them.
     pub fn new(map: &'a Map, [source, target]: [usize; 2], fewest: usize) -> Self {
         let all = map.planes();
         let mut blocks = Blocks { map, all, block: [MOST[0].min(all[0]), MOST[1].min(all[1])] };

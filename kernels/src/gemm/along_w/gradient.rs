@@ -1,18 +1,20 @@
-//! The gradient of a weight of few inputs and outputs: `dw[o][tap][c] = sum over lines, w of dy[o][w] * x[c][w + tap]`, with the lines of
-//! both turned. A unit is some blocks, whose sums it adds to its own copy of the gradient; copies are added in order.
+//! The gradient of a weight of few inputs and outputs: `dw[o][tap][c] = sum over lines, w of dy[line][o][w] * x[line][c][w + tap]`,
+//! with the lines of both turned. A unit is some blocks, whose sums it adds to its own copy of the gradient; how many copies there are
+//! follows from the shape alone, and they are added in order.
 //!
-//! Behind its end a line of dy is zero. What is not finite in a line's last pixels of x may therefore reach all taps.
+//! Vectors reach over the end of a line, where dy is zero: what is not finite in the last pixels of a line of x reaches all taps.
 
 use super::super::gradient::{Gradient, cut_rows, sum_chunks};
 use super::super::map::Run;
 use super::super::tile::Target;
 use super::blocks::Blocks;
-use super::lines::{Lines, Rows, pitch};
+use super::lines::{Lines, RowLines, pitch};
 use crate::simd::{Kernel, MAX_LANES, Vector, dispatch};
 use engine::parallel;
 use std::ops::Range;
 
-/// Whether a gradient should run along W: where that fills so many more lanes that it pays to turn lines.
+/// Whether a gradient should run along W: where that fills so many more lanes that it pays to turn lines. With one channel, three lines
+/// of taps in a tile are as fast.
 pub fn fits(g: &Gradient<f32>) -> bool {
     let (wide, taps) = (g.map.line_rows(), g.map.line_taps());
     let can = g.copies_lines() && g.map.line_step() == 1 && g.n > 1;
@@ -39,7 +41,7 @@ pub fn run(gradient: &Gradient<f32>, dw: &mut [f32]) {
 struct Scratch {
     runs: Vec<Run>,
     x: Lines,
-    dy: Rows,
+    dy: RowLines,
     /// The lines of dy and x that meet under a line of taps.
     met: Vec<[*const f32; 2]>,
 }

@@ -45,7 +45,7 @@ impl Lines {
         let mut copied = 0;
         for i in 0..self.met.len() {
             if self.copy_met(i) != Some(copied) {
-                continue;
+                continue; // padding, or a line that was met before
             }
             copied += 1;
             if let Some(piece) = map.piece(&runs[i % runs.len()], i / runs.len() * taps, taps) {
@@ -101,12 +101,12 @@ impl Lines {
 
 /// Lines of rows, `[channels, pitch]` each, from a cache line on and zero behind the last row.
 #[derive(Default)]
-pub struct Rows {
+pub struct RowLines {
     values: Vec<f32>,
     start: usize,
 }
 
-impl Rows {
+impl RowLines {
     /// Copies lines of `pitch` rows or fewer.
     #[inline(always)]
     pub fn copy<V: Vector>(

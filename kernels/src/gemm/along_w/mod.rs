@@ -1,7 +1,8 @@
-//! Products of few outputs in f32, and the gradients of their weights: vectors run along W and fill their lanes, which outputs would not.
+//! Products of few outputs in f32, and the gradients of their weights: vectors run along W and fill their lanes, which outputs would
+//! not.
 //!
-//! Work is cut into blocks of whole lines of rows ([`Blocks`](blocks::Blocks)). The source lines that a block meets are copied, channel by
-//! channel ([`Lines`](lines::Lines)). The steps of a product are those of other products, and so is the order of an output's sums; a gradient's sums have 16
+//! Work is cut into blocks of whole lines of rows ([`blocks`]). The source lines that a block meets are copied once, channel by channel
+//! ([`lines`]). The steps of a product are those of other products, and so is the order of an output's sums; a gradient's sums have 16
 //! lanes on every CPU: results depend neither on the width of vectors nor on threads.
 
 mod blocks;
