@@ -1,7 +1,7 @@
 //! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
 
 use super::operand::Operand;
-use crate::simd::{Lane, Vector, will_read, will_write};
+use crate::simd::{Lane, MAX_LANES, Vector, will_read, will_write};
 
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
@@ -121,12 +121,39 @@ impl<S: Operand> Strip<S> {
                     b = b.add(self.width);
                 }
             }
-            for (i, sum) in sum.iter().enumerate() {
-                let c = *self.c.add(row + i);
-                match self.start {
-                    Some(start) => self.put(start, sum, c.cast::<S>().add(self.col)),
-                    None => self.put(c.add(self.col), sum, c.add(self.col)),
+            if S::PER_LANE == 1 {
+                for (i, sum) in sum.iter().enumerate() {
+                    self.write(row + i, sum);
                 }
+                return;
+            }
+            // Rounding takes so much code that the compiler does not unroll this loop: sums that it indexed would be kept in memory, and
+            // stored by every step of the loops above.
+            let mut done = [[[0.0; MAX_LANES]; NV]; M];
+            for (done, sum) in done.iter_mut().zip(&sum) {
+                for (done, sum) in done.iter_mut().zip(sum) {
+                    sum.store(done.as_mut_ptr());
+                }
+            }
+            for (i, done) in done.iter().enumerate() {
+                let mut sum = [V::zero(); NV];
+                for (sum, done) in sum.iter_mut().zip(done) {
+                    *sum = V::load(done.as_ptr());
+                }
+                self.write(row + i, &sum);
+            }
+        }
+    }
+
+    /// Writes a row of a tile.
+    #[inline(always)]
+    unsafe fn write<V: Vector, const NV: usize>(&self, row: usize, sum: &[V; NV]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let c = *self.c.add(row);
+            match self.start {
+                Some(start) => self.put(start, sum, c.cast::<S>().add(self.col)),
+                None => self.put(c.add(self.col), sum, c.add(self.col)),
             }
         }
     }
