@@ -5,7 +5,7 @@ use super::super::product::{self, Product, Step};
 use super::super::tile::Target;
 use super::blocks::Blocks;
 use super::lines::{Lines, pitch};
-use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, will_read};
+use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, will_read, will_write};
 use engine::{Result, parallel};
 use std::ops::Range;
 
@@ -54,6 +54,12 @@ impl<'a> AlongW<'a> {
             self.blocks.runs(i, &mut scratch.runs);
             dispatch(Unit { all: self, to, scratch });
         });
+    }
+
+    /// Where in the target the outputs of a run's row are.
+    fn outputs(&self, run: &Run, row: usize) -> usize {
+        let (pixel, stride) = self.product.map.target(run);
+        (pixel + row * stride) * self.product.n
     }
 
     /// Weights of one part of the outputs from a line of taps on.
@@ -164,13 +170,18 @@ impl Unit<'_> {
             // SAFETY: a line has all values of its run, in whole vectors; the sums have a place for the vector after the last.
             unsafe {
                 let mut sum = [[V::zero(); NV]; OUTPUTS];
-                let mut weights = all.weights(part, first);
+                let mut walk = Walk { weights: all.weights(part, first), write: s.sums.as_mut_ptr(), written: 0 };
+                if part == 0 && step.taps.end == all.product.map.taps() {
+                    let (run, place) = vectors[0];
+                    walk.write = self.to.0.wrapping_add(all.outputs(&s.runs[run], place));
+                    walk.written = (NV * V::LANES * all.product.n).div_ceil(step.taps.len() * all.product.channels);
+                }
                 for line in first..end {
                     let mut x = [s.lines.zeros(); NV];
                     for (x, &(run, place)) in x.iter_mut().zip(vectors) {
                         *x = s.lines.met(line, run).unwrap_or(*x).add(place);
                     }
-                    weights = add_line(&mut sum, x, weights, all.product.channels, taps, pitch);
+                    add_line(&mut sum, x, &mut walk, all.product.channels, taps, pitch);
                 }
                 let to = s.sums.as_mut_ptr().add(i * NV * V::LANES);
                 for (o, sum) in sum.iter().enumerate() {
@@ -193,9 +204,9 @@ impl Unit<'_> {
         let (p, width, row, s) = (self.all.product, self.width(), self.step::<V>(), &*self.scratch);
         let outputs = (p.n - part * OUTPUTS).min(OUTPUTS);
         for (i, run) in s.runs[group].iter().enumerate() {
-            let (pixel, stride) = p.map.target(run);
+            let (_, stride) = p.map.target(run);
             for first in (0..run.len()).step_by(SIDE) {
-                let at = (pixel + first * stride) * p.n + part * OUTPUTS;
+                let at = self.all.outputs(run, first) + part * OUTPUTS;
                 // SAFETY: the map names pixels of the target, and this unit alone writes these.
                 unsafe {
                     let (sums, to) = (s.sums.as_ptr().add(i * width + first), self.to.0.add(at));
@@ -234,7 +245,15 @@ unsafe fn turn<V: Vector>(from: *const f32, step: usize, to: *mut f32, to_step: 
     }
 }
 
-/// Adds the products of a line of taps, for which row and tap 0 lie at `x` in the first channel; returns where its weights end.
+/// What a tile walks along from tap to tap: its weights, and the outputs that will be written, which it asks memory for, so many values
+/// at each tap. Where there is nothing to ask for, none: its own.
+struct Walk {
+    weights: *const f32,
+    write: *mut f32,
+    written: usize,
+}
+
+/// Adds the products of a line of taps, for which row and tap 0 lie at `x` in the first channel.
 ///
 /// # Safety
 /// As for [`Vector`].
@@ -242,11 +261,11 @@ unsafe fn turn<V: Vector>(from: *const f32, step: usize, to: *mut f32, to_step: 
 unsafe fn add_line<V: Vector, const NV: usize>(
     sum: &mut [[V; NV]; OUTPUTS],
     mut x: [*const f32; NV],
-    mut weights: *const f32,
+    walk: &mut Walk,
     channels: usize,
     taps: usize,
     pitch: usize,
-) -> *const f32 {
+) {
     // SAFETY: the caller vouches for `channels` rows of x and as many weights.
     unsafe {
         for _ in 0..channels {
@@ -256,18 +275,19 @@ unsafe fn add_line<V: Vector, const NV: usize>(
                     *right = V::load(x.add(tap));
                 }
                 for (o, sum) in sum.iter_mut().enumerate() {
-                    let left = V::splat(*weights.add(o));
+                    let left = V::splat(*walk.weights.add(o));
                     for (sum, right) in sum.iter_mut().zip(&right) {
                         *sum = left.fma(*right, *sum);
                     }
                 }
-                weights = weights.add(OUTPUTS);
+                will_write(walk.write);
+                walk.weights = walk.weights.add(OUTPUTS);
+                walk.write = walk.write.wrapping_add(walk.written);
             }
             for x in &mut x {
                 *x = x.wrapping_add(pitch);
                 will_read(x.wrapping_add(pitch)); // a channel is too few loads for the CPU to see the stride in time
             }
         }
-        weights
     }
 }
