@@ -339,6 +339,14 @@ pub fn widen<S: Stored>(from: &[S], to: &mut [S::Real]) {
     }
 }
 
+/// Values of f32 in a line of the caches.
+pub const LINE: usize = 16;
+
+/// Values from `p` to the next line of the caches. With so many more in a buffer there are enough, wherever it begins.
+pub fn values_to_line(p: *const f32) -> usize {
+    p.align_offset(LINE * size_of::<f32>()).min(LINE)
+}
+
 /// Values along each side of the blocks that are transposed.
 pub const SIDE: usize = 8;
 
@@ -349,13 +357,23 @@ pub const SIDE: usize = 8;
 /// As for [`Vector`].
 #[inline(always)]
 pub unsafe fn transpose<S: Lane, V: Vector>(from: &[S], step: usize, rows: usize, to: &mut [f32], to_step: usize) {
+    let to = &mut to[..(SIDE - 1) * to_step + SIDE];
+    // SAFETY: the block's rows lie in `to`.
+    unsafe { transpose_to::<S, V>(from, step, rows, to.as_mut_ptr(), to_step) }
+}
+
+/// The same, where other threads may write between the rows of `to`.
+///
+/// # Safety
+/// As for [`Vector`]; there must be SIDE rows of SIDE values at `to`.
+#[inline(always)]
+pub unsafe fn transpose_to<S: Lane, V: Vector>(from: &[S], step: usize, rows: usize, to: *mut f32, to_step: usize) {
     let mut block = [[0.0; SIDE]; SIDE];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
         widen(&from[i * step..][..SIDE], row);
     }
-    let to = &mut to[..(SIDE - 1) * to_step + SIDE];
-    // SAFETY: the block's rows lie in `to`.
-    unsafe { V::transpose(&block, to.as_mut_ptr(), to_step) }
+    // SAFETY: the caller's.
+    unsafe { V::transpose(&block, to, to_step) }
 }
 
 /// Every element of `from` rounded to S; the slices have one length.

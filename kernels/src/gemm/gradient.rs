@@ -150,6 +150,13 @@ pub fn cut_rows(rows: usize, units: usize, size: usize) -> (usize, usize) {
     (rows.div_ceil(chunk), chunk)
 }
 
+/// The same for blocks that the rows are cut into: how many chunks, and blocks of each.
+pub fn cut_blocks(blocks: usize, rows: usize, units: usize, size: usize) -> (usize, usize) {
+    let (_, chunk_rows) = cut_rows(rows, units, size);
+    let chunk = (chunk_rows * blocks).div_ceil(rows);
+    (blocks.div_ceil(chunk), chunk)
+}
+
 /// Has `sum` write a gradient for each chunk, the first to `dw`, and adds them.
 pub fn sum_chunks(dw: &mut [f32], chunks: usize, sum: impl FnOnce(&[Target<f32>])) {
     let size = dw.len();

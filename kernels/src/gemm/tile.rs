@@ -1,13 +1,10 @@
 //! The two register tiles that do all the arithmetic: a sum over channels and a sum over rows.
 
 use super::operand::Operand;
-use crate::simd::{Lane, MAX_LANES, Vector, will_read, will_write};
+use crate::simd::{LINE, Lane, MAX_LANES, Vector, will_read, will_write};
 
 /// Most rows of a [`Strip`] tile: lists of row pointers end in this many less one that do not count, for the last tile.
 pub const MAX_ROWS: usize = 8;
-
-/// Values of f32 in a line of the caches.
-const LINE: usize = 16;
 
 /// A pointer that units on several threads write through, each its own rows and columns.
 #[derive(Clone, Copy)]

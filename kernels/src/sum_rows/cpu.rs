@@ -55,7 +55,7 @@ impl<S: Stored> Kernel for SumChunk<'_, S> {
         for start in (0..quarter).step_by(BLOCK / STREAMS * c) {
             part.fill(S::Real::of(0.0));
             for at in (start..quarter.min(start + BLOCK / STREAMS * c)).step_by(c) {
-                add_four(&mut part, [0, 1, 2, 3].map(|i| &quarters[i * quarter + at..][..c]));
+                add_four(&mut part, std::array::from_fn(|i| &quarters[i * quarter + at..][..c]));
             }
             add(&mut sum, part.iter().map(|&v| Element::to_f64(v)));
         }

@@ -134,10 +134,10 @@ thread_local! {
 /// Calls `work` with this thread's window and scratch, `len` elements whose contents are left over from earlier calls.
 fn with_scratch<R>(len: usize, work: impl FnOnce(&mut Window, &mut [f32]) -> R) -> R {
     SCRATCH.with_borrow_mut(|(window, scratch)| {
-        if scratch.len() < len + MAX_LANES {
-            scratch.resize(len + MAX_LANES, 0.0);
+        if scratch.len() < len + simd::LINE {
+            scratch.resize(len + simd::LINE, 0.0);
         }
-        let skip = scratch.as_ptr().align_offset(64).min(MAX_LANES); // to a cache line
+        let skip = simd::values_to_line(scratch.as_ptr());
         work(window, &mut scratch[skip..][..len])
     })
 }

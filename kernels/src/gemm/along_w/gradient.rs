@@ -4,7 +4,7 @@
 //!
 //! Vectors reach over the end of a line, where dy is zero: what is not finite in the last pixels of a line of x reaches all taps.
 
-use super::super::gradient::{Gradient, cut_rows, sum_chunks};
+use super::super::gradient::{Gradient, cut_blocks, sum_chunks};
 use super::super::map::Run;
 use super::super::tile::Target;
 use super::blocks::Blocks;
@@ -25,9 +25,7 @@ pub fn fits(g: &Gradient<f32>) -> bool {
 pub fn run(gradient: &Gradient<f32>, dw: &mut [f32]) {
     let (map, wide) = (gradient.map, gradient.map.line_rows().next_multiple_of(MAX_LANES));
     let blocks = Blocks::new(map, [gradient.n * pitch(map), gradient.m * wide], 1);
-    let (_, rows) = cut_rows(map.rows(), 1, dw.len());
-    let chunk = (rows * blocks.count()).div_ceil(map.rows());
-    let chunks = blocks.count().div_ceil(chunk);
+    let (chunks, chunk) = cut_blocks(blocks.count(), map.rows(), 1, dw.len());
     sum_chunks(dw, chunks, |targets| {
         parallel::run_with(chunks, Scratch::default, |scratch, i| {
             let some = i * chunk..blocks.count().min((i + 1) * chunk);

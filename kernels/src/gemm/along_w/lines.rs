@@ -1,13 +1,10 @@
 //! Lines of pixels, turned: neighbouring values are those of one channel.
 
 use super::super::map::{Map, Run};
-use crate::simd::{MAX_LANES, SIDE, Vector, transpose, will_read};
+use crate::simd::{LINE, MAX_LANES, SIDE, Vector, transpose, values_to_line, will_read};
 use std::ops::Range;
 
-/// Bytes.
-const CACHE_LINE: usize = 64;
-/// Values of a line of the caches, and how far behind what is turned memory is asked for.
-const LINE: usize = 16;
+/// How many values behind what is turned memory is asked for.
 const AHEAD: usize = 768;
 
 /// Source lines with their padding. Each is copied once for all rows of a block that meet it.
@@ -39,8 +36,8 @@ impl Lines {
         self.find(map, runs);
         let copies = self.number();
         self.values.clear();
-        self.values.reserve(MAX_LANES + (1 + copies) * self.size);
-        self.start = self.values.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
+        self.values.reserve(LINE + (1 + copies) * self.size);
+        self.start = values_to_line(self.values.as_ptr());
         self.values.resize(self.start + (1 + copies) * self.size, 0.0);
         let mut copied = 0;
         for i in 0..self.met.len() {
@@ -117,8 +114,8 @@ impl RowLines {
         lines: impl ExactSizeIterator<Item = Range<usize>>,
     ) {
         let size = channels * pitch;
-        self.values.resize(self.values.len().max(MAX_LANES + lines.len() * size), 0.0);
-        self.start = self.values.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
+        self.values.resize(self.values.len().max(LINE + lines.len() * size), 0.0);
+        self.start = values_to_line(self.values.as_ptr());
         for (line, to) in lines.zip(self.values[self.start..].chunks_exact_mut(size)) {
             for channel in to.chunks_exact_mut(pitch) {
                 channel[line.len()..].fill(0.0);

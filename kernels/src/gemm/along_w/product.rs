@@ -5,7 +5,7 @@ use super::super::product::{self, Product, Step};
 use super::super::tile::Target;
 use super::blocks::Blocks;
 use super::lines::{Lines, pitch};
-use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, will_read, will_write};
+use crate::simd::{Kernel, MAX_LANES, SIDE, Vector, dispatch, transpose_to, will_read, will_write};
 use engine::{Result, parallel};
 use std::ops::Range;
 
@@ -209,7 +209,7 @@ impl Unit<'_> {
                 let at = self.all.outputs(run, first) + part * OUTPUTS;
                 // SAFETY: the map names pixels of the target, and this unit alone writes these.
                 unsafe {
-                    let (sums, to) = (s.sums.as_ptr().add(i * width + first), self.to.0.add(at));
+                    let (sums, to) = (&s.sums[i * width + first..], self.to.0.add(at));
                     if outputs == OUTPUTS && run.len() - first >= SIDE {
                         turn::<V>(sums, row, to, stride * p.n);
                         continue;
@@ -229,19 +229,13 @@ impl Unit<'_> {
 /// Writes SIDE rows of OUTPUTS values, `to_step` apart, whose columns are `step` apart.
 ///
 /// # Safety
-/// As for [`Vector`]; there must be as many values at both.
+/// As for [`Vector`]; there must be as many values at `to`.
 #[inline(always)]
-unsafe fn turn<V: Vector>(from: *const f32, step: usize, to: *mut f32, to_step: usize) {
+unsafe fn turn<V: Vector>(from: &[f32], step: usize, to: *mut f32, to_step: usize) {
     // The last block of columns ends with the last one, and meets some of the one before again.
     for column in [0, OUTPUTS - SIDE] {
-        let mut block = [[0.0; SIDE]; SIDE];
         // SAFETY: the caller's.
-        unsafe {
-            for (i, block) in block.iter_mut().enumerate() {
-                *block = from.add((column + i) * step).cast::<[f32; SIDE]>().read();
-            }
-            V::transpose(&block, to.add(column), to_step);
-        }
+        unsafe { transpose_to::<f32, V>(&from[column * step..], step, SIDE, to.add(column), to_step) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! of positions, so that its sums stay in the second-level cache. Each chunk sums all positions of all taps along D into its own copy;
 //! copies are added in order, and taken back to 3 x 3 taps.
 
-use super::super::gradient::{Gradient, cut_rows, sum_chunks};
+use super::super::gradient::{Gradient, cut_blocks, sum_chunks};
 use super::super::tile::{Factor, Outer, Target};
 use super::POSITIONS;
 use super::tiles::{SOURCE_SIDE, Tiles};
@@ -20,9 +20,7 @@ const PARTS: usize = SOURCE_SIDE / LINES;
 pub fn run(gradient: &Gradient<f32>, tiles: &Tiles, dw: &mut [f32]) {
     let (m, n) = (gradient.m, gradient.n);
     let mut sums = vec![0.0; POSITIONS * tiles.depth * m * n];
-    let (_, rows) = cut_rows(gradient.map.rows(), PARTS, sums.len());
-    let chunk = (rows * tiles.blocks()).div_ceil(gradient.map.rows());
-    let chunks = tiles.blocks().div_ceil(chunk);
+    let (chunks, chunk) = cut_blocks(tiles.blocks(), gradient.map.rows(), PARTS, sums.len());
     sum_chunks(&mut sums, chunks, |targets| {
         parallel::run_with(chunks * PARTS, Scratch::default, |scratch, unit| {
             let (i, part) = (unit / PARTS, unit % PARTS);

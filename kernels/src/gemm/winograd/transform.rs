@@ -2,11 +2,8 @@
 
 use super::super::tile::Target;
 use super::tiles::{Block, Line, SIDE, SOURCE_SIDE, Tiles};
-use crate::simd::{MAX_LANES, Vector};
+use crate::simd::{LINE, MAX_LANES, Vector, values_to_line};
 use std::ops::Range;
-
-/// Bytes.
-const CACHE_LINE: usize = 64;
 
 /// Taps along H or W.
 pub const TAPS: usize = 3;
@@ -35,8 +32,8 @@ impl Positions {
         self.channels = channels;
         // With room for a vector that begins with the last value.
         self.step = ((rows * channels).next_multiple_of(MAX_LANES) + MAX_LANES) | MAX_LANES;
-        self.values.resize(self.values.len().max(MAX_LANES + positions * self.step), 0.0);
-        self.start = self.values.as_ptr().align_offset(CACHE_LINE).min(MAX_LANES);
+        self.values.resize(self.values.len().max(LINE + positions * self.step), 0.0);
+        self.start = values_to_line(self.values.as_ptr());
     }
 
     /// Writes a row's values from channel `k` on, in line `i` of the positions, and what is in the vectors behind them: rows and channels
