@@ -35,6 +35,20 @@ fn shapes() -> Vec<([usize; 5], [usize; 5], Params)> {
     ]
 }
 
+/// Kernels as long as their stride, which are folded along W: lines of taps in one step, in several, and one each; an input that is not
+/// met to its end, and padding along the other axes.
+fn patches() -> Vec<([usize; 5], [usize; 5], Params)> {
+    let p = |stride, padding| Params { stride, padding };
+    vec![
+        ([2, 16, 18, 40, 12], [12, 2, 2, 2, 12], p([2; 3], [0; 3])),
+        ([1, 16, 16, 32, 20], [24, 2, 2, 2, 20], p([2; 3], [0; 3])),
+        ([1, 12, 10, 36, 5], [7, 2, 3, 3, 5], p([2, 3, 3], [0; 3])),
+        ([1, 9, 8, 33, 7], [21, 2, 2, 2, 7], p([2; 3], [0; 3])),
+        ([1, 8, 8, 42, 3], [21, 3, 2, 2, 3], p([1, 2, 2], [1, 0, 0])),
+        ([1, 16, 16, 32, 100], [9, 2, 1, 2, 100], p([2, 1, 2], [0; 3])),
+    ]
+}
+
 /// Few outputs of long lines, which are computed along W: whole and broken vectors and parts of outputs, one channel and several, lines
 /// longer than the rows that are summed at a time, several blocks along both axes, and maps of a stride.
 fn few_outputs() -> Vec<([usize; 5], [usize; 5], Params)> {
@@ -69,7 +83,7 @@ fn tiles() -> Vec<([usize; 5], [usize; 5], Params)> {
 #[test]
 fn all_three_match_their_definitions() {
     memory::check(true);
-    for (x_dims, w_dims, p) in shapes().into_iter().chain(few_outputs()).chain(tiles()) {
+    for (x_dims, w_dims, p) in shapes().into_iter().chain(patches()).chain(few_outputs()).chain(tiles()) {
         let (x, w) = (values(&x_dims, 1), values(&w_dims, 2));
         let bias = values(&w_dims[..1], 3);
         let dy = values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);
@@ -97,7 +111,9 @@ fn all_three_match_their_definitions() {
 #[test]
 fn bf16_is_the_exact_result_rounded_once() {
     memory::check(true);
-    for (x_dims, w_dims, p) in shapes().into_iter().chain([many_rows(20, 19), many_rows(1, 16), many_rows(48, 50)]) {
+    for (x_dims, w_dims, p) in
+        shapes().into_iter().chain(patches()).chain([many_rows(20, 19), many_rows(1, 16), many_rows(48, 50)])
+    {
         let (x, w) = (eighths(&x_dims, 1), eighths(&w_dims, 2));
         let bias = eighths(&w_dims[..1], 3).to_dtype(DType::F32).expect("bias");
         let dy = eighths(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);

@@ -7,9 +7,10 @@ use engine::Element;
 /// Source channels from which a tap is worth its list of pointers: below, lines are copied.
 const LONE_TAP_CHANNELS: usize = 48;
 
-/// Whether a source's lines are copied: those of few channels are, where there are several taps and all of a line is met.
+/// Whether a source's lines are copied: those of few channels are, where a line has several taps and all of it is met.
 pub fn copies_lines(map: &Map, channels: usize) -> bool {
-    channels < LONE_TAP_CHANNELS && map.taps() > 1 && map.line_step() <= map.line_taps()
+    let (taps, step) = (map.line_taps(), map.line_step());
+    channels < LONE_TAP_CHANNELS && map.taps() > 0 && taps > 1 && step <= taps
 }
 
 /// Taps that are summed as one of more channels: those of a line where lines are copied.

@@ -97,6 +97,17 @@ impl Geometry {
         Geometry { batch: 1, input: line, output: line, kernel: ones, stride: ones, padding: [0; 3] }
     }
 
+    /// The same convolution with the input pixels along W that an output meets as one of more channels, and how many they are: where the
+    /// kernel is as long as the stride and all of the input is met, and 1 elsewhere.
+    pub fn fold(&self) -> (Geometry, usize) {
+        let (mut g, [kernel, stride]) = (*self, [self.kernel[2], self.stride[2]]);
+        if kernel != stride || g.padding[2] > 0 || g.input[2] != g.output[2] * stride {
+            return (g, 1);
+        }
+        (g.input[2], g.kernel[2], g.stride[2]) = (g.output[2], 1, 1);
+        (g, stride)
+    }
+
     /// Multiplications of the convolution, and of either gradient, with a weight of this many elements.
     pub fn products(&self, weights: usize) -> usize {
         self.batch * self.output.iter().product::<usize>() * weights
@@ -208,6 +219,11 @@ impl Map {
     /// How many taps in a row make a line, which meet neighbouring pixels along W.
     pub fn line_taps(&self) -> usize {
         self.axes[2].taps.len()
+    }
+
+    /// Whether all rows meet the source under every tap.
+    pub fn has_no_padding(&self) -> bool {
+        self.axes.iter().all(|axis| axis.taps.iter().all(|tap| tap.first == 0 && tap.end == axis.rows))
     }
 
     /// Whether rows meet pixels under `tap` that none met before them, nor they under the taps before: under the last taps along D
@@ -403,5 +419,22 @@ mod tests {
             let rows: usize = Map::transposed(&g).iter().map(Map::rows).sum();
             assert_eq!(rows, 2 * input.iter().product::<usize>(), "every input pixel is one row");
         }
+    }
+
+    #[test]
+    fn kernels_as_long_as_their_stride_are_folded() {
+        let fold = |input: usize, kernel: usize, stride: usize, padding: usize| {
+            let output = (input + 2 * padding - kernel) / stride + 1;
+            let [input, output] = [[4, 4, input], [2, 2, output]];
+            let [kernel, stride, padding] = [[2, 2, kernel], [2, 2, stride], [0, 0, padding]];
+            let (g, folded) = Geometry { batch: 1, input, output, kernel, stride, padding }.fold();
+            (g.input[2], g.kernel[2], g.stride[2], folded)
+        };
+        assert_eq!(fold(8, 2, 2, 0), (4, 1, 1, 2));
+        assert_eq!(fold(9, 3, 3, 0), (3, 1, 1, 3));
+        assert_eq!(fold(9, 2, 2, 0), (9, 2, 2, 1), "the last pixel is not met");
+        assert_eq!(fold(8, 3, 2, 0), (8, 3, 2, 1), "pixels are met twice");
+        assert_eq!(fold(8, 1, 2, 0), (8, 1, 2, 1), "pixels are left out");
+        assert_eq!(fold(8, 2, 2, 2), (8, 2, 2, 1), "padding");
     }
 }

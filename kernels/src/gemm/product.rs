@@ -232,7 +232,7 @@ impl<S: Operand> Product<'_, S> {
     pub fn steps(&self) -> Vec<Step> {
         let (joined, channels) = (self.joined(), self.channels);
         let lines = self.map.taps() / joined;
-        if self.copies_lines() {
+        if self.joins_lines() {
             let share = (STEP_LANES / S::lanes(joined * channels)).clamp(1, lines);
             let taps = |i: usize| i * share * joined..lines.min((i + 1) * share) * joined;
             return (0..lines.div_ceil(share)).map(|i| Step { taps: taps(i), channels: 0..channels }).collect();
@@ -245,6 +245,12 @@ impl<S: Operand> Product<'_, S> {
 
     pub fn copies_lines(&self) -> bool {
         copies_lines(self.map, self.channels)
+    }
+
+    /// Whether several lines of taps may be a step: where all rows take part in each.
+    fn joins_lines(&self) -> bool {
+        let few = self.map.taps() > 1 && S::lanes(self.channels) <= STEP_LANES;
+        self.copies_lines() || few && self.map.has_no_padding()
     }
 
     /// Taps that are summed as one of more channels.
@@ -324,7 +330,7 @@ impl<S: Operand> Unit<'_, '_, S> {
         let p = self.plan.product;
         let met = |run: &Run| p.map.met(run, 0).is_some_and(|met| met.len == run.len());
         match &self.plan.steps[..] {
-            [_] => p.copies_lines() || self.scratch.runs.iter().all(met),
+            [_] => p.joins_lines() || self.scratch.runs.iter().all(met),
             _ => false,
         }
     }
@@ -405,18 +411,20 @@ impl<S: Operand> Unit<'_, '_, S> {
             }
             s.c.extend(&s.targets);
         } else {
-            for met in s.runs.iter().filter_map(|run| p.map.met(run, step.taps.start)) {
-                let from = p.source[met.source * p.channels..].as_ptr();
-                let step = met.step * p.channels;
-                // SAFETY: the map names pixels of the source.
-                s.a.extend((0..met.len).map(|i| unsafe { from.add(i * step) }));
-                s.c.extend(&s.targets[met.first..met.first + met.len]);
+            for tap in step.taps.clone() {
+                s.c.clear();
+                for met in s.runs.iter().filter_map(|run| p.map.met(run, tap)) {
+                    let from = p.source[met.source * p.channels..].as_ptr();
+                    let step = met.step * p.channels;
+                    // SAFETY: the map names pixels of the source.
+                    s.a.extend((0..met.len).map(|i| unsafe { from.add(i * step) }));
+                    s.c.extend(&s.targets[met.first..met.first + met.len]);
+                }
+                s.a.resize(s.a.len() + MAX_ROWS - 1, self.plan.zeros.as_ptr());
             }
         }
         s.listed = s.c.len();
-        let padded = s.listed + MAX_ROWS - 1;
-        s.a.resize(s.a.len().max(padded), self.plan.zeros.as_ptr());
-        s.c.resize(padded, s.spare.as_mut_ptr());
+        s.c.resize(s.listed + MAX_ROWS - 1, s.spare.as_mut_ptr());
     }
 
     /// Packs the step's weights, unless they are packed already.
