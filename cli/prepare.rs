@@ -56,16 +56,19 @@ pub fn command(args: Args) -> Result<bool> {
         true => print(serde_json::to_string(&report).map_err(|e| Error::Message(e.to_string()))?)?,
         false => summary(&report, started.elapsed().as_secs_f64())?,
     }
-    Ok(report.skipped.is_empty())
+    Ok(report.skipped.is_empty() && report.evicted == 0)
 }
 
 fn summary(report: &Report, seconds: f64) -> Result<()> {
-    let Report { written, found, mended, skipped, bytes, float_bytes } = report;
+    let Report { written, found, mended, skipped, evicted, bytes, float_bytes } = report;
     skipped.iter().try_for_each(|line| say(format!("skipped: {line}")))?;
     let skipped = skipped.len();
     say(format!(
         "{written} written, {found} there already, {mended} damaged and mended, {skipped} skipped; {seconds:.1} s"
     ))?;
+    if *evicted > 0 {
+        say(format!("{evicted} of them made way for others again: give a larger --max-size, or none"))?;
+    }
     if *bytes > 0 {
         let (mb, share) = (*bytes as f64 / 1e6, *float_bytes as f64 / *bytes as f64);
         say(format!("{mb:.1} MB, 1/{share:.1} of the volumes as float32"))?;

@@ -260,6 +260,7 @@ fn steps(
 ) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     // half of it for volumes to keep, the other half for those being read
+    training::source::record(&config.out, &sources, saved.is_some(), &mut |line| note(format!("note: {line}")))?;
     let mut left_out = note;
     let mut batches = training::source::batches(config, sources, first, room / 2, &mut left_out)?;
     let stop = stop_on_signals()?;

@@ -9,6 +9,7 @@ use crate::volume::Volume;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use walkdir::WalkDir;
 
 /// Names that end like this (before the extension) are labels, not images.
 const LABEL_ENDINGS: [&str; 6] = ["_label", "_labels", "_seg", "_mask", "_gtv", "_oar"];
+/// What is in folders of these names, in lower case, are labels: MSD's and nnU-Net's, and those of TotalSegmentator.
+const LABEL_FOLDERS: [&str; 6] = ["labels", "labelstr", "labelsts", "masks", "segmentation", "segmentations"];
 
 /// Part of the body: decides the chain's settings and how often a volume is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,11 +120,11 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     pub images: Vec<PathBuf>,
-    /// Files left out because their names end like labels.
+    /// Files left out because their names end like labels, or because they are in a folder of labels.
     pub labels: usize,
     /// Files left out by an exclusion.
     pub excluded: usize,
-    /// Listed files that do not exist.
+    /// Listed files that do not exist, and links to none.
     pub missing: Vec<PathBuf>,
 }
 
@@ -174,16 +177,20 @@ fn excluded(globs: &GlobSet, path: &Path) -> bool {
 fn folder(root: &Path, globs: &GlobSet) -> Result<Found> {
     let mut found = Found::default();
     for entry in WalkDir::new(root).follow_links(true).sort_by_file_name() {
-        let entry = entry.map_err(|e| {
-            let path = e.path().unwrap_or(root).to_owned();
-            Error::io(&path, e.into(), "check the folder and its permissions")
-        })?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                found.missing.extend(dead_link(root, error)?);
+                continue;
+            }
+        };
         if !nifti::is_volume(entry.path()) || entry.file_type().is_dir() {
             continue;
         }
-        if excluded(globs, entry.path().strip_prefix(root).unwrap_or(entry.path())) {
+        let below = entry.path().strip_prefix(root).unwrap_or(entry.path());
+        if excluded(globs, below) {
             found.excluded += 1;
-        } else if is_label(entry.path()) {
+        } else if is_label(below) {
             found.labels += 1;
         } else {
             found.images.push(entry.into_path());
@@ -191,6 +198,19 @@ fn folder(root: &Path, globs: &GlobSet) -> Result<Found> {
     }
     found.images.sort();
     Ok(found)
+}
+
+/// A link to a volume that is not there, if the walk stumbled upon one: none where it leads to a folder around it, or is no volume's.
+///
+/// Errors: anything else.
+fn dead_link(root: &Path, error: walkdir::Error) -> Result<Option<PathBuf>> {
+    let path = error.path().unwrap_or(root).to_owned();
+    let is_dead = path.is_symlink() && error.io_error().is_some_and(|e| e.kind() == ErrorKind::NotFound);
+    match error.loop_ancestor() {
+        Some(_) => Ok(None),
+        None if is_dead => Ok(nifti::is_volume(&path).then_some(path)),
+        None => Err(Error::io(&path, error.into(), "check the folder and its permissions")),
+    }
 }
 
 /// Paths relative to the file that lists them, or to the folder above it, where lists stand in a folder of their own. Nothing is
@@ -212,8 +232,12 @@ fn listed(list: &Path, paths: Vec<PathBuf>, globs: &GlobSet) -> Found {
     found
 }
 
-/// The name up to the first of the NIfTI extensions ends like a label's.
+/// The name up to the first of the NIfTI extensions ends like a label's, or a folder on the way is one of labels.
 fn is_label(path: &Path) -> bool {
+    let folders = path.parent().into_iter().flat_map(Path::iter);
+    if folders.map(|f| f.to_string_lossy().to_lowercase()).any(|f| LABEL_FOLDERS.contains(&&*f)) {
+        return true;
+    }
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let stem = name.strip_suffix(".gz").unwrap_or(&name);
     let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
@@ -293,6 +317,31 @@ mod tests {
         let found = find(root.path(), &["pet_*".into(), "old/**".into()]).unwrap();
         assert_eq!(names(&found, &root), ["a.nii", "b/1.hdr", "b/2.nii.gz"]);
         assert_eq!((found.labels, found.excluded, found.missing.len()), (3, 2, 0));
+    }
+
+    #[test]
+    fn folders_of_labels_are_left_out_unless_they_are_asked_for() {
+        let files =
+            ["imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "s1/ct.nii.gz", "s1/Segmentations/liver.nii.gz", "masks/b.nii"];
+        let root = tree(&files);
+        let found = find(root.path(), &[]).unwrap();
+        assert_eq!(names(&found, &root), ["imagesTr/a.nii.gz", "s1/ct.nii.gz"]);
+        assert_eq!(found.labels, 3);
+        assert_eq!(find(&root.path().join("labelsTr"), &[]).unwrap().images.len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn dead_links_and_loops_do_not_end_the_search() {
+        let root = tree(&["a.nii.gz", "sub/b.nii"]);
+        let link = |from: &str, to: &str| std::os::unix::fs::symlink(to, root.path().join(from)).unwrap();
+        link("c.nii.gz", "/no/such/volume");
+        link("readme.txt", "/no/such/text");
+        link("sub/self", "..");
+        let found = find(root.path(), &[]).unwrap();
+        assert_eq!(names(&found, &root), ["a.nii.gz", "sub/b.nii"]);
+        assert_eq!(found.missing, [root.path().join("c.nii.gz")]);
+        assert!(find(&root.path().join("readme.txt"), &[]).is_err());
     }
 
     #[test]

@@ -48,9 +48,9 @@ impl Tap {
     }
 
     /// Exact where both are equal, so flat air stays at its value, and where a voxel is met: one that is infinite beside it adds
-    /// nothing.
+    /// nothing. Between voxels an infinite one counts alone.
     fn mix(self, low: f32, high: f32) -> f32 {
-        if self.weight == 0.0 { low } else { low + self.weight * (high - low) }
+        if self.weight == 0.0 || low.is_infinite() { low } else { low + self.weight * (high - low) }
     }
 }
 

@@ -47,7 +47,9 @@ pub struct Report {
     pub mended: usize,
     /// Why volumes are not in the cache, a line each that names the file.
     pub skipped: Vec<String>,
-    /// Of all that are in it: bytes there, and as float32.
+    /// How many of those made way for others again, because all together are larger than the cache may be.
+    pub evicted: usize,
+    /// Of all but the skipped ones: bytes there, and as float32.
     pub bytes: u64,
     pub float_bytes: u64,
 }
@@ -84,8 +86,13 @@ pub fn run(
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let (mut report, outcome) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome?;
     report.skipped.sort();
-    outcome.map(|()| report)
+    if cache.has_limit() {
+        let missing = sources.iter().filter(|source| !cache.holds(source, sampling)).count();
+        report.evicted = missing.saturating_sub(report.skipped.len());
+    }
+    Ok(report)
 }
 
 impl Report {

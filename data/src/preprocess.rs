@@ -79,6 +79,10 @@ fn apply(path: &Path, slices: &mut dyn Slices, label: Option<Label>, settings: &
         Error::file(path, problem, "check that it is a CT in HU, or leave it out")
     })?;
     let boxed = Bounded { first, end, pad: settings.pad };
+    let padded = boxed.padded();
+    if padded.iter().map(|&n| n as f64).product::<f64>() > spacing::MAX_VOXELS {
+        return Err(Error::file(path, format!("would take {padded:?} voxels with its padding"), "leave it out"));
+    }
     Ok(Processed { image: boxed.of(image), label: label.map(|label| boxed.of(label).data) })
 }
 
@@ -115,9 +119,16 @@ struct Bounded {
 }
 
 impl Bounded {
+    fn size(&self) -> [usize; 3] {
+        [0, 1, 2].map(|i| self.end[i] - self.first[i])
+    }
+
+    fn padded(&self) -> [usize; 3] {
+        [0, 1, 2].map(|i| self.size()[i].max(self.pad[i]))
+    }
+
     fn of<T: Copy + Default + Send + Sync>(&self, volume: Volume<T>) -> Volume<T> {
-        let size = [0, 1, 2].map(|i| self.end[i] - self.first[i]);
-        let padded = [0, 1, 2].map(|i| size[i].max(self.pad[i]));
+        let (size, padded) = (self.size(), self.padded());
         let inner = volume.cropped(self.first, size);
         if padded == size {
             return inner;
@@ -225,6 +236,8 @@ mod tests {
         for bad in [Settings { spacing: Some([0.0, 1.0, 1.0]), ..PLAIN }, Settings { window: [5.0, 5.0], ..PLAIN }] {
             assert!(text(column(&[5.0]), &bad).contains("spacing"));
         }
+        let wide = Settings { pad: [1 << 16, 1 << 16, 1], ..PLAIN };
+        assert!(text(column(&[5.0]), &wide).contains("with its padding"));
         let small = Volume { data: vec![1], dims: [1, 1, 1], affine: IDENTITY };
         let error = labelled(&[5.0, 5.0], small, &PLAIN).unwrap_err().to_string();
         assert!(error.starts_with("label: covers"), "{error}");

@@ -16,7 +16,7 @@ const TOLERANCE: f64 = 1e-3;
 const ALIGNED: f64 = 1e-6;
 
 /// Largest grid: a wrong voxel size in a header must not ask for more memory than any scan needs (8 GiB as f32).
-const MAX_VOXELS: f64 = (1u64 << 31) as f64;
+pub(crate) const MAX_VOXELS: f64 = (1u64 << 31) as f64;
 /// Most voxels that one may become: ten along each axis, where no scan has voxels ten times as long as a recipe's all around.
 const MAX_GROWTH: f64 = 1000.0;
 

@@ -1,8 +1,9 @@
 //! The batches of a run: real volumes through the loader, or phantoms made on the spot.
 
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, file};
 use data::{Batch, Cache, Loader, LoaderConfig, Region, Source, phantom, preprocess};
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Phantom patients of the demo.
@@ -74,6 +75,32 @@ pub fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<So
     Ok(sources)
 }
 
+/// Writes the list of a run's volumes to `volumes.txt` in its folder. `notice` is told where a run that goes on finds others than
+/// before, whose samples are then others too.
+pub fn record(out: &Path, sources: &[Source], goes_on: bool, notice: &mut dyn FnMut(String)) -> Result<()> {
+    let path = out.join("volumes.txt");
+    let list: String = sources.iter().map(line).collect();
+    let before = if goes_on { std::fs::read_to_string(&path).ok() } else { None };
+    if let Some(before) = before.filter(|before| *before != list) {
+        notice(format!("{}; from here on the run sees other samples than it would have", difference(&before, &list)));
+    }
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    file::replace(&path, list)
+}
+
+fn line(source: &Source) -> String {
+    format!("{} {:?} {}\n", source.weight, source.region, source.name().replace('\n', " "))
+}
+
+fn difference(before: &str, now: &str) -> String {
+    let [old, new] = [before, now].map(|list| list.lines().collect::<HashSet<_>>());
+    let (more, less) = (new.difference(&old).count(), old.difference(&new).count());
+    match (more, less) {
+        (0, 0) => "the volumes are in another order than before".into(),
+        _ => format!("the volumes are not those of before: {more} are new and {less} are gone"),
+    }
+}
+
 /// The first volume that `config` names, or the first phantom.
 pub fn first(config: &Config) -> Result<Source> {
     let Some(source) = config.sources.first().filter(|_| !config.demo) else {
@@ -94,4 +121,29 @@ fn patient(config: &Config, index: u64) -> Result<Source> {
     let hu = phantom::generate(config.seed, index, phantom::DIMS, phantom::SPACING).hu();
     let processed = preprocess::volume(&name, hu, &config.geometry.settings(Region::Abdomen))?;
     Ok(Source::memory(name, processed.image, Region::Abdomen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_with_other_volumes_says_so() {
+        let folder = tempfile::tempdir().expect("folder");
+        let out = folder.path().join("run");
+        let said = |names: &[&str], goes_on: bool| {
+            let sources: Vec<_> = names.iter().map(|n| Source::file(n.into(), Region::Chest)).collect();
+            let mut lines = Vec::new();
+            record(&out, &sources, goes_on, &mut |line| lines.push(line)).expect("written");
+            lines.join(" ")
+        };
+        assert_eq!(said(&["a.nii", "b.nii"], false), "");
+        assert_eq!(said(&["a.nii", "b.nii"], true), "");
+        assert!(said(&["b.nii", "c.nii", "d.nii"], true).contains("2 are new and 1 are gone"));
+        assert_eq!(said(&["b.nii", "c.nii", "d.nii"], true), "");
+        assert!(said(&["c.nii", "b.nii", "d.nii"], true).contains("another order"));
+        assert_eq!(said(&["a.nii"], false), "", "a new run");
+        let list = std::fs::read_to_string(out.join("volumes.txt")).expect("list");
+        assert_eq!(list, "1 Chest a.nii\n");
+    }
 }

@@ -54,8 +54,9 @@ fn shrink(folder: &Path, most: u64, keep: &Path) -> u64 {
         if total <= most {
             break;
         }
-        remove(&entry.path);
-        total -= entry.bytes;
+        if remove(&entry.path) {
+            total -= entry.bytes;
+        }
     }
     total
 }
@@ -84,13 +85,15 @@ pub(super) fn mark_used(entry: &Path) {
     }
 }
 
-/// Takes an entry away at once under its name, then its files. Who reads it goes on reading.
-pub(super) fn remove(entry: &Path) {
+/// Takes an entry away at once under its name, then its files, and says whether that was possible. Who reads it goes on reading.
+pub(super) fn remove(entry: &Path) -> bool {
     let aside = super::folder::temporary(entry);
-    if std::fs::rename(entry, &aside).is_ok() {
+    let renamed = std::fs::rename(entry, &aside).is_ok();
+    if renamed {
         // best effort: the next to open the cache removes what stays
         let _ = std::fs::remove_dir_all(&aside);
     }
+    renamed
 }
 
 /// Removes what was being written or removed an hour ago or more.

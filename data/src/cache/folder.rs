@@ -5,6 +5,7 @@ use super::entry::{Blobs, DESCRIPTION, Files, Problem, SHARD};
 use super::evict::{self, Budget};
 use super::store::Store;
 use crate::error::{Error, Result};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,8 +49,9 @@ impl Store for Folder {
         if let Err(problem) = written {
             // best effort: a later writer removes what stays
             let _ = std::fs::remove_dir_all(&temporary);
-            // another writer was first, with the same bytes
-            return if place.is_dir() { Ok(()) } else { Err(problem.to_string()) };
+            // another writer was first, with the same bytes, which may have made way again since
+            let taken = [ErrorKind::DirectoryNotEmpty, ErrorKind::AlreadyExists].contains(&problem.kind());
+            return if taken || place.is_dir() { Ok(()) } else { Err(problem.to_string()) };
         }
         if let Some(budget) = &self.budget {
             budget.grow(&place);
@@ -58,7 +60,8 @@ impl Store for Folder {
     }
 
     fn remove(&self, key: &str) {
-        evict::remove(&self.place(key));
+        // by the trait's contract, it may stay
+        let _ = evict::remove(&self.place(key));
     }
 
     fn size(&self, key: &str) -> u64 {

@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 use crate::nifti;
 use crate::sample::Sampling;
 use serde_json::json;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Raised when the chain's results change, or the form of an entry.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// Name of the entry for content `content` under these settings: 32 hexadecimal digits.
 pub(super) fn of(content: u128, region: Region, sampling: &Sampling, bits: Bits) -> String {
@@ -47,9 +47,21 @@ fn identity(files: &[PathBuf]) -> Result<Vec<u8>> {
         let (path, about) =
             std::path::absolute(file).and_then(|path| Ok((path, file.metadata()?))).map_err(|e| unreadable(file, e))?;
         let time = about.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        text += &format!("{} {} {}\n", path.display(), about.len(), time.as_nanos());
+        text += &format!("{} {} {} {}\n", path.display(), about.len(), time.as_nanos(), changed(&about));
     }
     Ok(text.into_bytes())
+}
+
+/// When a file's bytes, name or rights last changed, which unlike the time of its bytes cannot be set.
+#[cfg(unix)]
+fn changed(about: &Metadata) -> String {
+    use std::os::unix::fs::MetadataExt;
+    format!("{}.{:09}", about.ctime(), about.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed(_: &Metadata) -> &'static str {
+    ""
 }
 
 fn hash(path: &Path, hasher: &mut Xxh3) -> Result<()> {

@@ -33,6 +33,7 @@ pub struct Cache {
     place: PathBuf,
     store: Box<dyn Store>,
     bits: Bits,
+    has_limit: bool,
     problems: Mutex<Vec<String>>,
 }
 
@@ -53,7 +54,7 @@ impl Cache {
     /// Errors: a folder that cannot be made, a URL that cannot be used.
     pub fn open(place: &Path, bits: Bits, max_bytes: Option<u64>) -> Result<Cache> {
         let store = store::open(place, max_bytes)?;
-        Ok(Cache { place: place.to_owned(), store, bits, problems: Mutex::default() })
+        Ok(Cache { place: place.to_owned(), store, bits, has_limit: max_bytes.is_some(), problems: Mutex::default() })
     }
 
     /// Whether sources of this kind are kept: files are, volumes in memory are not.
@@ -118,6 +119,16 @@ impl Cache {
             )
         })?;
         Ok((done, self.store.size(&key), float_bytes(&volume)))
+    }
+
+    /// Whether volumes make way for others where they are too many.
+    pub fn has_limit(&self) -> bool {
+        self.has_limit
+    }
+
+    /// Whether the volume has an entry, whole or not.
+    pub fn holds(&self, source: &Source, sampling: &Sampling) -> bool {
+        self.key(source, sampling).is_ok_and(|key| self.store.size(&key) > 0)
     }
 
     /// What went wrong since the last call, a line each: entries that were damaged, or could not be written.

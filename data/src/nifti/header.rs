@@ -1,6 +1,6 @@
 //! The two header versions, read into one structure.
 
-use crate::affine::{Affine, IDENTITY};
+use crate::affine::{self, Affine, IDENTITY};
 
 /// Bytes of a NIfTI-1 header, of a NIfTI-2 header.
 pub(super) const SIZES: [usize; 2] = [348, 540];
@@ -204,9 +204,29 @@ impl<'a> Fields<'a> {
         };
         let known = |code: i32| (1..=5).contains(&code);
         if known(code([254, 348])) {
-            return Ok(self.sform());
+            return Ok(self.sform_or_qform());
         }
         if known(code([252, 344])) { self.qform() } else { Ok(self.base(dims)) }
+    }
+
+    /// The sform; but where its voxel sizes are not the header's, as after resampling by a tool that knew the qform alone, the qform,
+    /// whatever its code. MONAI does so for volumes of three axes, and writes the qform as an sform, which rounds it.
+    fn sform_or_qform(&self) -> Affine {
+        let (sform, wanted) = (self.sform(), self.zooms());
+        let near = |a: [f64; 3], b: [f64; 3]| (0..3).all(|i| (a[i] - b[i]).abs() <= 1e-8 + 1e-5 * b[i].abs());
+        let zooms = affine::zooms(&sform);
+        if self.dim(0) != 3 || near(zooms, wanted) || near(wanted, zooms) {
+            return sform;
+        }
+        match self.qform() {
+            Ok(qform) if near(affine::zooms(&qform), wanted) => qform.map(|row| row.map(|v| self.stored(v))),
+            _ => sform,
+        }
+    }
+
+    /// A float as a field holds it.
+    fn stored(&self, value: f64) -> f64 {
+        if self.version2 { value } else { value as f32 as f64 }
     }
 
     fn sform(&self) -> Affine {

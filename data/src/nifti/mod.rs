@@ -1,7 +1,8 @@
 //! NIfTI-1 and NIfTI-2: `.nii`, `.nii.gz` and `.hdr`/`.img` pairs, either byte order, every real voxel type.
 //!
 //! Header rules are nibabel's: sform if its code is known, else qform, else voxel sizes with x mirrored and the origin in the
-//! middle; `scl_slope` of 0 or NaN means unscaled. NaN and infinite voxels are kept as they are.
+//! middle; `scl_slope` of 0 or NaN means unscaled. One is MONAI's: an sform whose voxel sizes are not the header's gives way to the
+//! qform. NaN and infinite voxels are kept as they are.
 
 mod header;
 mod read;

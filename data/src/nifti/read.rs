@@ -5,7 +5,7 @@ use crate::affine::{Affine, Axis};
 use crate::error::{Error, Result};
 use crate::slices::{self, Slices};
 use crate::volume::Volume;
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use rayon::prelude::*;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -34,23 +34,25 @@ pub fn read_label(path: &Path) -> Result<Volume<i32>> {
 /// The files that make up a volume: one, or the two of a pair.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let header = sibling(path, ".img", ".hdr");
-    let image = image_of(&header);
+    let image = sibling(&header, ".hdr", ".img");
     if image == header || !image.exists() { vec![header] } else { vec![header, image] }
 }
 
-/// The other file of a pair: `x.img` ↔ `x.hdr`, keeping a trailing `.gz`.
+/// The other file of a pair, `x.img` ↔ `x.hdr`: the one that is there, whichever of the two is compressed or in capitals.
 fn sibling(path: &Path, from: &str, to: &str) -> PathBuf {
     let name = path.to_string_lossy();
-    let (stem, gz) = name.strip_suffix(".gz").map_or((&*name, ""), |stem| (stem, ".gz"));
-    stem.strip_suffix(from).map_or_else(|| path.to_owned(), |stem| PathBuf::from(format!("{stem}{to}{gz}")))
+    let (stem, gz) = without_suffix(&name, ".gz").map_or((&*name, ""), |stem| (stem, &name[stem.len()..]));
+    let Some(stem) = without_suffix(stem, from) else { return path.to_owned() };
+    let endings = [gz, "", ".gz", ".GZ"];
+    let names = endings.iter().flat_map(|gz| [format!("{stem}{to}{gz}"), format!("{stem}{}{gz}", to.to_uppercase())]);
+    let there = names.map(PathBuf::from).find(|name| name.exists());
+    there.unwrap_or_else(|| PathBuf::from(format!("{stem}{to}{gz}")))
 }
 
-/// The voxels of a header file, whichever of the two files is compressed.
-fn image_of(header: &Path) -> PathBuf {
-    let image = sibling(header, ".hdr", ".img");
-    let name = image.to_string_lossy();
-    let other = name.strip_suffix(".gz").map_or_else(|| PathBuf::from(format!("{name}.gz")), PathBuf::from);
-    if !image.exists() && other.exists() { other } else { image }
+/// A name without its ending, in whichever case that is.
+fn without_suffix<'n>(name: &'n str, suffix: &str) -> Option<&'n str> {
+    let (stem, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
+    end.eq_ignore_ascii_case(suffix).then_some(stem)
 }
 
 /// The voxels of an image, in its stored unit.
@@ -69,7 +71,7 @@ impl Image {
         let mut stream = Stream::open(&header_path)?;
         let header = stream.header()?;
         if !header.single_file {
-            stream = Stream::open(&image_of(&header_path))?;
+            stream = Stream::open(&sibling(&header_path, ".hdr", ".img"))?;
         }
         stream.check(&header)?;
         stream.skip_to(header.offset)?;
@@ -124,7 +126,7 @@ impl Stream {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         let zipped = reader.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
         let (reader, limit): (Box<dyn Read + Send>, u64) = match zipped {
-            true => (Box::new(MultiGzDecoder::new(reader)), length.saturating_mul(MAX_RATIO)),
+            true => (Box::new(Members::Member(GzDecoder::new(reader))), length.saturating_mul(MAX_RATIO)),
             false => (Box::new(reader), length),
         };
         Ok(Stream { path: path.to_owned(), reader, limit, position: 0 })
@@ -169,6 +171,36 @@ impl Stream {
     fn finish(&mut self) -> Result<()> {
         let tail = std::io::copy(&mut (&mut self.reader).take(1 << 20), &mut std::io::sink());
         tail.map(drop).map_err(|e| Error::io(&self.path, e, BROKEN))
+    }
+}
+
+/// A gzip file, member after member. What follows the last one and does not begin like another is left alone, such as zeros up to a
+/// whole block.
+enum Members {
+    Member(GzDecoder<BufReader<File>>),
+    Between(BufReader<File>),
+    End,
+}
+
+impl Read for Members {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            *self = match std::mem::replace(self, Members::End) {
+                Members::Member(mut member) => {
+                    let read = member.read(bytes);
+                    if bytes.is_empty() || !matches!(read, Ok(0)) {
+                        *self = Members::Member(member);
+                        return read;
+                    }
+                    Members::Between(member.into_inner())
+                }
+                Members::Between(mut file) => match file.fill_buf()?.first() {
+                    Some(0x1f) => Members::Member(GzDecoder::new(file)),
+                    _ => return Ok(0),
+                },
+                Members::End => return Ok(0),
+            };
+        }
     }
 }
 

@@ -169,9 +169,9 @@ fn the_affine_is_sform_then_qform_then_voxel_sizes() {
     (sform[0][0], sform[0][3]) = (-2.0, 9.0);
     // half a turn about z, and pixdim[0] = -1 mirrors z
     let qform = Some([0.0, 0.0, 1.0, 10.0, 20.0, 30.0]);
-    let mut header = Spec { sform: Some(sform), qform, pixdim: [-1.0, 2.0, 3.0, 4.0], ..Spec::new(&[2, 3, 4], 2) };
+    let mut header = Spec { sform: Some(sform), qform, pixdim: [-1.0, 2.0, 1.0, 1.0], ..Spec::new(&[2, 3, 4], 2) };
     assert_eq!(affine(&header), sform);
-    header.sform = None;
+    (header.sform, header.pixdim) = (None, [-1.0, 2.0, 3.0, 4.0]);
     let want = [[-2.0, 0.0, 0.0, 10.0], [0.0, -3.0, 0.0, 20.0], [0.0, 0.0, -4.0, 30.0], [0.0, 0.0, 0.0, 1.0]];
     assert_eq!(affine(&header), want);
     header.qform = None;
@@ -180,6 +180,61 @@ fn the_affine_is_sform_then_qform_then_voxel_sizes() {
     header.pixdim = [1.0, 0.0, -3.0, 4.0];
     assert_eq!(affine(&header)[0][0], -1.0);
     assert_eq!(affine(&header)[1][1], 3.0);
+}
+
+#[test]
+fn an_sform_of_other_voxel_sizes_gives_way_to_the_qform() {
+    let folder = temp();
+    let affine = |header: &Spec| read(&save(&folder, "a.nii", &[header.bytes(), vec![0; 24]].concat())).unwrap().affine;
+    let qform = Some([0.0, 0.0, 1.0, 10.0, 20.0, 30.0]);
+    let header = Spec { qform, pixdim: [1.0, 0.7, 3.0, 4.0], ..Spec::new(&[2, 3, 4], 2) };
+    let turned = affine(&header);
+    let size = 0.7f32 as f64;
+    assert_eq!(turned, [[-size, 0.0, 0.0, 10.0], [0.0, -3.0, 0.0, 20.0], [0.0, 0.0, 4.0, 30.0], [0.0, 0.0, 0.0, 1.0]]);
+    let flat = Spec { sform: Some([[0.0; 4]; 4]), ..header.clone() };
+    assert_eq!(affine(&flat), turned, "an sform of zeros");
+    let plain = Spec { qform: None, ..header.clone() };
+    assert_eq!(affine(&plain)[1], [0.0, 3.0, 0.0, 0.0], "the quaternion counts without its code");
+    let near = Spec { pixdim: [1.0, 1.000_009, 1.0, 1.0], ..header.clone() };
+    assert_eq!(affine(&near), IDENTITY, "sizes that are the same but for rounding");
+    let unknown = Spec { pixdim: [1.0, f64::NAN, 3.0, 4.0], ..header.clone() };
+    assert_eq!(affine(&unknown), IDENTITY, "no sizes to compare with");
+    let skewed = Spec { qform: Some([1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), ..header.clone() };
+    assert_eq!(affine(&skewed), IDENTITY, "no rotation");
+    let four = Spec { dim: vec![2, 3, 4, 1], ..header };
+    assert_eq!(affine(&four), IDENTITY, "MONAI compares other sizes with four axes");
+}
+
+#[test]
+fn what_follows_a_gzip_file_is_left_alone() {
+    let folder = temp();
+    let path = save(&folder, "t.nii.gz", &[Spec::new(&[1, 1, 2], 2).bytes(), vec![5, 6]].concat());
+    let whole = std::fs::read(&path).unwrap();
+    for tail in [&[0; 512][..], b"signature", b""] {
+        std::fs::write(&path, [&whole, tail].concat()).unwrap();
+        assert_eq!(read(&path).unwrap().data, [5.0, 6.0], "{tail:?}");
+    }
+    std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
+    assert!(error(&path).contains("cut short"), "another member begins and does not end");
+    let damaged = [&whole[..whole.len() - 8], &[0; 8]].concat();
+    std::fs::write(&path, [&damaged[..], &[0; 512]].concat()).unwrap();
+    assert!(error(&path).contains("damaged"), "its checksum still counts");
+}
+
+#[test]
+fn pairs_are_found_whatever_the_case_of_their_endings() {
+    let folder = temp();
+    let header = Spec { single: false, ..Spec::new(&[1, 1, 2], 2) }.bytes();
+    for [head, image] in [["A.HDR", "A.IMG"], ["b.hdr", "b.IMG"], ["C.HDR.GZ", "C.img"], ["d.hdr", "d.IMG.gz"]] {
+        for (name, bytes) in [(head, &header[..]), (image, &[5, 6])] {
+            let written = save(&folder, &format!("new{}", name.to_lowercase()), bytes);
+            std::fs::rename(written, folder.path().join(name)).unwrap();
+        }
+        for name in [head, image] {
+            assert_eq!(read(&folder.path().join(name)).unwrap().data, [5.0, 6.0], "{name}");
+        }
+        assert_eq!(files(&folder.path().join(head)).len(), 2, "{head}");
+    }
 }
 
 #[test]
