@@ -99,7 +99,8 @@ impl Arena {
         self.segments.push(Segment { lines, free: BTreeMap::from([(0, Free { lines, touched: 0 })]) });
     }
 
-    /// Takes all free ranges for untouched, and names them by their segments.
+    /// Takes all free ranges for untouched, and names them by their segments: also those that are untouched by the account, which
+    /// does not know where in a range that was joined the touched lines are.
     pub fn flush(&mut self) -> Vec<(usize, Range<usize>)> {
         self.usage.held = self.usage.live;
         let segments = self.segments.iter_mut().enumerate();
@@ -155,12 +156,11 @@ impl Segment {
     }
 
     fn flush(&mut self) -> Vec<Range<usize>> {
-        let touched = self.free.iter_mut().filter(|(_, free)| free.touched > 0);
         let forget = |(&start, free): (&usize, &mut Free)| {
             free.touched = 0;
             start..start + free.lines
         };
-        touched.map(forget).collect()
+        self.free.iter_mut().map(forget).collect()
     }
 }
 
@@ -196,8 +196,18 @@ mod tests {
         let end = arena.growth(0);
         assert_eq!(arena.flush(), [(0, 0..5), (0, 11..end)]);
         assert_eq!((arena.usage.held, arena.usage.live), (b.lines * LINE, b.lines * LINE));
-        assert!(arena.flush().is_empty());
         assert_eq!((grown(&mut arena, 5).start, arena.usage.held), (0, 11 * LINE));
+    }
+
+    #[test]
+    fn what_joins_an_untouched_range_is_flushed_wherever_it_lies() {
+        let mut arena = Arena::default();
+        let [a, b, _c] = [5, 6, 7].map(|lines| grown(&mut arena, lines));
+        arena.give(a);
+        arena.flush();
+        arena.give(b);
+        assert_eq!(grown(&mut arena, 6).start, 0);
+        assert_eq!(arena.flush(), [(0, 6..11), (0, 18..arena.growth(0))]);
     }
 
     #[test]

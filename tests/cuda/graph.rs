@@ -3,7 +3,7 @@
 
 use super::{device_alone, device_unchecked, random, same_bits};
 use autograd::{Gradients, Init, ParamStore, ParamStoreBuilder, Role, Tape, ops};
-use engine::cuda::{Graph, Output, Repeats, capture, usage};
+use engine::cuda::{Graph, Output, Repeats, capture, properties, usage};
 use engine::{DType, Device, Error, Result, Tensor, bf16};
 use kernels::{add, gelu, l2_norm, row_dropout, sum_rows};
 use training::optimizer::{AdamW, AdamWConfig};
@@ -98,6 +98,26 @@ fn what_it_takes_may_be_more_than_anybody_took_before() {
     let (graph, t) = capture(device, cleared).expect("capture");
     graph.launch().expect("launch");
     assert!(t.to_vec::<u8>().expect("values").iter().all(|&v| v == 0));
+}
+
+#[test]
+fn a_flush_on_the_way_leaves_the_memory_that_the_work_has_given_back() {
+    let device = device_unchecked();
+    let total = properties(device).expect("properties").memory;
+    let x = random(1, &[29, 5], DType::F32).to_device(device).expect("x");
+    let want = work(&x).expect("work as it comes");
+    // a hole before a small tensor, whose memory the last one can only have when it is taken away there
+    let low = Tensor::empty(&[total / 2], DType::U8, device).expect("half of the memory");
+    let _between = Tensor::empty(&[1 << 20], DType::U8, device).expect("a small tensor");
+    drop(low);
+    let run = || {
+        Tensor::zeros(&[100_000_001], DType::U8, device)?;
+        Tensor::empty(&[total / 4 * 3], DType::U8, device)?;
+        work(&x)
+    };
+    let (graph, y) = capture(device, run).expect("capture");
+    graph.launch().expect("launch");
+    same_bits(&[&y], &[&want]);
 }
 
 #[test]

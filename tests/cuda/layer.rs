@@ -109,4 +109,7 @@ fn free_memory_anywhere_serves_what_needs_all_of_it() {
     assert!(between.to_vec::<u8>().expect("values").iter().all(|&v| v == 5));
     drop((between, high));
     Tensor::empty(&[total / 16 * 15], DType::U8, device).expect("nearly all of the memory");
+    // what is larger than all addresses gives back what is free, so that other tests find the device as this one did
+    assert!(Tensor::empty(&[4 * total], DType::U8, device).is_err());
+    assert!(usage(device).expect("usage").held < total / 2);
 }

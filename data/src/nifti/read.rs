@@ -126,7 +126,7 @@ impl Stream {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         let zipped = reader.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
         let (reader, limit): (Box<dyn Read + Send>, u64) = match zipped {
-            true => (Box::new(Members::Member(GzDecoder::new(reader))), length.saturating_mul(MAX_RATIO)),
+            true => (Box::new(Members::Between(reader)), length.saturating_mul(MAX_RATIO)),
             false => (Box::new(reader), length),
         };
         Ok(Stream { path: path.to_owned(), reader, limit, position: 0 })
@@ -177,7 +177,7 @@ impl Stream {
 /// A gzip file, member after member. What follows the last one and does not begin like another is left alone, such as zeros up to a
 /// whole block.
 enum Members {
-    Member(GzDecoder<BufReader<File>>),
+    Member(Box<GzDecoder<BufReader<File>>>),
     Between(BufReader<File>),
     End,
 }
@@ -195,7 +195,7 @@ impl Read for Members {
                     Members::Between(member.into_inner())
                 }
                 Members::Between(mut file) => match file.fill_buf()?.first() {
-                    Some(0x1f) => Members::Member(GzDecoder::new(file)),
+                    Some(0x1f) => Members::Member(Box::new(GzDecoder::new(file))),
                     _ => return Ok(0),
                 },
                 Members::End => return Ok(0),

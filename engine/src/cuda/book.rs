@@ -76,6 +76,17 @@ impl Book {
         self.graphs.insert(id, joined(&places).into_iter().flat_map(claim).collect());
     }
 
+    /// Takes all free places for untouched, and names them, but for those that a capture has given back: its graph will use them.
+    pub fn flush(&mut self) -> Vec<Range<usize>> {
+        let kept: Vec<Place> = match &self.capture {
+            Some((_, places)) => joined(places).into_iter().flat_map(|(s, lines)| self.arena.claim(s, lines)).collect(),
+            None => Vec::new(),
+        };
+        let free = self.arena.flush().into_iter().map(|(_, lines)| lines).collect();
+        kept.into_iter().for_each(|place| self.arena.give(place));
+        free
+    }
+
     /// A graph goes: its places are everybody's, and those of its live buffers will follow.
     pub fn dissolve(&mut self, id: u64) {
         self.graphs.remove(&id).into_iter().flatten().for_each(|place| self.arena.give(place));
@@ -148,6 +159,23 @@ mod tests {
         book.dissolve(7);
         assert_eq!(book.arena.usage.live, 15 * LINE);
         assert_eq!(book.take(None, 60).map(|place| place.start), Some(0));
+    }
+
+    #[test]
+    fn what_a_capture_has_given_back_is_not_flushed() {
+        let mut book = book();
+        let [before, _between] = [10, 5].map(|lines| book.take(None, lines).expect("a place"));
+        book.give(None, before);
+        book.begin(7);
+        let [a, _b] = [4, 20].map(|lines| book.take(GRAPH, lines).expect("a place"));
+        book.give(GRAPH, a);
+        assert_eq!((a.start, book.flush()), (0, vec![4..10, 35..100]));
+        assert_eq!((book.take(GRAPH, 10), book.arena.usage.live), (Some(before), 35 * LINE));
+        book.give(GRAPH, before);
+        book.end();
+        assert_eq!(book.flush().first(), Some(&(35..100)));
+        book.dissolve(7);
+        assert_eq!(book.flush(), [0..10, 35..100]);
     }
 
     #[test]

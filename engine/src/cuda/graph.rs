@@ -10,6 +10,7 @@
 
 use super::driver::{Gpu, gpu};
 use super::launch::SYNCHRONOUS;
+use super::memory::with_room;
 use crate::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::cell::RefCell;
@@ -68,9 +69,8 @@ impl Graph {
             return Err(Error::invalid("graph", "a tensor that the captured work uses is gone; capture it again"));
         }
         // SAFETY: the graph is whole, and all memory that it uses is its own or was just found in the pool.
-        gpu.call(format_args!("starting a captured step"), || unsafe {
-            result::graph::launch(self.executable, gpu.stream())
-        })
+        let launch = || unsafe { result::graph::launch(self.executable, gpu.stream()) };
+        gpu.call(format_args!("starting a captured step"), || with_room(gpu, launch))
     }
 }
 
@@ -138,7 +138,8 @@ impl Recording {
             // SAFETY: the graph was just recorded.
             unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
         };
-        let executable = reserve.gpu.call(format_args!("making a captured step ready"), instantiate);
+        let executable =
+            reserve.gpu.call(format_args!("making a captured step ready"), || with_room(reserve.gpu, instantiate));
         discard(reserve.gpu, graph);
         Ok(Graph { executable: executable?, used: capture.used, reserve })
     }

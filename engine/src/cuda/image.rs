@@ -2,6 +2,7 @@
 
 use super::compile::{compile, sources};
 use super::driver::Gpu;
+use super::memory::with_room;
 use crate::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::{HashMap, hash_map::Entry};
@@ -47,26 +48,49 @@ struct Module {
     functions: HashMap<String, Function>,
 }
 
+/// Bytes of dynamic shared memory that a kernel gets without asking for more.
+const SHARED: u32 = 48 << 10;
+
 /// A kernel, and the bytes of its only parameter.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) struct Function {
     pub handle: sys::CUfunction,
     pub parameter: usize,
+    /// Bytes of dynamic shared memory that a launch may ask for.
+    shared: u32,
 }
 
 impl Modules {
-    /// Finds a kernel by its name; loads the image before its first.
-    pub fn function(&mut self, gpu: &Gpu, image: &'static Image, name: &str) -> Result<Function> {
+    /// Finds a kernel by its name, for launches with so many bytes of dynamic shared memory; loads the image before its first.
+    pub fn function(&mut self, gpu: &Gpu, image: &'static Image, name: &str, shared: u32) -> Result<Function> {
         let module = match self.0.entry(image.name) {
             Entry::Occupied(loaded) => loaded.into_mut(),
             Entry::Vacant(wanted) => wanted.insert(Module { handle: load(gpu, image)?, functions: HashMap::new() }),
         };
-        if let Some(&function) = module.functions.get(name) {
-            return Ok(function);
+        let known = module.functions.get(name).copied();
+        let mut function = known.map_or_else(|| find(gpu, module.handle, image, name), Ok)?;
+        function.allow(gpu, name, shared)?;
+        if known != Some(function) {
+            module.functions.insert(name.into(), function);
         }
-        let function = find(gpu, module.handle, image, name)?;
-        module.functions.insert(name.into(), function);
         Ok(function)
+    }
+}
+
+impl Function {
+    /// Raises the limit of dynamic shared memory, which is the function's and not a launch's: lowered, it would fail the launch that
+    /// another thread is about to make.
+    fn allow(&mut self, gpu: &Gpu, name: &str, shared: u32) -> Result<()> {
+        if shared <= self.shared {
+            return Ok(());
+        }
+        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is loaded for good.
+        gpu.call(format_args!("{shared} bytes of shared memory for kernel {name}"), || unsafe {
+            result::function::set_function_attribute(self.handle, limit, shared.cast_signed())
+        })?;
+        self.shared = shared;
+        Ok(())
     }
 }
 
@@ -76,12 +100,13 @@ fn load(gpu: &Gpu, image: &Image) -> Result<sys::CUmodule> {
         let code = compile(folder, image.name, gpu.properties.compute)?;
         // SAFETY: machine code as the compiler gives it carries its length.
         let load = || unsafe { result::module::load_data(code.as_ptr().cast()) };
-        return gpu.call(format_args!("loading the kernels of {} that were just compiled", image.name), load);
+        let what = format_args!("loading the kernels of {} that were just compiled", image.name);
+        return gpu.call(what, || with_room(gpu, load));
     }
     let fatbin = image.unpack()?;
     // SAFETY: a fatbin carries its length, and it is aligned as the driver's own.
     let load = || unsafe { result::module::load_data(fatbin.as_ptr().cast()) };
-    gpu.call(format_args!("loading the kernels of {}", image.name), load)
+    gpu.call(format_args!("loading the kernels of {}", image.name), || with_room(gpu, load))
 }
 
 fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<Function> {
@@ -105,7 +130,7 @@ fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<F
             format!("kernel {name} takes more than one parameter; give it one struct"),
         ));
     }
-    Ok(Function { handle, parameter })
+    Ok(Function { handle, parameter, shared: SHARED })
 }
 
 #[cfg(test)]

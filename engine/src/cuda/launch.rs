@@ -4,11 +4,8 @@ use super::timeline::What;
 use super::{Image, driver::gpu};
 use crate::{Device, Error, Result, trace};
 use bytemuck::Pod;
-use cudarc::driver::{result, sys};
+use cudarc::driver::result;
 use std::sync::LazyLock;
-
-/// Bytes of dynamic shared memory that a kernel gets without asking for more.
-const SHARED: u32 = 48 << 10;
 
 /// Whether every kernel is waited for, so that a failure is known to be its own: the environment variable VOCOE_SYNC is 1.
 pub(super) static SYNCHRONOUS: LazyLock<bool> =
@@ -35,7 +32,7 @@ pub struct Grid {
 pub unsafe fn launch<A: Pod>(device: Device, image: &'static Image, name: &str, size: Grid, args: &A) -> Result<()> {
     let gpu = gpu(device)?;
     let Grid { grid, block, shared } = size;
-    let function = gpu.modules().function(gpu, image, name)?;
+    let function = gpu.modules().function(gpu, image, name, shared)?;
     if function.parameter != size_of::<A>() {
         let (takes, given) = (function.parameter, size_of::<A>());
         return Err(Error::invalid("launch", format!("kernel {name} takes {takes} bytes, and {given} are given")));
@@ -46,12 +43,8 @@ pub unsafe fn launch<A: Pod>(device: Device, image: &'static Image, name: &str, 
     let what = || What { name: name.into(), bytes: trace::bytes_of(bytemuck::bytes_of(args)), grid: Some(size) };
     let start = || {
         gpu.call(format_args!("kernel {name} with {grid:?} blocks of {block:?} threads, {shared} bytes shared"), || {
-            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is loaded for good, and the driver copies the parameter before it returns; the rest is the caller's.
             unsafe {
-                if shared > SHARED {
-                    result::function::set_function_attribute(function.handle, limit, shared.cast_signed())?;
-                }
                 let mut parameters = [std::ptr::from_ref(args).cast_mut().cast()];
                 result::launch_kernel(function.handle, grid.into(), block.into(), shared, gpu.stream(), &mut parameters)
             }

@@ -212,11 +212,11 @@ impl DevicePool {
     }
 
     /// Gives the memory behind free places back to the driver, once the device has done with it.
-    fn flush(&mut self, gpu: &Gpu) -> Result<(), DriverError> {
+    pub fn flush(&mut self, gpu: &Gpu) -> Result<(), DriverError> {
         // SAFETY: the stream is the device's.
         unsafe { result::stream::synchronize(gpu.main_stream)? };
-        let free = self.book.arena.flush();
-        free.into_iter().try_for_each(|(_, lines)| self.space.release(lines.start * LINE..lines.end * LINE))
+        let free = self.book.flush();
+        free.into_iter().try_for_each(|lines| self.space.release(lines.start * LINE..lines.end * LINE))
     }
 
     fn usage(&self) -> Usage {
@@ -227,6 +227,12 @@ impl DevicePool {
 
 fn full<T>() -> Result<T, DriverError> {
     Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY))
+}
+
+/// Makes calls for which the driver takes memory of its own, which the pool may hold: again after a flush where there is none.
+pub(super) fn with_room<T>(gpu: &Gpu, calls: impl Fn() -> Result<T, DriverError>) -> Result<T, DriverError> {
+    let done = retry(&mut (), |()| calls(), |()| relaxed(|| gpu.pool().flush(gpu)))?;
+    done.map_or_else(full, Ok)
 }
 
 /// What `fresh` gives of `from`, after a `flush` where it has no memory; None where that does not help.

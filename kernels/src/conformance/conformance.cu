@@ -166,6 +166,7 @@ extern "C" __global__ void __launch_bounds__(32) conformance_last_block(const Co
     }
     __syncthreads();
     if (arrived[0] + 1 != gridDim.x || threadIdx.x) return;
+    __threadfence();
     float sum = 0;
     for (u32 i = 0; i < gridDim.x; i++) sum += sums[i];
     counter[1] = __float_as_uint(sum);
