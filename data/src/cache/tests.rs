@@ -322,7 +322,8 @@ fn a_bucket_is_a_cache_as_a_folder_is() {
     let bucket = || {
         let store: Box<dyn ObjectStore> = Box::new(objects.clone());
         let store = Box::new(bucket::Bucket::new(store, Key::from("caches/first")).unwrap());
-        Cache { place: "s3://bucket/caches/first".into(), store, bits: Bits::Sixteen, problems: Mutex::default() }
+        let (place, problems) = ("s3://bucket/caches/first".into(), Mutex::default());
+        Cache { place, store, bits: Bits::Sixteen, has_limit: false, problems }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -340,6 +341,20 @@ fn a_bucket_is_a_cache_as_a_folder_is() {
     runtime.block_on(objects.put(&key.join("c").join("0").join("0").join("0"), "of no use".into())).unwrap();
     assert_eq!(cache.prepare(&sources[0], &TINY).unwrap().0, Prepared::Mended);
     assert_eq!((cache.take_problems().len(), cache.prepare(&sources[0], &TINY).unwrap().0), (1, Prepared::Found));
+}
+
+#[test]
+fn volumes_that_make_way_are_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources(folder.path(), 3, Region::Abdomen);
+    let run = |most| {
+        let cache = Cache::open(&folder.path().join("cache"), Bits::Eight, most).unwrap();
+        let report = crate::prepare::run(&sources, &TINY, &cache, 2, &|_| {}).unwrap();
+        (report.written, report.found, report.evicted)
+    };
+    assert_eq!(run(Some(1)), (3, 0, 2));
+    assert_eq!(run(None), (2, 1, 0));
+    assert_eq!(run(Some(1 << 30)), (0, 3, 0));
 }
 
 #[test]
