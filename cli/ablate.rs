@@ -67,6 +67,10 @@ pub fn command(args: &Args) -> Result<bool> {
     for run in &matrix.run {
         configs.push(config(&matrix.base, run, &args.out).map_err(|e| Error::file(&args.matrix, e))?);
     }
+    let names = configs.iter().map(|(name, _)| name);
+    if let Some(twice) = names.clone().find(|&name| names.clone().filter(|&other| other == name).count() > 1) {
+        return Err(Error::file(&args.matrix, format!("two runs are called {twice}; give each a name of its own")));
+    }
     if configs.is_empty() {
         return Err(Error::file(
             &args.matrix,
@@ -119,7 +123,7 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     note(format!("run {name}"));
     let saved = train::saved(&config.out)?;
     let sources = training::source::find(config, &mut note)?;
-    let room = plan::room(config, saved.is_some())?;
+    let room = plan::room(config, saved.as_ref())?;
     let outcome = train::go(config, saved, sources, room, None)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }

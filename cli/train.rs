@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use training::Config;
-use training::checkpoint::Saved;
+use training::checkpoint::{self, Saved};
 use training::config::{LossKind, SourceConfig, TeacherKind};
 use training::metrics::{Metrics, ends};
 use training::pretrain::{self, Outcome, Watch};
@@ -22,9 +22,9 @@ use training::pretrain::{self, Outcome, Watch};
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Settings file (TOML); flags override it
-    #[arg(long, value_name = "F.toml")]
+    #[arg(long, value_name = "F.toml", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Go on with the run in --out, or from this checkpoint, with that run's settings
+    /// Go on with the run in --out, or from this checkpoint, with that run's settings; later checkpoints of it are made anew
     #[arg(long, value_name = "CHECKPOINT")]
     resume: Option<Option<PathBuf>>,
     /// Record the second step, with every kernel on a GPU, for Perfetto (ui.perfetto.dev) or Chrome's tracing
@@ -47,7 +47,7 @@ pub struct Options {
     /// A folder, a text list, or a dataset.json; may be given several times
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
-    /// Body region of every --data: decides spacing, window and resizing
+    /// Body region of every --data: decides spacing, window and resizing [default: abdomen]
     #[arg(long)]
     region: Option<Region>,
     #[arg(skip)]
@@ -221,7 +221,7 @@ pub fn command(args: Args) -> Result<bool> {
     };
     config.check()?;
     let sources = training::source::find(&config, &mut note)?;
-    let room = plan::room(&config, saved.is_some())?;
+    let room = plan::room(&config, saved.as_ref())?;
     say(config.to_toml()?.trim_end())?;
     let outcome = go(&config, saved, sources, room, args.profile.as_deref())?;
     if let Some(file) = &args.profile {
@@ -260,7 +260,7 @@ fn steps(
 ) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     // half of it for volumes to keep, the other half for those being read
-    training::source::record(&config.out, &sources, saved.is_some(), &mut |line| note(format!("note: {line}")))?;
+    let volumes = training::source::list(&sources);
     let mut left_out = note;
     let mut batches = training::source::batches(config, sources, first, room / 2, &mut left_out)?;
     let stop = stop_on_signals()?;
@@ -268,7 +268,7 @@ fn steps(
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
     let mut hint = |line: String| progress.borrow().suspend(|| note(format!("note: {line}")));
     let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop, profile };
-    let outcome = pretrain::run(config, saved, &mut batches, &mut watch);
+    let outcome = pretrain::run(config, saved, &volumes, &mut batches, &mut watch);
     progress.borrow().finish();
     engine::memory::flush(); // the pictures need buffers of other sizes
     if let Ok(Outcome { model: Some(model), .. }) = &outcome
@@ -310,8 +310,7 @@ pub(crate) fn settings(file: Option<&Path>, flags: Options) -> Result<Config> {
 /// The newest whole checkpoint of the run in `out`, if there is one.
 pub(crate) fn saved(out: &Path) -> Result<Option<Saved>> {
     let folder = out.join("checkpoints");
-    let empty = std::fs::read_dir(&folder).map_or(true, |mut files| files.next().is_none());
-    if empty {
+    if !checkpoint::any(&folder) {
         return Ok(None);
     }
     Ok(Some(Saved::newest(&folder, &mut |line| note(format!("note: {line}")))?))
@@ -329,9 +328,14 @@ fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
         (None, Some(out)) => Saved::newest(&out.join("checkpoints"), &mut damaged)?,
         (None, None) => return Err(Error::Message("--resume needs --out DIR, or the path of a checkpoint".into())),
     };
-    let run = saved.path.parent().and_then(Path::parent).unwrap_or(Path::new("")).to_path_buf();
+    let run = run_of(&saved.path)?;
     let mut stored: Options =
         toml::from_str(&saved.config).map_err(|e| Error::file(&saved.path, config::one_line(&e.to_string())))?;
+    let elsewhere = flags.out.as_ref().is_some_and(|out| std::fs::canonicalize(out).ok().as_ref() != Some(&run));
+    if elsewhere {
+        let problem = format!("is a checkpoint of the run in {}, and goes on there; leave --out out", run.display());
+        return Err(Error::file(&saved.path, problem));
+    }
     stored.out = Some(run);
     let was = stored.clone().resolve()?;
     let config = flags.over(stored).resolve()?;
@@ -341,6 +345,16 @@ fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
     }
     note(format!("resuming from {} after step {}", saved.path.display(), saved.step));
     Ok((config, saved))
+}
+
+/// The whole path of the folder of a checkpoint's run.
+fn run_of(checkpoint: &Path) -> Result<PathBuf> {
+    let whole = std::fs::canonicalize(checkpoint).map_err(|e| Error::file(checkpoint, e))?;
+    let folder = whole.parent().filter(|folder| folder.ends_with("checkpoints")).and_then(Path::parent);
+    let lost = || {
+        Error::file(checkpoint, "is in no run's folder; put it into the checkpoints folder beside its metrics.jsonl")
+    };
+    folder.map(Path::to_path_buf).ok_or_else(lost)
 }
 
 /// The first setting in which two configurations differ, of those that matter for the numbers.
@@ -441,6 +455,9 @@ impl Options {
         let geometry = self.geometry.unwrap_or_default();
         let region = self.region.unwrap_or(Region::Abdomen);
         let mut sources = self.sources;
+        if self.region.is_some() && self.data.is_empty() && !sources.is_empty() {
+            return Err(Error::Message("--region is that of --data; a [[sources]] entry has its own `region`".into()));
+        }
         sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
         Ok(Config {
             demo,
@@ -519,7 +536,8 @@ fn free_folder(name: &str) -> PathBuf {
 
 /// A run that ended before its first step, such as one without a usable volume, leaves nothing that is worth keeping.
 fn refuse_to_overwrite(out: &Path) -> Result<()> {
-    if std::fs::metadata(out.join("metrics.jsonl")).is_ok_and(|file| file.len() > 0) {
+    let has_metrics = std::fs::metadata(out.join("metrics.jsonl")).is_ok_and(|file| file.len() > 0);
+    if has_metrics || checkpoint::any(&out.join("checkpoints")) {
         return Err(Error::file(out, "holds a run already; choose another --out, or remove it"));
     }
     Ok(())

@@ -215,6 +215,7 @@ fn numbers_that_cannot_be_are_refused_with_their_flag() {
     for (flag, value) in [
         ("--lr", "-1"),
         ("--lr", "NaN"),
+        ("--lr", "1e39"),
         ("--weight-decay", "-0.1"),
         ("--weight-decay", "nan"),
         ("--momentum", "1.5"),
@@ -228,12 +229,14 @@ fn numbers_that_cannot_be_are_refused_with_their_flag() {
         ("--roi", "50"),
         ("--feature-size", "13"),
         ("--projection", "0"),
+        ("--projection", "18446744073709551615"),
         ("--keep", "0"),
         ("--loader-threads", "99999"),
     ] {
         refused(&["train", "--demo", flag, value], &[flag]);
     }
     refused(&["train", "--demo", "--data", "x"], &["--demo", "--data"]);
+    assert_eq!(vocoe(&["train", "--resume", "--config", "x.toml", "--out", "x"]).0, 2, "the run has its settings");
     for arguments in [&["train", "--demo", "--threads", "99999"][..], &["phantom", "--out", "x", "--count", "0"]] {
         assert_eq!(vocoe(arguments).0, 2, "{arguments:?}");
     }

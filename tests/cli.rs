@@ -561,6 +561,10 @@ fn a_run_is_resumed_from_its_folder_and_keeps_its_settings() {
     refused(&begin, &["holds a run already"]);
     refused(&["train", "--resume"], &["--out"]);
     refused(&["train", "--resume", "--lr", "0.5", "--out", &out], &["lr", "differs"]);
+    let checkpoint = format!("{out}/checkpoints/step-0000001.safetensors");
+    let elsewhere = folder.path().join("elsewhere").to_string_lossy().into_owned();
+    refused(&["train", "--resume", &checkpoint, "--out", &elsewhere], &["goes on there"]);
+    assert!(!folder.path().join("elsewhere").exists());
     refused(&["train", "--resume", "/no/such/checkpoint.safetensors"], &["/no/such/checkpoint.safetensors"]);
     let (code, _, error) = vocoe(&["train", "--resume", "--out", &out]);
     assert!(code == 0 && error.contains("after step 1"), "{error}");

@@ -92,7 +92,7 @@ fn train_recorded(config: &Config, saved: Option<Saved>, until: u64, profile: Op
         assert!(resumed && whole, "{line}");
     };
     let mut watch = Watch { observe: &mut observe, note: &mut note, stop: &stop, profile };
-    pretrain::run(config, saved, &mut (first..).map(|i| Ok(batch(i))), &mut watch)
+    pretrain::run(config, saved, "", &mut (first..).map(|i| Ok(batch(i))), &mut watch)
 }
 
 fn losses(outcome: &Outcome) -> Vec<(u64, u64)> {
@@ -147,6 +147,20 @@ fn interrupted(teacher: TeacherKind) {
     assert_eq!(kept, expected, "best: {:?}", got.best);
 }
 
+#[test]
+fn a_run_that_goes_back_to_an_earlier_step_forgets_the_later_ones() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = Config { keep: 1, ..config(folder.path()) };
+    train(&Config { keep: 3, ..config.clone() }, None, 3).expect("three steps");
+    let checkpoints = config.out.join("checkpoints");
+    let saved = Saved::read(&checkpoint::path(&checkpoints, 1)).expect("the first");
+    let back = train(&config, Some(saved), 2).expect("one step from there");
+    assert!(back.checkpoint.exists() && !checkpoint::path(&checkpoints, 3).exists());
+    let saved = Saved::newest(&checkpoints, &mut |line| panic!("{line}")).expect("newest");
+    assert_eq!(saved.step, 2);
+    assert_eq!(train(&config, Some(saved), STEPS).expect("the rest").metrics.len(), 4);
+}
+
 fn weights(outcome: &Outcome) -> BTreeMap<String, Vec<f32>> {
     let tensors = state_dict::load(outcome.model.as_ref().expect("ended")).expect("weights");
     tensors.iter().map(|(name, t)| (name.clone(), t.to_vec().expect("f32"))).collect()
@@ -198,7 +212,7 @@ fn the_last_files_wait_for_room_and_an_interrupt_says_what_is_lost() {
         std::fs::remove_dir(&model).expect("room");
     };
     let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop, profile: None };
-    let outcome = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect("run");
+    let outcome = pretrain::run(&config, None, "", &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect("run");
     assert!(outcome.model.is_some_and(|path| path.exists()));
     assert!(notes.len() == 1 && notes[0].contains("model.safetensors") && notes[0].contains("make room"), "{notes:?}");
 
@@ -206,7 +220,7 @@ fn the_last_files_wait_for_room_and_an_interrupt_says_what_is_lost() {
     block(&checkpoint::path(&config.out.join("checkpoints"), 1));
     let mut note = |_| stop.store(true, Ordering::Relaxed);
     let mut watch = Watch { observe: &mut |_| (), note: &mut note, stop: &stop, profile: None };
-    let error = pretrain::run(&config, None, &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect_err("given up");
+    let error = pretrain::run(&config, None, "", &mut (0..).map(|i| Ok(batch(i))), &mut watch).expect_err("given up");
     let error = error.to_string();
     assert!(
         error.contains("step-0000001") && error.contains("the 1 steps since the last checkpoint are lost"),

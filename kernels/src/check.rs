@@ -12,9 +12,9 @@ pub fn sum_dtype(dtype: DType) -> DType {
 /// A scope for an operation of so many multiplications, each with an addition, which the meta device's account gets too.
 pub(crate) fn counted(op: &'static str, x: &Tensor, products: usize) -> Scope {
     if x.device() == Device::Meta {
-        meta::count(2 * products);
+        meta::count(products.saturating_mul(2));
     }
-    trace::scope(op).counting(2 * products)
+    trace::scope(op).counting(products.saturating_mul(2))
 }
 
 /// Errors unless the tensor, given with its name, has the dtype for sums over x, is on its device, and has these sizes.

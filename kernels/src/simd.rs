@@ -486,7 +486,7 @@ impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn scale(self, n: Self) -> Self {
-        self.zip(n, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
+        self.zip(n, |v, n| v * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn widen(p: *const bf16) -> Self {

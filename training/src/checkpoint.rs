@@ -142,6 +142,11 @@ impl Saved {
         Ok((model, optimizer))
     }
 
+    /// Bytes that its tensors take.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|t| (t.numel() * t.dtype().size()) as u64).sum()
+    }
+
     fn lacks(&self, name: &str) -> Error {
         let path = self.path.display();
         Error::Config(format!("{path}: {name} is missing or has another shape; was it written by another model?"))
@@ -163,6 +168,21 @@ fn steps(folder: &Path) -> Result<Vec<u64>> {
     }
     steps.sort_unstable();
     Ok(steps)
+}
+
+/// Whether a folder has a checkpoint, whole or not.
+pub fn any(folder: &Path) -> bool {
+    steps(folder).is_ok_and(|steps| !steps.is_empty())
+}
+
+/// Removes the checkpoints of later steps than `step`, from which a run goes on: it will make them again, and until then they would
+/// be taken for newer ones.
+pub fn forget_after(folder: &Path, step: u64) -> Result<()> {
+    for later in steps(folder)?.into_iter().filter(|&s| s > step) {
+        let path = path(folder, later);
+        std::fs::remove_file(&path).map_err(Error::io(&path))?;
+    }
+    Ok(())
 }
 
 /// Removes all checkpoints but the `keep` newest and the best.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 const MOST_CROPS: usize = 10_000;
 const MOST_ROI: usize = 1024;
 const MOST_FEATURES: usize = 12 << 10;
+const MOST_PROJECTION: usize = 1 << 16;
 const MOST_THREADS: usize = 1024;
 
 /// Softmax temperature of the InfoNCE term.
@@ -235,10 +236,10 @@ impl Config {
                 self.feature_size
             ));
         }
-        if self.projection == 0 {
-            return refuse("projection 0: the projectors need at least one channel (--projection)".into());
+        if !(1..=MOST_PROJECTION).contains(&self.projection) {
+            return refuse(format!("projection {}: from 1 to {MOST_PROJECTION} (--projection)", self.projection));
         }
-        if !(self.lr.is_finite() && self.lr >= 0.0) {
+        if !((self.lr as f32).is_finite() && self.lr >= 0.0) {
             return refuse(format!("lr {}: must be finite and not negative (--lr)", self.lr));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {

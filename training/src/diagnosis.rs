@@ -115,10 +115,9 @@ impl Kind {
     }
 }
 
-/// What a step that cannot be updated with looks like, by its loss terms; part of the error that ends the run.
-pub fn not_a_number(intra: f64, inter: f64, reg: f64) -> String {
-    let terms = [("intra", intra), ("inter", inter), ("reg", reg)];
-    let broken: Vec<&str> = terms.iter().filter(|(_, v)| !v.is_finite()).map(|(name, _)| *name).collect();
+/// What a step that cannot be updated with looks like, by its numbers; part of the error that ends the run.
+pub fn not_a_number(numbers: &[(&str, f64)]) -> String {
+    let broken: Vec<&str> = numbers.iter().filter(|(_, v)| !v.is_finite()).map(|(name, _)| *name).collect();
     format!("{} {}", broken.join(", "), Kind::NotANumber.signature())
 }
 
@@ -325,7 +324,9 @@ mod tests {
         let mut steps = healthy();
         (steps[599].loss, steps[600].grad_norm) = (f64::NAN, f64::INFINITY);
         only(&steps, 600, "NaN");
-        assert!(not_a_number(1.0, f64::NAN, 1.0).starts_with("inter NaN or infinite: "));
+        assert!(
+            not_a_number(&[("intra", 1.0), ("inter", f64::NAN), ("reg", 1.0)]).starts_with("inter NaN or infinite: ")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use models::weights::PARTIAL;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 /// Puts `contents` under the name `path`, in place of what was there; on an error that stays as it was.
@@ -14,6 +15,21 @@ pub fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
         let _ = std::fs::remove_file(&partial);
         Error::io(path)(error)
     })
+}
+
+/// Makes a folder one process's own until the lock is dropped; creates it. Where the file system knows no locks, it is nobody's.
+///
+/// Errors: another process has it.
+pub fn lock(folder: &Path) -> Result<File> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let opened = File::open(folder).map_err(Error::io(folder))?;
+    match opened.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.display();
+            Err(Error::Config(format!("{folder}: another run is writing there")))
+        }
+        _ => Ok(opened),
+    }
 }
 
 /// Removes what a killed process left of files that it was writing into `folder`.
@@ -30,6 +46,16 @@ pub fn tidy(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_one_processes_at_a_time() {
+        let folder = tempfile::tempdir().expect("folder");
+        let run = folder.path().join("runs/first");
+        let held = lock(&run).expect("free");
+        assert!(lock(&run).expect_err("taken").to_string().contains("another run"));
+        drop(held);
+        drop(lock(&run).expect("free again"));
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_remains_are_removed() {

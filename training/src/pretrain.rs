@@ -7,7 +7,7 @@ use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::steps::{Done, Steps};
-use crate::{Config, Error, Result, file, profile};
+use crate::{Config, Error, Result, file, profile, source};
 use engine::{Tensor, memory, random, trace};
 use models::Voco;
 use models::voco::Values;
@@ -40,18 +40,26 @@ pub struct Watch<'a> {
 }
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
-/// number `saved.step`). Writes `config.toml`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end
+/// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end
 /// `model.safetensors` under `config.out`; these last files it writes whenever there is room for them. Errors when the batches run out or the loss stops being a number.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
+    volumes: &str,
     batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
     watch: &mut Watch,
 ) -> Result<Outcome> {
+    let goes_on = saved.is_some();
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
-    prepare(&keeper.folder, config).map_err(|e| Error::Config(format!("{e}; give an --out that can be written to")))?;
+    let unwritable = |e| Error::Config(format!("{e}; give an --out that can be written to"));
+    let _lock = file::lock(&config.out).map_err(unwritable)?;
+    prepare(&keeper.folder, config).map_err(unwritable)?;
+    source::record(&config.out, volumes, goes_on, watch.note)?;
+    if goes_on {
+        checkpoint::forget_after(&keeper.folder, trainer.optimizer.steps())?;
+    }
     let (mut lines, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
     let mut events = Events::create(&config.out, trainer.optimizer.steps())?;
     let mut diagnosis = Diagnosis::new(Plan::from(config));
@@ -237,10 +245,15 @@ impl<'c> Trainer<'c> {
         let loss = self.model.loss(&values);
         let Values { intra, inter, reg, base_cosine } = values;
         if !(intra + inter + reg).is_finite() {
-            return Err(Error::Diverged { step, loss, signature: diagnosis::not_a_number(intra, inter, reg) });
+            let signature = diagnosis::not_a_number(&[("intra", intra), ("inter", inter), ("reg", reg)]);
+            return Err(Error::Diverged { step, loss, signature });
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
         let grad_norm = grad_norm.item()? / self.model.loss_scale; // waits for the device, so that the time is the step's
+        if self.optimizer.scaling().is_none() && !grad_norm.is_finite() {
+            let signature = diagnosis::not_a_number(&[("the gradient", grad_norm)]);
+            return Err(Error::Diverged { step, loss, signature });
+        }
         let loss_scale = self.optimizer.scaling().map(|scaling| scaling.scale);
         let updating = trace::scope("update");
         self.optimizer.step_unless_overflowed(&mut self.model.params, &done.grads, grad_norm, lr)?;

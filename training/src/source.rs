@@ -75,21 +75,22 @@ pub fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<So
     Ok(sources)
 }
 
-/// Writes the list of a run's volumes to `volumes.txt` in its folder. `notice` is told where a run that goes on finds others than
-/// before, whose samples are then others too.
-pub fn record(out: &Path, sources: &[Source], goes_on: bool, notice: &mut dyn FnMut(String)) -> Result<()> {
-    let path = out.join("volumes.txt");
-    let list: String = sources.iter().map(line).collect();
-    let before = if goes_on { std::fs::read_to_string(&path).ok() } else { None };
-    if let Some(before) = before.filter(|before| *before != list) {
-        notice(format!("{}; from here on the run sees other samples than it would have", difference(&before, &list)));
-    }
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
-    file::replace(&path, list)
+/// The volumes in order, a line each: what a run's samples depend on beside its settings.
+pub fn list(sources: &[Source]) -> String {
+    let line =
+        |source: &Source| format!("{} {:?} {}\n", source.weight, source.region, source.name().replace('\n', " "));
+    sources.iter().map(line).collect()
 }
 
-fn line(source: &Source) -> String {
-    format!("{} {:?} {}\n", source.weight, source.region, source.name().replace('\n', " "))
+/// Writes the list of a run's volumes to `volumes.txt` in its folder. `notice` is told where a run that goes on finds others than
+/// before, whose samples are then others too.
+pub(crate) fn record(out: &Path, list: &str, goes_on: bool, notice: &mut dyn FnMut(String)) -> Result<()> {
+    let path = out.join("volumes.txt");
+    let before = if goes_on { std::fs::read_to_string(&path).ok() } else { None };
+    if let Some(before) = before.filter(|before| before != list) {
+        notice(format!("{}; from here on the run sees other samples than it would have", difference(&before, list)));
+    }
+    file::replace(&path, list)
 }
 
 fn difference(before: &str, now: &str) -> String {
@@ -130,11 +131,11 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_with_other_volumes_says_so() {
         let folder = tempfile::tempdir().expect("folder");
-        let out = folder.path().join("run");
+        let out = folder.path();
         let said = |names: &[&str], goes_on: bool| {
             let sources: Vec<_> = names.iter().map(|n| Source::file(n.into(), Region::Chest)).collect();
             let mut lines = Vec::new();
-            record(&out, &sources, goes_on, &mut |line| lines.push(line)).expect("written");
+            record(out, &list(&sources), goes_on, &mut |line| lines.push(line)).expect("written");
             lines.join(" ")
         };
         assert_eq!(said(&["a.nii", "b.nii"], false), "");
@@ -143,7 +144,6 @@ mod tests {
         assert_eq!(said(&["b.nii", "c.nii", "d.nii"], true), "");
         assert!(said(&["c.nii", "b.nii", "d.nii"], true).contains("another order"));
         assert_eq!(said(&["a.nii"], false), "", "a new run");
-        let list = std::fs::read_to_string(out.join("volumes.txt")).expect("list");
-        assert_eq!(list, "1 Chest a.nii\n");
+        assert_eq!(std::fs::read_to_string(out.join("volumes.txt")).expect("list"), "1 Chest a.nii\n");
     }
 }

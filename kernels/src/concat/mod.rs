@@ -35,7 +35,9 @@ pub fn forward(xs: &[&Tensor], axis: usize) -> Result<Tensor> {
                 format!("{:?} and {:?} may differ only at axis {axis}", first.dims(), x.dims()),
             ));
         }
-        dims[axis] += x.dims()[axis];
+        let joined = dims[axis].checked_add(x.dims()[axis]);
+        dims[axis] =
+            joined.ok_or_else(|| Error::shape(OP, format!("axis {axis} of all inputs together is too long")))?;
     }
     match first.device() {
         Device::Cpu => cpu::forward(xs, axis, &dims),

@@ -308,7 +308,8 @@ impl<S: Operand> Unit<'_, '_, S> {
         let (g, s, n, outputs) = (self.gradient, &*self.scratch, self.cuts.n, &self.outputs);
         // What is copied or joined is read in order, which the CPU foresees.
         let (in_place, x_in_place) = (S::PER_LANE == 1, S::PER_LANE == 1 && !g.copies_lines());
-        let ahead = [if in_place { target * g.m } else { 0 }, if x_in_place { source * g.n } else { 0 }];
+        let values = |pixels: usize, channels: usize, there| if there { pixels.wrapping_mul(channels) } else { 0 };
+        let ahead = [values(target, g.m, in_place), values(source, g.n, x_in_place)];
         let apart = (self.cuts.lines > 1).then(|| s.lines.apart());
         let y = Factor { rows: s.y.as_ptr(), values: outputs.len(), ahead: ahead[0], apart: None };
         let x = Factor { rows: s.x.as_ptr(), values: n, ahead: ahead[1], apart };

@@ -110,7 +110,7 @@ impl Geometry {
 
     /// Multiplications of the convolution, and of either gradient, with a weight of this many elements.
     pub fn products(&self, weights: usize) -> usize {
-        self.batch * self.output.iter().product::<usize>() * weights
+        self.output.iter().fold(self.batch.saturating_mul(weights), |n, &size| n.saturating_mul(size))
     }
 }
 
@@ -313,7 +313,7 @@ impl Map {
     }
 
     /// Pixels between the sources of a row and of a later one under the same tap, and between their targets; none where the later one
-    /// is not there. Padding counts as pixels of the line before or after.
+    /// is not there. Padding counts as pixels of the line before or after, so that sources may lie backwards: the distances wrap.
     pub fn distances(&self, row: usize, later: usize) -> Option<[usize; 2]> {
         if later >= self.rows() {
             return None;
@@ -326,7 +326,7 @@ impl Map {
             [source, target]
         };
         let ([source, target], [later_source, later_target]) = (places(row), places(later));
-        Some([later_source - source, later_target - target])
+        Some([later_source.wrapping_sub(source), later_target.wrapping_sub(target)])
     }
 
     /// A row as (n, d, h, w).

@@ -71,7 +71,6 @@ struct Plan<'a, S> {
     steps: Vec<Step>,
     taps: Vec<usize>,
     packed: Option<&'a [f32]>,
-    zeros: Vec<S>,
     /// The bias, or zero, for each output.
     start: Vec<f32>,
 }
@@ -200,7 +199,6 @@ impl<S: Operand> Product<'_, S> {
             steps: self.steps(),
             taps: self.taps(),
             packed,
-            zeros: vec![S::zeroed(); self.channels * self.joined()],
             start: self.bias.map_or(vec![0.0; self.n], <[f32]>::to_vec),
         }
     }
@@ -268,11 +266,18 @@ impl<S: Operand> Product<'_, S> {
     }
 }
 
+/// Pointers for a last tile that is not full: to some row, whose sums are dropped.
+fn fill_up<S>(rows: &mut Vec<*const S>) {
+    if let Some(&first) = rows.first() {
+        rows.resize(rows.len() + MAX_ROWS - 1, first);
+    }
+}
+
 impl<S> Plan<'_, S> {
     fn unit<'a>(&'a self, i: usize, to: Target<S>, scratch: &'a mut Scratch<S>) -> Unit<'a, 'a, S> {
         let ((rows, panels), product) = (self.cut.unit(i), self.product);
         let next = product.map.distances(rows.start, rows.end).unwrap_or_default();
-        let next = [next[0] * product.channels, next[1] * product.n];
+        let next = [next[0].wrapping_mul(product.channels), next[1].wrapping_mul(product.n)];
         Unit { plan: self, rows, panels, next, to, scratch }
     }
 }
@@ -301,7 +306,7 @@ impl<S: Operand> Kernel for Unit<'_, '_, S> {
         }
         if self.plan.product.copies_lines() {
             let (p, s) = (self.plan.product, &mut *self.scratch);
-            s.lines.copy(p.map, p.source, p.channels, &s.runs);
+            s.lines.copy_all(p.map, p.source, p.channels, &s.runs);
         }
         for step in &self.plan.steps {
             if step.channels.start == 0 {
@@ -389,27 +394,22 @@ impl<S: Operand> Unit<'_, '_, S> {
         }
     }
 
-    /// The rows that take part in a step: pointers to their sources, tap by tap, and to their targets.
+    /// The rows that take part in a step: pointers to their sources, tap by tap, and to their targets. Of copied lines the pointers
+    /// under the first of the step.
     #[inline(always)]
     fn list(&mut self, step: &Step) {
         let (p, s) = (self.plan.product, &mut *self.scratch);
-        let rows = self.rows.len();
         s.a.clear();
         s.c.clear();
         if p.copies_lines() {
-            let (padded, joined) = (rows + MAX_ROWS - 1, p.joined());
-            for line in step.taps.start / joined..step.taps.end / joined {
-                for (run, start) in s.runs.iter().zip(s.lines.starts(line)) {
-                    let (from, step) = match start {
-                        Some(start) => (s.lines.values()[*start..].as_ptr(), s.lines.step()),
-                        None => (self.plan.zeros.as_ptr(), 0),
-                    };
-                    // SAFETY: a piece has the values of all rows of its run.
-                    s.a.extend((0..run.len()).map(|i| unsafe { from.add(i * step) }));
-                }
-                s.a.resize(s.a.len() + padded - rows, self.plan.zeros.as_ptr());
+            let starts = s.lines.starts(step.taps.start / p.joined());
+            for (run, start) in s.runs.iter().zip(starts.iter().flatten()) {
+                let (from, step) = (s.lines.values()[*start..].as_ptr(), s.lines.step());
+                // SAFETY: a piece has the values of all rows of its run.
+                s.a.extend((0..run.len()).map(|i| unsafe { from.add(i * step) }));
             }
             s.c.extend(&s.targets);
+            fill_up(&mut s.a);
         } else {
             for tap in step.taps.clone() {
                 s.c.clear();
@@ -420,7 +420,7 @@ impl<S: Operand> Unit<'_, '_, S> {
                     s.a.extend((0..met.len).map(|i| unsafe { from.add(i * step) }));
                     s.c.extend(&s.targets[met.first..met.first + met.len]);
                 }
-                s.a.resize(s.a.len() + MAX_ROWS - 1, self.plan.zeros.as_ptr());
+                fill_up(&mut s.a);
             }
         }
         s.listed = s.c.len();
@@ -450,11 +450,12 @@ impl<S: Operand> Unit<'_, '_, S> {
         let first = self.plan.leads && panel == self.panels.start && map.leads(step.taps.start);
         if source > 0 && first && !p.copies_lines() {
             let before = step.taps.start % map.line_taps() * p.channels + step.channels.start;
-            ahead.read = source + (MAX_ROWS - 1) * before;
+            ahead.read = source.wrapping_add((MAX_ROWS - 1) * before);
         }
         let last = step.taps.end == map.taps() && step.channels.end == p.channels;
         if target > 0 && last && (at_once || S::PER_LANE == 1) {
-            ahead.write = target + (MAX_ROWS - 1) * map.turn() * p.n + MAX_ROWS * panel * self.plan.width;
+            let behind = (MAX_ROWS - 1) * map.turn() * p.n + MAX_ROWS * panel * self.plan.width;
+            ahead.write = target.wrapping_add(behind);
             ahead.written = (MAX_ROWS * self.plan.width).div_ceil(p.step_lanes(step).max(1));
         }
         ahead
@@ -464,7 +465,7 @@ impl<S: Operand> Unit<'_, '_, S> {
     #[inline(always)]
     fn strip(&self, step: &Step, panel: usize, at_once: bool) -> Strip<S> {
         let (p, plan, s) = (self.plan.product, self.plan, &*self.scratch);
-        let (lanes, joined) = (p.step_lanes(step), p.joined());
+        let (lanes, joined, lines) = (p.step_lanes(step), p.joined(), p.copies_lines());
         let b = match &plan.packed {
             Some(packed) => {
                 let group = panel * (plan.taps.len() / joined) + step.taps.start / joined;
@@ -476,7 +477,8 @@ impl<S: Operand> Unit<'_, '_, S> {
         let col = panel * plan.width;
         Strip {
             a: s.a.as_ptr(),
-            a_step: s.a.len() / taps,
+            a_step: if lines { 0 } else { s.a.len() / taps },
+            apart: if lines { s.lines.apart() } else { 0 },
             taps,
             k0: step.channels.start,
             channels: joined * step.channels.len(),

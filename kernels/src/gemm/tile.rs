@@ -28,9 +28,10 @@ pub struct Ahead {
 /// for S of several values to a lane, `b` has lanes of neighbouring channels in place of single ones.
 #[derive(Clone, Copy)]
 pub struct Strip<S> {
-    /// Row pointers, tap by tap, `a_step` apart.
+    /// Row pointers, tap by tap, `a_step` apart; or those of the first tap, where each row's next one is `apart` values further on.
     pub a: *const *const S,
     pub a_step: usize,
+    pub apart: usize,
     pub taps: usize,
     pub k0: usize,
     pub channels: usize,
@@ -101,7 +102,7 @@ impl<S: Operand> Strip<S> {
                 let list = self.a.add(t * self.a_step + row);
                 let mut a = [std::ptr::null(); M];
                 for (i, a) in a.iter_mut().enumerate() {
-                    *a = (*list.add(i)).add(self.k0);
+                    *a = (*list.add(i)).add(self.k0 + t * self.apart);
                 }
                 let mut read = a[0].wrapping_add(self.ahead.read);
                 let whole = self.channels / S::PER_LANE * S::PER_LANE;
@@ -266,7 +267,10 @@ impl Outer {
         let (x, y) = (&self.x, &self.y);
         let lines = NV + if j0 == 0 { y.values.div_ceil(LINE) } else { 0 };
         let line = (self.turn + i) % lines;
-        if line < NV { (x.rows, x.ahead + j0 + line * LINE) } else { (y.rows, y.ahead + (line - NV) * LINE) }
+        match line {
+            _ if line < NV => (x.rows, x.ahead.wrapping_add(j0 + line * LINE)),
+            _ => (y.rows, y.ahead.wrapping_add((line - NV) * LINE)),
+        }
     }
 
     #[inline(always)]

@@ -284,7 +284,10 @@ impl<S: Stored> Kernel for ChunkMoments<'_, S> {
         let slot = |i: usize| {
             let count = lines as f64 + if i < extra { 1.0 } else { 0.0 };
             let off = sum[i] / count;
-            Moments { count, mean: Element::to_f64(shift[i]) + off, squares: (squares[i] - off * sum[i]).max(0.0) }
+            let squares = squares[i] - off * sum[i];
+            // `max` would hide a NaN
+            let squares = if squares < 0.0 { 0.0 } else { squares };
+            Moments { count, mean: Element::to_f64(shift[i]) + off, squares }
         };
         let slots: Vec<Moments> = (0..p.min(self.x.len())).map(slot).collect();
         if p == self.channels {

@@ -185,7 +185,8 @@ unsafe fn moments<S: Lane, V: Vector>(x: &[S], eps: f32) -> (f32, f32) {
         }
         let (off, squares) = (even.sum.add(odd.sum).sum(), even.squares.add(odd.squares).sum());
         let variance = (squares - off * off / count) / count;
-        (sum / count + off / count, 1.0 / (variance.max(0.0) + eps).sqrt())
+        let variance = if variance < 0.0 { 0.0 } else { variance }; // `max` would hide a NaN
+        (sum / count + off / count, 1.0 / (variance + eps).sqrt())
     }
 }
 
@@ -502,6 +503,17 @@ mod tests {
         assert_close(&got.y, &y, 4e-5);
         assert_close(&got.mean, &mean, 1e-7);
         assert_close(&got.rstd, &rstd, 1e-6);
+    }
+
+    #[test]
+    fn squares_beyond_f32_give_no_wrong_numbers() {
+        for channels in [3, 48, 300] {
+            let x: Vec<f32> = (0..channels).map(|i| 1e27 * (0.9 + 0.01 * (i % 7) as f32)).collect();
+            let x = Tensor::from_slice(&x, &[1, channels]).expect("x");
+            let y = forward(&x, None, 1e-5).expect("y").y.to_vec::<f32>().expect("values");
+            // the variance is infinite, or unknown
+            assert!(y.iter().all(|&v| v == 0.0 || v.is_nan()), "{channels}: {y:?}");
+        }
     }
 
     #[test]

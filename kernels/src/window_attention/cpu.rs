@@ -774,8 +774,9 @@ impl<S: Lane> Backward<'_, S> {
                 let scores = tile(start.load::<V>(at), q, Right::panel::<V>(keys.k, panel, x.head_dim));
                 for r in 0..R {
                     let lse = V::splat(block.lse[first + r]);
+                    let nothing = lse.mul(V::zero()); // NaN where lse is, which `weight` would not hand on
                     for c in 0..2 {
-                        weight(scores[r][c].sub(lse)).store(p.add(r * x.stride + at + c * V::LANES));
+                        weight(scores[r][c].sub(lse)).add(nothing).store(p.add(r * x.stride + at + c * V::LANES));
                     }
                 }
                 let dp = tile([[V::zero(); 2]; R], dy, Right::panel::<V>(keys.v, panel, x.head_dim));

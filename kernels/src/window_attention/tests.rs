@@ -349,6 +349,10 @@ fn broken_numbers_show() {
         assert!(rows.clone().all(|r| y[r * 4].is_nan()), "part {part}, {bad}");
         assert!(part == 2 || rows.clone().all(|r| lse[r].is_nan()), "part {part}, {bad}");
         assert!(rows.clone().all(|r| dqkv[r * 12].is_nan()), "part {part}, {bad}");
+        assert!(
+            part == 2 || (0..27).all(|r| dqkv[r * 12 + 8].is_nan()),
+            "part {part}, {bad}: every v counts in each y"
+        );
     }
     let clean = Inputs::new((1, [3, 3, 3], 1, 4, [7; 3], [0; 3]), 7).to(DType::F32);
     assert!(clean.run().iter().all(|t| values(t).iter().all(|v| v.is_finite())), "scratch remembers");

@@ -186,6 +186,7 @@ impl Unit<'_> {
         Strip {
             a: s.a[step.tap * tiles..].as_ptr(),
             a_step: tiles,
+            apart: 0,
             taps: step.taps,
             k0: position * s.source.step() + step.channel,
             channels: step.channels,

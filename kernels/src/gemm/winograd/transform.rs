@@ -67,12 +67,21 @@ impl Positions {
         self.step
     }
 
+    /// Of the buffer itself rather than of a slice, so that it stays valid while other rows are written.
     pub fn row(&self, position: usize, row: usize) -> *const f32 {
-        self.values[self.start + position * self.step + row * self.channels..].as_ptr()
+        self.values.as_ptr().wrapping_add(self.place(position, row))
     }
 
+    /// As [`Positions::row`].
     pub fn row_mut(&mut self, position: usize, row: usize) -> *mut f32 {
-        self.values[self.start + position * self.step + row * self.channels..].as_mut_ptr()
+        let place = self.place(position, row);
+        self.values.as_mut_ptr().wrapping_add(place)
+    }
+
+    fn place(&self, position: usize, row: usize) -> usize {
+        let place = self.start + position * self.step + row * self.channels;
+        debug_assert!(place < self.values.len());
+        place
     }
 }
 
