@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_one_processes_at_a_time() {
+    fn a_folder_belongs_to_one_run_at_a_time() {
         let folder = tempfile::tempdir().expect("folder");
         let run = folder.path().join("runs/first");
         let held = lock(&run).expect("free");

@@ -40,8 +40,9 @@ pub struct Watch<'a> {
 }
 
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
-/// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`, `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end
-/// `model.safetensors` under `config.out`; these last files it writes whenever there is room for them. Errors when the batches run out or the loss stops being a number.
+/// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`,
+/// `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under `config.out`, where no other run may be
+/// writing; these last files it writes whenever there is room for them. Errors when the batches run out or a number is none any more.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
