@@ -210,12 +210,14 @@ impl<'a> Fields<'a> {
     }
 
     /// The sform; but where its voxel sizes are not the header's, as after resampling by a tool that knew the qform alone, the qform,
-    /// whatever its code. MONAI does so for volumes of three axes, and writes the qform as an sform, which rounds it.
+    /// whatever its code. MONAI does so for volumes of three axes, and writes the qform as an sform, which rounds it. Sizes of 0, which
+    /// it takes for 1, are none to compare with.
     fn sform_or_qform(&self) -> Affine {
         let (sform, wanted) = (self.sform(), self.zooms());
         let near = |a: [f64; 3], b: [f64; 3]| (0..3).all(|i| (a[i] - b[i]).abs() <= 1e-8 + 1e-5 * b[i].abs());
         let zooms = affine::zooms(&sform);
-        if self.dim(0) != 3 || near(zooms, wanted) || near(wanted, zooms) {
+        let unset = (1..=3).any(|i| self.float([76, 104], i) == 0.0);
+        if self.dim(0) != 3 || unset || near(zooms, wanted) || near(wanted, zooms) {
             return sform;
         }
         match self.qform() {

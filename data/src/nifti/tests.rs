@@ -199,6 +199,8 @@ fn an_sform_of_other_voxel_sizes_gives_way_to_the_qform() {
     assert_eq!(affine(&near), IDENTITY, "sizes that are the same but for rounding");
     let unknown = Spec { pixdim: [1.0, f64::NAN, 3.0, 4.0], ..header.clone() };
     assert_eq!(affine(&unknown), IDENTITY, "no sizes to compare with");
+    let unset = Spec { pixdim: [1.0, 0.0, 0.0, 0.0], ..header.clone() };
+    assert_eq!(affine(&unset), IDENTITY, "sizes that were never set");
     let skewed = Spec { qform: Some([1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), ..header.clone() };
     assert_eq!(affine(&skewed), IDENTITY, "no rotation");
     let four = Spec { dim: vec![2, 3, 4, 1], ..header };
