@@ -123,7 +123,7 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     note(format!("run {name}"));
     let saved = train::saved(&config.out)?;
     let sources = training::source::find(config, &mut note)?;
-    let room = plan::room(config, saved.as_ref())?;
+    let room = plan::room(config, saved.is_some())?;
     let outcome = train::go(config, saved, sources, room, None)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }

@@ -6,7 +6,6 @@ use engine::{Device, cuda};
 use serde::Serialize;
 use std::path::PathBuf;
 use training::Config;
-use training::checkpoint::Saved;
 use training::plan::{Flops, Memory, Parameters, Plan};
 
 /// Say what a run with these settings takes: parameters, arithmetic, memory. Nothing is computed, and no data is read.
@@ -92,13 +91,12 @@ fn gb(bytes: u64) -> String {
 }
 
 /// Bytes that this machine will have left beside the run. Errors when it does not fit, here or on its GPU, or when the device does
-/// not compute in its precision; a run that is `resumed` cannot change its settings, and what it was read from counts once: it becomes
-/// the run's own.
-pub(crate) fn room(config: &Config, resumed: Option<&Saved>) -> Result<u64> {
+/// not compute in its precision; a run that is `resumed` cannot change its settings.
+pub(crate) fn room(config: &Config, resumed: bool) -> Result<u64> {
     let Memory { parameters, optimizer, teacher, loader, program, total, .. } = Plan::new(config)?.memory;
     let refuse = |needed, available, place: &str, advice: Option<String>| {
         let advice = match advice {
-            _ if resumed.is_some() => "go on with it where there is more".into(),
+            _ if resumed => "go on with it where there is more".into(),
             advice => advice.unwrap_or("use a machine with more".into()),
         };
         let (needed, available) = (gb(needed), gb(available));
@@ -106,9 +104,8 @@ pub(crate) fn room(config: &Config, resumed: Option<&Saved>) -> Result<u64> {
     };
     let device = config.device()?;
     config.precision.check(device)?;
-    let free = || machine::available().map(|free| free + resumed.map_or(0, Saved::bytes));
     if device == Device::Cpu {
-        let Some(available) = free() else { return Ok(u64::MAX) };
+        let Some(available) = machine::available() else { return Ok(u64::MAX) };
         let left = available.checked_sub(total);
         return left.ok_or_else(|| refuse(total, available, "", advice(config, available)));
     }
@@ -118,7 +115,7 @@ pub(crate) fn room(config: &Config, resumed: Option<&Saved>) -> Result<u64> {
     }
     // beside the batches, the host holds a copy of all that a checkpoint takes
     let copies = parameters + optimizer + teacher + loader + program;
-    let Some(available) = free() else { return Ok(u64::MAX) };
+    let Some(available) = machine::available() else { return Ok(u64::MAX) };
     available.checked_sub(copies).ok_or_else(|| refuse(copies, available, " on the host", None))
 }
 

@@ -221,7 +221,7 @@ pub fn command(args: Args) -> Result<bool> {
     };
     config.check()?;
     let sources = training::source::find(&config, &mut note)?;
-    let room = plan::room(&config, saved.as_ref())?;
+    let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
     let outcome = go(&config, saved, sources, room, args.profile.as_deref())?;
     if let Some(file) = &args.profile {

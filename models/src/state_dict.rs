@@ -89,11 +89,16 @@ pub fn load(path: &Path) -> Result<StateDict> {
 pub fn tensors(weights: &Weights) -> Result<StateDict> {
     let mut out = StateDict::new();
     for (name, raw) in &weights.tensors {
-        if let Some(values) = floats(raw) {
-            out.insert(name.clone(), Tensor::from_slice(&values, &raw.shape)?);
+        if let Some(t) = tensor(raw)? {
+            out.insert(name.clone(), t);
         }
     }
     Ok(out)
+}
+
+/// As f32; none where it is no floats.
+pub fn tensor(raw: &RawTensor) -> Result<Option<Tensor>> {
+    floats(raw).map(|values| Ok(Tensor::from_slice(&values, &raw.shape)?)).transpose()
 }
 
 fn floats(raw: &RawTensor) -> Option<Vec<f32>> {
@@ -156,35 +161,28 @@ impl fmt::Display for LoadReport {
 
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    import_all([store], "", tensors)
+    copy([store], "", tensors, |t| Ok(Some(t.clone())))
 }
 
-/// As [`import_all`], from a file. Of what it holds beside floats, MONAI's index buffers follow from the window; the rest is unused.
+/// As [`import`], from a file, into several stores, and into the parameters alone whose names start with `prefix`. Tensors are turned
+/// to floats one at a time, when a parameter takes them. Of what there is beside floats, MONAI's index buffers follow from the window; the rest is unused.
 pub fn import_weights<'s>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
     weights: &Weights,
 ) -> Result<LoadReport> {
-    let tensors = tensors(weights)?;
-    let mut report = import_all(stores, prefix, &tensors)?;
-    let others = weights.tensors.keys().filter(|name| !tensors.contains_key(*name) && !name.ends_with(INDEX));
-    report.unused.extend(others.cloned());
-    report.unused.sort();
+    let mut report = copy(stores, prefix, &weights.tensors, tensor)?;
+    report.unused.retain(|name| !name.ends_with(INDEX));
     Ok(report)
 }
 
-/// As [`import`], into several stores, and into the parameters alone whose names start with `prefix`.
-pub fn import_all<'s>(
+fn copy<'s, T>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
-    tensors: &StateDict,
+    given: &BTreeMap<String, T>,
+    tensor: impl Fn(&T) -> Result<Option<Tensor>>,
 ) -> Result<LoadReport> {
-    let mut given: HashMap<String, (&String, &Tensor)> = HashMap::new();
-    for (name, tensor) in tensors {
-        if let Some((other, _)) = given.insert(bare_name(name), (name, tensor)) {
-            return Err(Error::Config(format!("tensors {other:?} and {name:?} are both for one parameter")));
-        }
-    }
+    let mut left = by_bare_name(given)?;
     let mut report = LoadReport::default();
     for store in stores {
         for id in store.ids() {
@@ -192,15 +190,30 @@ pub fn import_all<'s>(
             if !name.starts_with(prefix) {
                 continue;
             }
-            match given.remove(&bare_name(&name)) {
+            let bare = bare_name(&name);
+            match left.get(&bare).map(|(_, t)| tensor(t)).transpose()?.flatten() {
                 None => report.missing.push(name),
-                Some((_, tensor)) => take(store, id, name, tensor, &mut report)?,
+                Some(tensor) => {
+                    left.remove(&bare);
+                    take(store, id, name, &tensor, &mut report)?;
+                }
             }
         }
     }
-    report.unused = given.into_values().map(|(n, _)| n.clone()).collect();
+    report.unused = left.into_values().map(|(name, _)| name.clone()).collect();
     report.unused.sort();
     Ok(report)
+}
+
+/// Each under its bare name, with its own. Errors when two share one.
+fn by_bare_name<T>(given: &BTreeMap<String, T>) -> Result<HashMap<String, (&String, &T)>> {
+    let mut named: HashMap<String, (&String, &T)> = HashMap::new();
+    for (name, t) in given {
+        if let Some((other, _)) = named.insert(bare_name(name), (name, t)) {
+            return Err(Error::Config(format!("tensors {other:?} and {name:?} are both for one parameter")));
+        }
+    }
+    Ok(named)
 }
 
 fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, report: &mut LoadReport) -> Result<()> {

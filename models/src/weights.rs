@@ -3,6 +3,7 @@
 use crate::swin_unetr::{merging_name, merging_order};
 use crate::{Error, Result, torch_file};
 use kernels::patch_merging::Order;
+use memmap2::Mmap;
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::borrow::Cow;
@@ -10,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufWriter, Error as IoError, Write};
+use std::io::{BufWriter, Error as IoError, ErrorKind, Write};
 use std::path::Path;
 
 /// Under this name the metadata record the order of patch merging.
@@ -78,9 +79,20 @@ impl Format {
     }
 }
 
-/// The bytes of a file of weights, for [`Weights::parse`].
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::file(path, format!("{e}; check the path and its permissions")))
+/// The bytes of a file of weights, for [`Weights::parse`]. They are mapped: a checkpoint is as large as the run that goes on from it,
+/// and beside a copy of it the run might not fit.
+pub fn read(path: &Path) -> Result<Mmap> {
+    map(path).map_err(|e| Error::file(path, format!("{e}; check the path and its permissions")))
+}
+
+fn map(path: &Path) -> Result<Mmap, IoError> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(IoError::new(ErrorKind::InvalidInput, "not a file"));
+    }
+    // SAFETY: bytes that change under a map are undefined behaviour, and those that vanish end the process. Files of ours never
+    // change under their name: another takes it (`save`). That nobody cuts or rewrites a file of theirs in place is asked of them.
+    unsafe { Mmap::map(&file) }
 }
 
 /// The name without what wrappers of modules put before it.

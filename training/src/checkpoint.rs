@@ -9,6 +9,7 @@
 use crate::optimizer::AdamW;
 use crate::{Config, Error, LossScale, Result};
 use engine::{Device, Tensor};
+use memmap2::Mmap;
 use models::state_dict::{self, StateDict};
 use models::swin_unetr::merging_name;
 use models::voco::LOSS;
@@ -89,15 +90,15 @@ pub struct Saved {
     pub config: String,
     scaling: Option<LossScale>,
     merging: Merging,
-    tensors: StateDict,
+    file: Mmap,
 }
 
 impl Saved {
     /// Errors when the file is no checkpoint, or damaged.
     pub fn read(path: &Path) -> Result<Saved> {
-        let bytes = weights::read(path)?;
-        let weights = Weights::parse(path, &bytes)?;
-        let (tensors, metadata) = (state_dict::tensors(&weights)?, &weights.metadata);
+        let file = weights::read(path)?;
+        let weights = Weights::parse(path, &file)?;
+        let metadata = &weights.metadata;
         let entry = |key: &str| {
             let lacks = || Error::Config(format!("{}: no checkpoint of a run (it has no \"{key}\")", path.display()));
             metadata.get(key).ok_or_else(lacks)
@@ -109,7 +110,7 @@ impl Saved {
         let scaling = scaling.map_err(|_| unreadable(SCALING))?;
         let merging = weights.merging().map_err(|_| unreadable(PATCH_MERGING))?;
         let config = entry(CONFIG)?.clone();
-        Ok(Saved { path: path.to_path_buf(), step, best, config, scaling, merging, tensors })
+        Ok(Saved { path: path.to_path_buf(), step, best, config, scaling, merging, file })
     }
 
     /// The newest whole checkpoint of a folder. `note` hears of newer ones that are damaged.
@@ -125,26 +126,23 @@ impl Saved {
     }
 
     /// The model and the optimiser as they were. `note` hears what was loaded.
-    pub fn restore(mut self, config: &Config, note: &mut dyn FnMut(String)) -> Result<(Voco, AdamW)> {
+    pub fn restore(self, config: &Config, note: &mut dyn FnMut(String)) -> Result<(Voco, AdamW)> {
         let mut model = Voco::new(config.voco(), config.precision.dtype(), config.device()?, config.seed)?;
+        same_order(&self.path, self.merging, &model)?;
+        let mut weights = Weights::parse(&self.path, &self.file)?;
         let mut state = Vec::new();
         for name in AdamW::STATE {
-            state.push(self.tensors.remove(name).ok_or_else(|| self.lacks(name))?);
+            let raw = weights.tensors.remove(name).ok_or_else(|| self.lacks(name))?;
+            state.push(state_dict::tensor(&raw)?.ok_or_else(|| self.lacks(name))?);
         }
         let state: [Tensor; 3] = state.try_into().map_err(|_| self.lacks(AdamW::STATE[0]))?;
-        same_order(&self.path, self.merging, &model)?;
-        let report = state_dict::import_all([&mut model.params, &mut model.teacher_params], "", &self.tensors)?;
+        let report = state_dict::import_weights([&mut model.params, &mut model.teacher_params], "", &weights)?;
         if let Some(name) = report.missing.first().or(report.mismatched.first().map(|(name, ..)| name)) {
             return Err(self.lacks(name));
         }
         note(loaded(&self.path, self.merging, &report));
         let optimizer = AdamW::resume(&model.params, config.adamw(), state, self.step, self.scaling)?;
         Ok((model, optimizer))
-    }
-
-    /// Bytes that its tensors take.
-    pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|t| (t.numel() * t.dtype().size()) as u64).sum()
     }
 
     fn lacks(&self, name: &str) -> Error {

@@ -48,15 +48,12 @@ impl AdamW {
         steps: u64,
         scaling: Option<LossScale>,
     ) -> Result<Self> {
-        let mut optimizer = AdamW { steps, scaling, ..AdamW::new(params, config)? };
-        for (ours, given) in [&mut optimizer.m, &mut optimizer.v, &mut optimizer.vmax].into_iter().zip(state) {
-            if given.dims() != ours.dims() {
-                let (given, ours) = (given.dims(), ours.dims());
-                return Err(Error::Config(format!("optimiser state of {given:?} for parameters of {ours:?}")));
-            }
-            *ours = given.to_device(params.device())?;
+        let ours = params.slab().dims();
+        if let Some(given) = state.iter().map(Tensor::dims).find(|&given| given != ours) {
+            return Err(Error::Config(format!("optimiser state of {given:?} for parameters of {ours:?}")));
         }
-        Ok(optimizer)
+        let [m, v, vmax] = state.map(|t| t.to_device(params.device()));
+        Ok(AdamW { config, m: m?, v: v?, vmax: vmax?, steps, scaling })
     }
 
     /// m, v and vmax.
