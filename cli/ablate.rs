@@ -32,7 +32,7 @@ Examples:
   vocoe ablate matrix.toml --out runs/ablation --json";
 
 /// Settings that decide which samples come in which order, and so are the base's alone.
-const SHARED: [&str; 9] = ["seed", "data", "sources", "exclude", "region", "volumes", "same_region", "demo", "out"];
+const SHARED: [&str; 8] = ["seed", "data", "sources", "exclude", "region", "volumes", "same_region", "demo"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +95,9 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     let Some(Value::String(name)) = run.remove("name") else {
         return Err(Error::Message("a [[run]] has no `name`".into()));
     };
+    if all.contains_key("out") || run.contains_key("out") {
+        return Err(Error::Message("`out` is not for the matrix; give --out".into()));
+    }
     if let Some(key) = run.keys().find(|k| SHARED.contains(&k.as_str())) {
         return Err(Error::Message(format!("run {name}: `{key}` must be the same for all; set it under [base]")));
     }
@@ -104,9 +107,9 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     all.extend(run);
     all.insert("out".into(), Value::String(out.join(&name).to_string_lossy().into_owned()));
     let options = config::check(&all).and_then(|()| train::parse(all));
-    let options = options.map_err(|problem| Error::Message(format!("run {name}: {problem}")))?;
-    let config = options.resolve()?;
-    config.check()?;
+    let of_run = |problem: Error| Error::Message(format!("run {name}: {problem}"));
+    let config = options.map_err(|problem| of_run(Error::Message(problem)))?.resolve().map_err(of_run)?;
+    config.check().map_err(|e| of_run(e.into()))?;
     Ok((name, config))
 }
 

@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use engine::cuda::{self, Driver, Properties};
 use serde::Serialize;
 
-/// List the GPUs of this machine, and whether this program can use them.
+/// Say what the CPU's kernels use here, and list the GPUs of this machine and whether this program can use them.
 ///
 /// Exit 0 with none: then everything runs on the CPU.
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,9 @@ Examples:
 
 #[derive(Serialize)]
 struct Listed {
+    /// The instructions that the CPU's kernels use.
+    simd: String,
+    threads: usize,
     /// The CUDA version that the driver supports.
     driver: Option<String>,
     /// Why there is no GPU.
@@ -44,11 +47,19 @@ struct Gpu {
 pub fn command(args: &Args) -> Result<bool> {
     let Driver { version, devices, problem } = cuda::survey();
     let driver = version.map(|(major, minor)| format!("{major}.{minor}"));
-    let listed = Listed { driver, problem, devices: devices.iter().map(gpu).collect() };
+    let simd = format!("{:?}", kernels::simd::level());
+    let listed = Listed {
+        simd,
+        threads: rayon::current_num_threads(),
+        driver,
+        problem,
+        devices: devices.iter().map(gpu).collect(),
+    };
     if args.json {
         print(serde_json::to_string(&listed).map_err(|e| Error::Message(e.to_string()))?)?;
         return Ok(true);
     }
+    say(format!("cpu       {}, {} threads", listed.simd, listed.threads))?;
     say(listed.driver.map_or("driver    none".into(), |version| format!("driver    CUDA {version}")))?;
     for gpu in listed.devices {
         let Gpu { device, name, memory, compute_capability, multiprocessors, problem } = gpu;

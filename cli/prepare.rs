@@ -38,6 +38,9 @@ Examples:
 pub fn command(args: Args) -> Result<bool> {
     let config = train::settings(args.config.as_deref(), args.options)?;
     config.check()?;
+    if config.demo {
+        return Err(Error::Message("prepare: the demo's volumes are made in memory; name some with --data".into()));
+    }
     let cache = training::source::cache(&config)?;
     let cache = cache.ok_or_else(|| Error::Message("prepare: name a folder to write to with --cache DIR".into()))?;
     let sources = training::source::volumes(&config, &mut |line| note(line))?;

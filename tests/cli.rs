@@ -72,6 +72,8 @@ fn help_names_every_command_and_ends_with_examples() {
         "ablate",
         "bench",
         "report",
+        "prepare",
+        "conformance",
     ];
     assert!(commands.iter().all(|c| out.contains(c)), "{out}");
     for arguments in commands.iter().map(|&c| vec![c, "--help"]).chain([vec!["--help"], vec!["-h"]]) {

@@ -154,7 +154,7 @@ fn a_run_that_cannot_fit_is_refused_before_data_is_read_with_what_would_help() {
     let (volume, out) = (path("no-volume.nii.gz"), path("run"));
     std::fs::write(&volume, "unreadable").expect("written");
     let train = |more: &[&str]| vocoe(&[&["train", "--data", &volume, "--out", &out], more].concat());
-    let (code, printed, error) = train(&["--size", "L", "--volumes", "90"]);
+    let (code, printed, error) = train(&["--size", "H", "--volumes", "900"]);
     assert!(code == 1 && printed.is_empty() && !error.contains("can be used"), "{error}");
     for part in ["error: this run needs ", " GB of memory and ", " GB are available; with --recompute"] {
         assert!(error.contains(part), "{error}");

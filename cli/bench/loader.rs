@@ -1,5 +1,6 @@
 //! What the loader can feed from a warm cache, and how long a step would wait for it.
 
+use super::median;
 use crate::verbosity::{print, say};
 use crate::{Error, Result};
 use data::{Bits, Cache, Loader, LoaderConfig, Region, Sampling, Source, phantom, prepare};
@@ -70,8 +71,8 @@ pub fn command(args: &Args) -> Result<bool> {
     if args.batches == 0 || !(0.0..1e6).contains(&args.step) {
         return Err(Error::Message("bench loader: --batches must be at least 1, --step seconds".into()));
     }
-    let temporary = Temporary::new(args)?;
-    let measured = measure(args, &temporary.folder)?;
+    let temporary = tempfile::tempdir().map_err(|e| Error::Message(format!("a temporary folder: {e}; set TMPDIR")))?;
+    let measured = measure(args, temporary.path())?;
     if args.json {
         print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
         return Ok(true);
@@ -96,16 +97,16 @@ fn measure(args: &Args, temporary: &Path) -> Result<Measured> {
     }
     let config = LoaderConfig { sampling, volumes: VOLUMES, threads: args.loader_threads, ..LoaderConfig::default() };
     let start = || Loader::cached(sources.clone(), config, Some(cache.clone()));
-    let sample_seconds = median(&sources, args.batches, &|source, seed| {
+    let sample_seconds = per_source(&sources, args.batches, &|source, seed| {
         cache.draw(source, &sampling, seed)?;
         Ok(())
     })?;
     let read_seconds =
-        median(&sources, args.batches, &|source, seed| match cache.sub_volume(source, &sampling, seed)? {
+        per_source(&sources, args.batches, &|source, seed| match cache.sub_volume(source, &sampling, seed)? {
             Some(_) => Ok(()),
             None => Err(Error::Message(format!("bench loader: {} lost its cache entry; run it again", source.name()))),
         })?;
-    let (seconds, samples, bytes) = take(&mut start()?, args.batches)?;
+    let (seconds, samples, bytes) = take(&mut start()?, config.prefetch, args.batches)?;
     let crops_per_sample = sampling.crops + sampling.bases();
     let per_core = 1.0 / sample_seconds;
     Ok(Measured {
@@ -132,7 +133,7 @@ fn sources(args: &Args, temporary: &Path) -> Result<Vec<Source>> {
 }
 
 /// Seconds that `work` takes on one thread: the median of `count` seeds of every source.
-fn median(sources: &[Source], count: usize, work: &(dyn Fn(&Source, u64) -> Result<()> + Sync)) -> Result<f64> {
+fn per_source(sources: &[Source], count: usize, work: &(dyn Fn(&Source, u64) -> Result<()> + Sync)) -> Result<f64> {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|e| Error::Message(e.to_string()))?;
     let mut times = Vec::new();
     for (seed, source) in (0..count as u64).flat_map(|seed| sources.iter().map(move |s| (seed, s))) {
@@ -140,13 +141,14 @@ fn median(sources: &[Source], count: usize, work: &(dyn Fn(&Source, u64) -> Resu
         one.install(|| work(source, seed))?;
         times.push(started.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(times))
 }
 
-/// Seconds, samples and bytes of as many batches as a consumer gets that does nothing else.
-fn take(loader: &mut Loader, batches: usize) -> Result<(f64, f64, f64)> {
-    loader.next_batch()?;
+/// Seconds, samples and bytes of as many batches as a consumer gets that does nothing else, once it has had those made `ahead`.
+fn take(loader: &mut Loader, ahead: usize, batches: usize) -> Result<(f64, f64, f64)> {
+    for _ in 0..=ahead {
+        loader.next_batch()?;
+    }
     let started = Instant::now();
     let (mut samples, mut bytes) = (0, 0);
     for _ in 0..batches {
@@ -178,26 +180,4 @@ fn busy(seconds: f64) {
             std::hint::spin_loop();
         }
     });
-}
-
-/// A folder that goes away with it.
-struct Temporary {
-    folder: PathBuf,
-}
-
-impl Temporary {
-    fn new(args: &Args) -> Result<Temporary> {
-        let folder = std::env::temp_dir().join(format!("vocoe-loader-{}", std::process::id()));
-        if args.cache.is_none() {
-            std::fs::create_dir_all(&folder).map_err(|e| Error::file(&folder, e))?;
-        }
-        Ok(Temporary { folder })
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // it may never have been made, and it is in the folder for temporary things
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }

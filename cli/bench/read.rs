@@ -1,5 +1,6 @@
 //! From file to processed volume, on one thread: what `benches/peers/monai_read.py` times in MONAI.
 
+use super::median;
 use crate::verbosity::{print, say};
 use crate::{Error, Result, machine};
 use data::{Region, preprocess};
@@ -54,9 +55,7 @@ struct Peer {
 
 impl Volume {
     fn median(&self) -> f64 {
-        let mut seconds = self.seconds.clone();
-        seconds.sort_by(f64::total_cmp);
-        seconds[seconds.len() / 2]
+        median(self.seconds.clone())
     }
 }
 

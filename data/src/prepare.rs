@@ -89,8 +89,9 @@ pub fn run(
     outcome?;
     report.skipped.sort();
     if cache.has_limit() {
-        let missing = sources.iter().filter(|source| !cache.holds(source, sampling)).count();
-        report.evicted = missing.saturating_sub(report.skipped.len());
+        let sizes = sources.iter().map(|source| cache.size(source, sampling));
+        report.bytes = sizes.clone().sum();
+        report.evicted = sizes.filter(|&size| size == 0).count().saturating_sub(report.skipped.len());
     }
     Ok(report)
 }

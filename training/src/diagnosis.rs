@@ -322,11 +322,52 @@ mod tests {
     #[test]
     fn nan_is_named_with_its_step() {
         let mut steps = healthy();
-        (steps[599].loss, steps[600].grad_norm) = (f64::NAN, f64::INFINITY);
+        steps[599].loss = f64::NAN;
         only(&steps, 600, "NaN");
         assert!(
             not_a_number(&[("intra", 1.0), ("inter", f64::NAN), ("reg", 1.0)]).starts_with("inter NaN or infinite: ")
         );
+    }
+
+    #[test]
+    fn an_infinite_gradient_is_named_unless_a_loss_scale_is_being_found() {
+        let mut steps = healthy();
+        steps[599].grad_norm = f64::INFINITY;
+        assert_eq!(Diagnosis::of(PLAN, &steps), Vec::<String>::new());
+        steps[599].loss_scale = None;
+        only(&steps, 600, "NaN");
+    }
+
+    /// The lines about 250 steps of loss 1, too few for any other kind, that `change` made.
+    fn lines(change: impl Fn(&mut Metrics)) -> usize {
+        let mut steps: Vec<_> =
+            (1..=PLAN.steps / 4).map(|step| metrics(step, if step <= 50 { 1.0 } else { 0.9 })).collect();
+        steps.iter_mut().for_each(change);
+        Diagnosis::of(PLAN, &steps).len()
+    }
+
+    #[test]
+    fn each_level_is_where_it_says() {
+        let of =
+            |level: f64, set: &dyn Fn(&mut Metrics, f64)| [0.99, 1.01].map(|share| lines(|m| set(m, share * level)));
+        let after = |first: u64, set: fn(&mut Metrics, f64)| {
+            move |m: &mut Metrics, v| {
+                if m.step > first {
+                    set(m, v)
+                }
+            }
+        };
+        assert_eq!(
+            of(0.9 * SPIKE, &|m, v| if m.step == 200 {
+                m.loss = v
+            }),
+            [0, 1]
+        );
+        assert_eq!(of(COLLAPSE, &|m, v| m.reg = v), [0, 1]);
+        assert_eq!(of(INTER_OVER_INTRA, &|m, v| m.inter = v * m.intra), [0, 1]);
+        assert_eq!(of(1.0 - FALL, &after(50, |m, v| m.loss = v)), [0, 1]);
+        let chance = PLAN.chance() + 2.0 * (PLAN.chance() * (1.0 - PLAN.chance()) / 200.0).sqrt();
+        assert_eq!(of(chance, &|m, v| m.position_top1 = v), [1, 0]);
     }
 
     #[test]

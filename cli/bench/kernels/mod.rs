@@ -121,6 +121,14 @@ pub fn command(args: &Args) -> Result<bool> {
     }
     let device = args.device.resolve()?;
     let dtype = args.dtype.into();
+    if (device, dtype) == (Device::Cpu, DType::F16) {
+        return Err(Error::Message("bench kernels: the CPU knows f32 and bf16; choose another --dtype".into()));
+    }
+    let named = |case: &Case| case.name().contains(&args.filter);
+    let cases = |size: &Size| cases::cases(size.feature_size(), args.crops).into_iter().filter(named);
+    if !args.size.iter().any(|size| cases(size).next().is_some()) {
+        return Err(Error::Message(format!("bench kernels: no call has {:?} in its name", args.filter)));
+    }
     let mut peer = args.peer.as_ref().map(|python| peer::Process::start(python, device, dtype)).transpose()?;
     let mut measured = Measured {
         device: device.to_string(),
@@ -136,17 +144,13 @@ pub fn command(args: &Args) -> Result<bool> {
         say(head(&measured))?;
     }
     for size in &args.size {
-        let all = cases::cases(size.feature_size(), args.crops);
-        for case in all.iter().filter(|case| case.name().contains(&args.filter)) {
-            let row = row(case, *size, device, dtype, measured.ceilings, peer.as_mut())?;
+        for case in cases(size) {
+            let row = row(&case, *size, device, dtype, measured.ceilings, peer.as_mut())?;
             if !args.json {
                 say(line(&row))?;
             }
             measured.calls.push(row);
         }
-    }
-    if measured.calls.is_empty() {
-        return Err(Error::Message(format!("bench kernels: no call has {:?} in its name", args.filter)));
     }
     if args.json {
         print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;

@@ -5,8 +5,9 @@
 use super::entry::{Blobs, DESCRIPTION, Files, Problem, SHARD};
 use super::store::Store;
 use crate::error::{Error, Result};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme};
 use std::future::Future;
 use tokio::runtime::Runtime;
 
@@ -19,18 +20,43 @@ pub(super) struct Bucket {
 impl Bucket {
     /// The URL says where; keys, region and endpoint come from the environment, under the names that AWS's own tools use.
     ///
-    /// Errors: a URL that cannot be used, or settings that are missing. Nothing is asked of the store yet.
+    /// Errors: a URL that cannot be used, settings with which the store does not answer.
     pub(super) fn open(url: &str) -> Result<Bucket> {
-        let refuse = |problem: String| {
+        let variables = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        Bucket::with(url, variables).map_err(|problem| {
             Error::setting(
                 format!("{url}: {problem}"),
-                "write s3://BUCKET/FOLDER, and set AWS_REGION and AWS_ACCESS_KEY_ID with its secret",
+                "write s3://BUCKET/FOLDER, and set AWS_REGION, AWS_ACCESS_KEY_ID with its secret, and where it is not Amazon's \
+                 AWS_ENDPOINT_URL, with AWS_ALLOW_HTTP=true for http",
             )
-        };
-        let parsed = url.parse().map_err(|e| refuse(format!("{e}")))?;
-        let variables = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        let (store, prefix) = object_store::parse_url_opts(&parsed, variables).map_err(|e| refuse(line(e)))?;
-        Bucket::new(store, prefix).map_err(|e| refuse(e.to_string()))
+        })
+    }
+
+    /// With these variables, of which AWS's alone count. The store is asked for an object that need not be there: what it then says
+    /// of the settings would otherwise be said of every volume.
+    pub(super) fn with(url: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Bucket, Problem> {
+        let parsed = url.parse().map_err(|e| format!("{e}"))?;
+        let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|e| line(e.into()))?;
+        if scheme != ObjectStoreScheme::AmazonS3 {
+            return Err("not a store that speaks S3's language".into());
+        }
+        let settings = variables.filter(|(name, _)| name.starts_with("AWS_")).filter_map(|(name, value)| {
+            let key: AmazonS3ConfigKey = name.to_ascii_lowercase().parse().ok()?;
+            Some((key, value))
+        });
+        let builder = settings.fold(AmazonS3Builder::new().with_url(url), |b, (key, value)| b.with_config(key, value));
+        let store = builder.build().map_err(line)?;
+        let bucket = Bucket::new(Box::new(store), prefix).map_err(|e| e.to_string())?;
+        bucket.answers()?;
+        Ok(bucket)
+    }
+
+    /// Errors with the store's words, unless it has no such object, or does not say so to these keys, which may still write.
+    fn answers(&self) -> Result<(), Problem> {
+        match self.wait(self.store.head(&self.name("any"))) {
+            Ok(_) | Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => Ok(()),
+            Err(error) => Err(line(error)),
+        }
     }
 
     /// Under `prefix` in `store`.

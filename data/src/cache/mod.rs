@@ -126,9 +126,9 @@ impl Cache {
         self.has_limit
     }
 
-    /// Whether the volume has an entry, whole or not.
-    pub fn holds(&self, source: &Source, sampling: &Sampling) -> bool {
-        self.key(source, sampling).is_ok_and(|key| self.store.size(&key) > 0)
+    /// Bytes of the volume's entry, whole or not; 0 where there is none.
+    pub fn size(&self, source: &Source, sampling: &Sampling) -> u64 {
+        self.key(source, sampling).map_or(0, |key| self.store.size(&key))
     }
 
     /// What went wrong since the last call, a line each: entries that were damaged, or could not be written.

@@ -343,6 +343,39 @@ fn a_bucket_is_a_cache_as_a_folder_is() {
     assert_eq!((cache.take_problems().len(), cache.prepare(&sources[0], &TINY).unwrap().0), (1, Prepared::Found));
 }
 
+#[cfg(feature = "object-store")]
+#[test]
+fn a_store_is_asked_once_and_told_nothing_but_awss_own_settings() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 1 << 16];
+        let length = stream.read(&mut request).unwrap();
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    let settings = [
+        ("AWS_ENDPOINT_URL", &endpoint[..]),
+        ("AWS_REGION", "north-3"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("TOKEN", "not-for-them"),
+        ("REGION", "elsewhere-1"),
+        ("AWS_ALLOW_HTTP", "true"),
+    ];
+    let open = |count| {
+        let settings = settings.iter().take(count).map(|(k, v)| (k.to_string(), v.to_string()));
+        bucket::Bucket::with("s3://bucket/caches", settings).map(drop)
+    };
+    assert!(open(6).is_err_and(|problem| !problem.contains('\n'))); // no http unless it is allowed
+    assert_eq!(open(7), Ok(()));
+    let heard = heard.join().unwrap();
+    assert!(heard.starts_with("HEAD /bucket/caches/names/any ") && heard.contains("north-3"), "{heard}");
+    assert!(!heard.contains("not-for-them") && !heard.contains("elsewhere"), "{heard}");
+}
+
 #[test]
 fn volumes_that_make_way_are_no_success() {
     let folder = tempfile::tempdir().unwrap();
@@ -350,11 +383,14 @@ fn volumes_that_make_way_are_no_success() {
     let run = |most| {
         let cache = Cache::open(&folder.path().join("cache"), Bits::Eight, most).unwrap();
         let report = crate::prepare::run(&sources, &TINY, &cache, 2, &|_| {}).unwrap();
-        (report.written, report.found, report.evicted)
+        ([report.written, report.found, report.evicted], report.bytes)
     };
-    assert_eq!(run(Some(1)), (3, 0, 2));
-    assert_eq!(run(None), (2, 1, 0));
-    assert_eq!(run(Some(1 << 30)), (0, 3, 0));
+    let (counts, one) = run(Some(1));
+    assert_eq!(counts, [3, 0, 2]);
+    let (counts, all) = run(None);
+    assert_eq!(counts, [2, 1, 0]);
+    assert!(one > 0 && 2 * one < all, "{one} {all}");
+    assert_eq!(run(Some(1 << 30)), ([0, 3, 0], all));
 }
 
 #[test]
