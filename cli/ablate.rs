@@ -116,8 +116,13 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
 /// What the run wrote, after running it where that is not done yet. None when it was interrupted.
 fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     let file = config.out.join("config.toml");
-    if std::fs::read_to_string(&file).is_ok_and(|stored| config.to_toml().is_ok_and(|ours| stored != ours)) {
-        return Err(Error::file(&file, "a run with other settings; remove its folder, or choose another --out"));
+    if let Ok(stored) = std::fs::read_to_string(&file)
+        && let Some(setting) = changed(&stored, config).map_err(|e| Error::file(&file, e))?
+    {
+        return Err(Error::file(
+            &file,
+            format!("a run with another {setting}; remove its folder, or choose another --out"),
+        ));
     }
     if config.out.join("model.safetensors").exists() {
         note(format!("run {name}: complete already"));
@@ -129,6 +134,13 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     let room = plan::room(config, saved.is_some())?;
     let outcome = train::go(config, saved, sources, room, None)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
+}
+
+/// The first setting that decides a run's numbers and is another one in the settings that were stored.
+fn changed(stored: &str, config: &Config) -> Result<Option<String>> {
+    let table = stored.parse().map_err(|e: toml::de::Error| Error::Message(config::one_line(&e.to_string())))?;
+    let stored = train::parse(table).map_err(Error::Message)?.resolve()?;
+    train::changed(&stored, config)
 }
 
 fn read(path: &Path) -> Result<Vec<Metrics>> {

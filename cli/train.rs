@@ -358,7 +358,7 @@ fn run_of(checkpoint: &Path) -> Result<PathBuf> {
 }
 
 /// The first setting in which two configurations differ, of those that matter for the numbers.
-fn changed(a: &Config, b: &Config) -> Result<Option<String>> {
+pub(crate) fn changed(a: &Config, b: &Config) -> Result<Option<String>> {
     let table = |c: &Config| toml::Table::try_from(c).map_err(|e| Error::Message(e.to_string()));
     let (a, b) = (table(a)?, table(b)?);
     let names = a.keys().chain(b.keys()).filter(|k| !FREE.contains(&k.as_str()));

@@ -276,6 +276,9 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         ("[[run]]\nsteps = 3", "name"),
         ("[[run]]\nname = \"a\"\nseed = 3", "seed"),
         ("[[run]]\nname = \"a\"\nsame_region = true", "same_region"),
+        ("[[run]]\nname = \"a\"\nout = \"b\"", "give --out"),
+        ("[base]\nout = \"b\"\n[[run]]\nname = \"a\"", "give --out"),
+        ("[base]\ndemo = true\n[[run]]\nname = \"a\"\n[[run]]\nname = \"b\"\nlr = nan", "run b: lr NaN"),
         ("[[run]]\nname = \"../a\"", "letters"),
         ("[base]\ndemo = true\n[[run]]\nname = \"a\"\nintra_wait = 0", "`intra_wait`; did you mean `intra_weight`?"),
         ("[base]\ndemo = true\nintra_weight = 0\ninter_weight = 0\n[[run]]\nname = \"a\"\nreg_weight = 0", "weights"),
@@ -285,6 +288,26 @@ fn a_matrix_that_cannot_be_compared_is_refused_before_anything_runs() {
         assert!(code == 1 && error.contains(says) && error.contains("matrix.toml"), "{text}: {code} {error}");
         assert!(error.lines().count() == 1 && !out.exists(), "{error}");
     }
+}
+
+#[test]
+fn a_matrix_is_run_once_and_its_runs_are_known_again_by_their_settings() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (matrix, out) = (folder.path().join("matrix.toml"), folder.path().join("out"));
+    let ablate = |lr: &str, out: &Path| {
+        let base = format!("[base]\ndemo = true\nsteps = 2\ngrid = 2\ncrops = 1\nlr = {lr}\n");
+        let runs = "[[run]]\nname = \"whole\"\n[[run]]\nname = \"alone\"\ninter_weight = 0.0\n";
+        std::fs::write(&matrix, base + runs).expect("matrix");
+        vocoe(&["ablate", &matrix.to_string_lossy(), "--out", &out.to_string_lossy(), "--json"])
+    };
+    let (code, first, error) = ablate("1e-3", &out);
+    assert_eq!(code, 0, "{error}");
+    let rows: Vec<serde_json::Value> = first.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(rows.iter().map(|row| &row["name"]).collect::<Vec<_>>(), ["whole", "alone"]);
+    let (code, again, error) = ablate("1e-3", &folder.path().join("./out/../out"));
+    assert!(code == 0 && again == first && error.matches("complete already").count() == 2, "{error}");
+    let (code, _, error) = ablate("1e-4", &out);
+    assert!(code == 1 && error.contains("a run with another lr; remove its folder"), "{error}");
 }
 
 /// A PyTorch checkpoint of f32 tensors.
