@@ -54,8 +54,15 @@ pub fn uses_tiles() -> bool {
 #[cfg(target_arch = "x86_64")]
 pub fn has_tiles() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| detect() >= Level::Amx)
+    *FOUND.get_or_init(|| detect() >= LEAST_WITH_TILES)
 }
+
+/// The lowest level whose vectors are those that tiles are gathered with; tests keep the tiles in memory where the CPU has none.
+#[cfg(target_arch = "x86_64")]
+const LEAST_WITH_TILES: Level = if cfg!(test) { Level::Avx512Bf16 } else { Level::Amx };
+
+#[cfg(all(test, target_arch = "x86_64"))]
+pub use x86::may_use_amx;
 
 /// For tests, which share one level: those that set it take turns, and those that compare bits of two runs hold it.
 #[cfg(test)]
@@ -80,7 +87,11 @@ pub mod turns {
     /// Uses at most `at_most`, so that every version that the CPU has can be run. Not while this thread holds another turn.
     pub fn limit(at_most: Level) -> Limited {
         let turn = TURNS.write().unwrap_or_else(|e| e.into_inner());
-        LEVEL.store(detect().min(at_most) as u8, Relaxed);
+        #[cfg(target_arch = "x86_64")]
+        let most = if super::has_tiles() { Level::Amx } else { detect() };
+        #[cfg(not(target_arch = "x86_64"))]
+        let most = detect();
+        LEVEL.store(most.min(at_most) as u8, Relaxed);
         Limited { _turn: turn }
     }
 

@@ -5,9 +5,12 @@
 //! Tiles are rows at equal distances, which gathered rows are not: [`Gathered`] copies them. Sums are f32, the same for any number of
 //! threads. Numbers below the smallest normal one count as zero.
 
+#[cfg(test)]
+mod emulated;
 mod gather;
 mod gradient;
 mod product;
+mod registers;
 mod tiles;
 
 pub use gradient::weight_gradient;
