@@ -423,13 +423,29 @@ impl<'a> Machine<'a> {
             (Value::Global(Global::OrderedDict), []) => self.new_dict(),
             (Value::Global(Global::Size), &[sizes @ Value::Tuple(_)]) => self.stack.push(sizes),
             (Value::Global(Global::RebuildParameter), &[data @ Value::Tensor(_), ..]) => self.stack.push(data),
-            (Value::Global(Global::RebuildTensor), &[Value::Storage(i), offset, shape, strides, ..]) => {
+            (
+                Value::Global(Global::RebuildTensor),
+                &[Value::Storage(i), offset, shape, strides, _, _, ref flags @ ..],
+            ) => {
+                self.no_flags(flags)?;
                 let storage = self.heap.storages[i];
                 return self.new_tensor(storage, offset, shape, strides);
             }
             _ => return Err(malformed("a call with arguments that it does not take")),
         }
         Ok(())
+    }
+
+    /// A seventh argument holds the bits by which a tensor's values are not those of its storage, but negated or conjugated.
+    fn no_flags(&self, flags: &[Value<'a>]) -> Parsed<()> {
+        match *flags {
+            [] | [Value::None] => Ok(()),
+            [dict] if self.heap.dict(dict).is_some_and(<[_]>::is_empty) => Ok(()),
+            _ => {
+                Err("has a tensor that is negated or conjugated when it is read; save t.resolve_neg() in its place"
+                    .into())
+            }
+        }
     }
 
     fn new_tensor(

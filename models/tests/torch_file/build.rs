@@ -73,10 +73,24 @@ pub fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
 
 /// The call that `torch.save` writes for a tensor.
 pub fn tensor(class: &str, key: &str, numel: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    flagged(class, key, numel, offset, shape, strides, &[])
+}
+
+/// The same with what may follow the six arguments that every tensor has.
+pub fn flagged(
+    class: &str,
+    key: &str,
+    numel: i64,
+    offset: i64,
+    shape: &[i64],
+    strides: &[i64],
+    flags: &[Vec<u8>],
+) -> Vec<u8> {
     let class = format!("ctorch\n{class}\n").into_bytes();
     let storage = [tuple(&[text("storage"), class, text(key), text("cuda:0"), integer(numel)]), b"Q".to_vec()].concat();
     let hooks = b"ccollections\nOrderedDict\n)R".to_vec();
-    let arguments = tuple(&[storage, integer(offset), integers(shape), integers(strides), b"\x89".to_vec(), hooks]);
+    let six = [storage, integer(offset), integers(shape), integers(strides), b"\x89".to_vec(), hooks];
+    let arguments = tuple(&[&six[..], flags].concat());
     [b"ctorch._utils\n_rebuild_tensor_v2\n", arguments.as_slice(), b"R"].concat()
 }
 

@@ -3,7 +3,7 @@
 mod build;
 mod hostile;
 
-use build::{archive, dict, integer, legacy, one, parse, pickle, refusal, six, tensor, text, tuple, zip};
+use build::{archive, dict, flagged, integer, legacy, one, parse, pickle, refusal, six, tensor, text, tuple, zip};
 use models::weights::{RawTensor, Weights};
 use models::{state_dict, torch_file};
 use safetensors::Dtype;
@@ -49,6 +49,27 @@ fn tensors_beyond_their_storage_are_refused() {
     ] {
         refusal(&one(numel, offset, shape, strides));
     }
+}
+
+/// `torch.tensor([1 + 2j]).conj().imag` is saved as 2 with its negative bit set.
+#[test]
+fn tensors_whose_values_are_not_those_of_their_storage_are_refused() {
+    let file = |flags: &[Vec<u8>]| {
+        let t = flagged("FloatStorage", "0", 6, 0, &[6], &[1], flags);
+        zip(&pickle(&dict(&[("t", t)])), &[("0", &six())])
+    };
+    for none in [vec![], vec![b"N".to_vec()], vec![b"}".to_vec()]] {
+        assert_eq!(values(&file(&none)).len(), 6);
+    }
+    let negative = dict(&[("neg", b"\x88".to_vec())]);
+    for some in [vec![negative], vec![integer(1)], vec![b"N".to_vec(), b"N".to_vec()]] {
+        assert!(refusal(&file(&some)).contains("resolve_neg()"));
+    }
+    let three = b"(NNNt".to_vec();
+    assert!(
+        refusal(&zip(&pickle(&[b"ctorch._utils\n_rebuild_tensor_v2\n", &three[..], b"R"].concat()), &[]))
+            .contains("call")
+    );
 }
 
 #[test]
