@@ -72,7 +72,10 @@ fn records(bytes: &[u8]) -> Parsed<HashMap<String, &[u8]>> {
             return Err("its records overlap; the file is damaged".into());
         }
         if rawzip::crc32(record) != header.crc32() {
-            return Err(format!("record {name:?} does not match its checksum; the file is damaged"));
+            return Err(format!(
+                "record {name:?} does not match its checksum; the file is damaged, or was written without checksums \
+                 (set_crc32_options(False)): save it again with them"
+            ));
         }
         records.insert(name, record);
     }
