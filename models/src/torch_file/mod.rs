@@ -39,7 +39,7 @@ pub fn read(bytes: &[u8]) -> Parsed<Weights<'_>> {
         let others = entries(heap, root).filter(|(key, _)| *key != Value::Text(wrapper));
         weights.ignored.extend(others.map(|(key, _)| label(key)));
     }
-    // Twice the file: tensors may share storages, but a small file must not become a large one.
+    // Twice the file, for copies: tensors may share storages, but a small file must not take much memory.
     let mut left = budget(bytes).saturating_mul(2);
     for (key, value) in entries(heap, inner) {
         match (key, heap.tensor(value)) {
@@ -89,9 +89,7 @@ fn metadata<'a>(heap: &Heap<'a>, root: Value<'a>, inner: Value<'a>) -> Vec<(&'a 
 fn raw<'a>(file: &Container<'a>, tensor: &Tensor, left: &mut usize) -> Parsed<RawTensor<'a>> {
     let size = tensor.storage.dtype.bitsize() / 8;
     let elements = Elements::of(tensor)?;
-    let length = elements.count.checked_mul(size).filter(|length| length <= left);
-    let length = length.ok_or_else(|| format!("{:?} is larger than the file can hold", tensor.shape))?;
-    *left -= length;
+    let length = elements.count.checked_mul(size).ok_or_else(|| format!("{:?} is too large", tensor.shape))?;
     let storage = file.storage(tensor.storage.key)?;
     if elements.end > tensor.storage.numel || tensor.storage.numel > storage.len() / size {
         let (numel, held) = (tensor.storage.numel, storage.len() / size);
@@ -101,6 +99,10 @@ fn raw<'a>(file: &Container<'a>, tensor: &Tensor, left: &mut usize) -> Parsed<Ra
         let start = if length == 0 { 0 } else { tensor.offset * size };
         Cow::Borrowed(&storage[start..start + length])
     } else {
+        *left = left.checked_sub(length).ok_or(
+            "views of shared storages that lie apart in them are copied, and all their copies would be far larger than the \
+             file; save clones of its tensors: t.clone()",
+        )?;
         Cow::Owned(gather(storage, tensor, size, length))
     };
     Ok(RawTensor { dtype: tensor.storage.dtype, shape: tensor.shape.clone(), data })

@@ -73,6 +73,18 @@ fn tensors_whose_values_are_not_those_of_their_storage_are_refused() {
 }
 
 #[test]
+fn only_copies_of_shared_storages_count_against_the_files_size() {
+    let (rows, columns) = (1 << 10, 5 << 10);
+    let storage = vec![1; 4 * (rows * columns) as usize];
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let t = tensor("FloatStorage", "0", rows * columns, 0, &[rows, columns], &[columns, 1]);
+    let file = zip(&pickle(&dict(&names.map(|name| (name, t.clone())))), &[("0", &storage)]);
+    let weights = parse(&file).expect("nine names for one tensor of 20 MiB");
+    assert_eq!(weights.size(), 9 * storage.len());
+    assert!(refusal(&one(6, 0, &[1 << 40], &[0])).contains("t.clone()"));
+}
+
+#[test]
 fn the_old_format_holds_the_same() {
     let two = dict(&[
         ("t", tensor("FloatStorage", "77", 6, 0, &[3, 2], &[1, 3])),
