@@ -36,10 +36,18 @@ pub fn command(args: &Args) -> Result<bool> {
     let renamed = weights.rename().map_err(|detail| Error::file(input, detail))?;
     let merging = weights.merging().map_err(|e| Error::file(input, e))?;
     weights.metadata.insert(PATCH_MERGING.into(), merging_name(merging.order).into());
-    let failed = |e| Error::Message(format!("{e}; name a file in a folder that can be written to and has room"));
     weights.save(output).map_err(failed)?;
     say(format!("{}: {}", output.display(), notice(&weights, renamed, merging)))?;
     Ok(true)
+}
+
+fn failed(error: models::Error) -> Error {
+    match error {
+        models::Error::Io { .. } => {
+            Error::Message(format!("{error}; name a file in a folder that can be written to and has room"))
+        }
+        error => error.into(),
+    }
 }
 
 fn refuse_same_file(input: &Path, output: &Path) -> Result<()> {

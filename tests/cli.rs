@@ -373,6 +373,12 @@ fn weights_that_cannot_be_converted_are_refused_and_nothing_is_written() {
     refused(&["convert", &path("good.pt"), &path("out.onnx")], &["out.onnx", ".safetensors"]);
     refused(&["convert", &path("good.pt"), &path("good.pt")], &["good.pt", "another name"]);
     refused(&["convert", &path("good.pt"), &path("no/such/out.pt")], &["out.pt", "can be written to"]);
+    let mut eight = Weights::default();
+    let tensor = RawTensor { dtype: Dtype::F8_E4M3, shape: vec![1], data: vec![0].into() };
+    eight.tensors.insert("eight".into(), tensor);
+    eight.save(Path::new(&path("eight.safetensors"))).expect("written");
+    let (code, _, error) = vocoe(&["convert", &path("eight.safetensors"), &path("out.pt")]);
+    assert!(code == 1 && error.contains("\"eight\"") && !error.contains("has room"), "{error}");
     let left = std::fs::read_dir(folder.path()).expect("folder").map(|f| f.expect("file").file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("out")));
 }

@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -13,6 +14,17 @@ pub enum Error {
     Config(String),
     #[error("{}: {detail}", path.display())]
     File { path: PathBuf, detail: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Why weights were not written.
+#[derive(Debug, Error)]
+pub enum Unwritten {
+    #[error("{0}")]
+    Unfit(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl Error {

@@ -1,11 +1,12 @@
 //! A weights file as it is, `.safetensors` or PyTorch's `.pt`: tensors of every dtype by name, and what was said about them.
 
+use crate::error::Unwritten;
 use crate::swin_unetr::{merging_name, merging_order};
 use crate::{Error, Result, torch_file};
 use kernels::patch_merging::Order;
 use memmap2::Mmap;
 use safetensors::tensor::TensorInfo;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensors};
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,11 +154,14 @@ impl<'a> Weights<'a> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(PARTIAL);
         let partial = Path::new(&partial);
-        let written = self.write(format, partial).and_then(|()| named(partial, path).map_err(|e| e.to_string()));
-        written.map_err(|detail| {
+        let written = self.write(format, partial).and_then(|()| Ok(named(partial, path)?));
+        written.map_err(|error| {
             // Nothing else can be done about a temporary file that cannot be removed.
             let _ = std::fs::remove_file(partial);
-            Error::file(path, detail)
+            match error {
+                Unwritten::Unfit(detail) => Error::file(path, detail),
+                Unwritten::Io(source) => Error::Io { path: path.to_path_buf(), source },
+            }
         })
     }
 
@@ -174,17 +178,17 @@ impl<'a> Weights<'a> {
         format!("{:08x}", hasher.finalize())
     }
 
-    fn write(&self, format: Format, path: &Path) -> Result<(), String> {
-        let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(|e| e.to_string())?);
+    fn write(&self, format: Format, path: &Path) -> Result<(), Unwritten> {
+        let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         match format {
             Format::Torch => torch_file::write(self, file),
-            Format::SafeTensors => self.write_safetensors(file).map_err(|e| e.to_string()),
+            Format::SafeTensors => self.write_safetensors(file),
         }
     }
 
     /// Length and text of the header, then the tensors, those of the widest dtype first. The crate's own writer goes through a
     /// file of a name of its own, which stays behind when the process is killed.
-    fn write_safetensors(&self, mut out: impl Write) -> Result<(), SafeTensorError> {
+    fn write_safetensors(&self, mut out: impl Write) -> Result<(), Unwritten> {
         let mut tensors: Vec<_> = self.tensors.iter().collect();
         tensors.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype), *name));
         let mut end = 0;
@@ -194,12 +198,12 @@ impl<'a> Weights<'a> {
             let data_offsets = (end, end + data.len());
             end += data.len();
             let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets };
-            entries.insert(name.as_str(), serde_json::to_value(info)?);
+            entries.insert(name.as_str(), serde_json::to_value(info).map_err(IoError::from)?);
         }
         let mut metadata = self.metadata.clone();
         metadata.insert(CHECKSUM.to_string(), self.checksum());
-        entries.insert(METADATA, serde_json::to_value(metadata)?);
-        let mut header = serde_json::to_vec(&entries)?;
+        entries.insert(METADATA, serde_json::to_value(metadata).map_err(IoError::from)?);
+        let mut header = serde_json::to_vec(&entries).map_err(IoError::from)?;
         header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;

@@ -2,11 +2,12 @@
 
 use super::Parsed;
 use super::pickle::{STORAGE_TYPES, op};
+use crate::error::Unwritten;
 use crate::weights::{RawTensor, Weights};
 use rawzip::extra_fields::ExtraFieldId;
 use rawzip::{Header, ZipArchiveWriter};
 use safetensors::Dtype;
-use std::io::Write;
+use std::io::{Error as IoError, Write};
 
 /// PyTorch's own folder name for a file it does not know the name of.
 const ROOT: &str = "archive";
@@ -19,18 +20,18 @@ const FIELD_HEADER: u64 = 4;
 const PADDING: ExtraFieldId = ExtraFieldId::new(u16::from_le_bytes(*b"FB"));
 
 /// Writes the tensors as one `OrderedDict`, which carries the metadata in its `_metadata`, where it disturbs nobody.
-pub fn write(weights: &Weights, out: impl Write) -> Parsed<()> {
+pub fn write(weights: &Weights, out: impl Write) -> Result<(), Unwritten> {
     let mut archive = ZipArchiveWriter::new(out);
-    record(&mut archive, "data.pkl", &pickle(weights)?)?;
+    record(&mut archive, "data.pkl", &pickle(weights).map_err(Unwritten::Unfit)?)?;
     record(&mut archive, "byteorder", b"little")?;
     for (key, tensor) in weights.tensors.values().enumerate() {
         record(&mut archive, &format!("data/{key}"), &tensor.data)?;
     }
     record(&mut archive, "version", b"3\n")?;
-    archive.finish().and_then(|mut out| Ok(out.flush()?)).map_err(|e| e.to_string())
+    Ok(archive.finish().map_err(IoError::other)?.flush()?)
 }
 
-fn record<W: Write>(archive: &mut ZipArchiveWriter<W>, name: &str, data: &[u8]) -> Parsed<()> {
+fn record<W: Write>(archive: &mut ZipArchiveWriter<W>, name: &str, data: &[u8]) -> Result<(), IoError> {
     let path = format!("{ROOT}/{name}");
     let start = archive.stream_offset() + LOCAL_HEADER + path.len() as u64 + FIELD_HEADER;
     let padding = vec![b'Z'; (start.next_multiple_of(ALIGNMENT) - start) as usize];
@@ -43,7 +44,7 @@ fn record<W: Write>(archive: &mut ZipArchiveWriter<W>, name: &str, data: &[u8]) 
         entry.finish(descriptor)?;
         Ok(())
     };
-    stored().map_err(|e| e.to_string())
+    stored().map_err(IoError::other)
 }
 
 fn pickle(weights: &Weights) -> Parsed<Vec<u8>> {
