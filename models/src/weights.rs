@@ -118,6 +118,9 @@ impl<'a> Weights<'a> {
         if weights.tensors.is_empty() {
             return Err(Error::file(path, "holds no tensors; give a file of a model's state_dict"));
         }
+        if let Some((name, t)) = weights.tensors.iter().find(|(_, t)| !countable(&t.shape)) {
+            return Err(Error::file(path, format!("tensor {name:?} of shape {:?} is too large", t.shape)));
+        }
         Ok(weights)
     }
 
@@ -187,8 +190,12 @@ impl<'a> Weights<'a> {
     }
 
     /// Length and text of the header, then the tensors, those of the widest dtype first. The crate's own writer goes through a
-    /// file of a name of its own, which stays behind when the process is killed.
+    /// file of a name of its own, which stays behind when the process is killed. Errors when a tensor has the metadata's name.
     fn write_safetensors(&self, mut out: impl Write) -> Result<(), Unwritten> {
+        if self.tensors.contains_key(METADATA) {
+            let detail = format!("no tensor of a .safetensors can be called {METADATA:?}; rename it, or write a .pt");
+            return Err(Unwritten::Unfit(detail));
+        }
         let mut tensors: Vec<_> = self.tensors.iter().collect();
         tensors.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype), *name));
         let mut end = 0;
@@ -210,6 +217,13 @@ impl<'a> Weights<'a> {
         tensors.iter().try_for_each(|(_, tensor)| out.write_all(&tensor.data))?;
         Ok(out.flush()?)
     }
+}
+
+/// Whether places in a tensor of this shape can be counted in 64 bits, as every reader has to; even in one that has none because
+/// another axis is empty.
+fn countable(shape: &[usize]) -> bool {
+    let places = shape.iter().try_fold(1usize, |places, &n| places.checked_mul(n.max(1)));
+    places.is_some_and(|places| i64::try_from(places).is_ok())
 }
 
 fn named(partial: &Path, path: &Path) -> Result<(), IoError> {

@@ -43,6 +43,8 @@ fn tensors_beyond_their_storage_are_refused() {
         (6, 0, &[1 << 40], &[0]),
         (6, 0, &[1 << 40, 1 << 40], &[0, 0]),
         (6, 0, &[3], &[i64::MAX]),
+        (6, 0, &[1 << 62, 1 << 62, 0], &[0, 0, 1]),
+        (6, 0, &[0, 1 << 62, 2], &[0, 2, 1]),
         (6, i64::MAX, &[1], &[1]),
         (i64::MAX, 0, &[6], &[1]),
         (6, 0, &[1; 33], &[1; 33]),
@@ -249,6 +251,18 @@ fn nothing_is_left_of_a_file_that_cannot_be_written() {
     weights.tensors.insert("eight".into(), eight);
     let error = weights.save(&folder.path().join("w.pt")).expect_err("PyTorch has no such storage").to_string();
     assert!(error.contains("\"eight\"") && error.contains("F8_E4M3"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
+}
+
+#[test]
+fn no_tensor_takes_the_place_of_the_metadata() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("w.safetensors");
+    let mut weights = every_dtype();
+    let t = weights.tensors["scalar"].clone();
+    weights.tensors.insert("__metadata__".into(), t);
+    let error = weights.save(&file).expect_err("its header would be unreadable").to_string();
+    assert!(error.contains("w.safetensors: ") && error.contains("\"__metadata__\""), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
 }
 
