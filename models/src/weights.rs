@@ -113,7 +113,11 @@ impl<'a> Weights<'a> {
         if let Some(stated) = weights.metadata.remove(CHECKSUM)
             && stated != weights.checksum()
         {
-            return Err(Error::file(path, "damaged: its checksum is not that of its contents; use another copy"));
+            return Err(Error::file(
+                path,
+                "its checksum is not that of its contents: damaged, or changed since it was written; use another copy, or drop \
+                 the metadata's \"checksum\" if the change was meant",
+            ));
         }
         if weights.tensors.is_empty() {
             return Err(Error::file(path, "holds no tensors; give a file of a model's state_dict"));

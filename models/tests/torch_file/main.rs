@@ -255,6 +255,18 @@ fn nothing_is_left_of_a_file_that_cannot_be_written() {
 }
 
 #[test]
+fn contents_that_were_changed_under_our_checksum_are_refused_with_what_to_drop() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("w.safetensors");
+    every_dtype().save(&path).expect("saved");
+    let mut bytes = std::fs::read(&path).expect("file");
+    *bytes.last_mut().expect("data") ^= 1;
+    let error = Weights::parse(&path, &bytes).expect_err("changed").to_string();
+    assert!(error.contains("damaged, or changed") && error.contains("drop the metadata's \"checksum\""), "{error}");
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
 fn no_tensor_takes_the_place_of_the_metadata() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("w.safetensors");
