@@ -2,8 +2,7 @@
 
 use crate::verbosity::say;
 use crate::{Error, Result};
-use models::swin_unetr::merging_name;
-use models::weights::{self, Format, Merging, PATCH_MERGING, Weights};
+use models::weights::{self, Format, Merging, Weights};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -35,7 +34,6 @@ pub fn command(args: &Args) -> Result<bool> {
     let mut weights = Weights::parse(input, &bytes)?;
     let renamed = weights.rename().map_err(|detail| Error::file(input, detail))?;
     let merging = weights.merging().map_err(|e| Error::file(input, e))?;
-    weights.metadata.insert(PATCH_MERGING.into(), merging_name(merging.order).into());
     weights.save(output).map_err(failed)?;
     say(format!("{}: {}", output.display(), notice(&weights, renamed, merging)))?;
     Ok(true)
