@@ -147,6 +147,15 @@ impl ParamStore {
         }
     }
 
+    /// Overwrites a parameter with `value(i)`, i counted row-major. Errors while a view is alive.
+    pub fn fill(&mut self, id: ParamId, value: impl Fn(usize) -> f64) -> Result<()> {
+        let range = self.entries[id.0].range();
+        for slab in [Some(&mut self.values), self.rounded.as_mut()].into_iter().flatten() {
+            slab.fill_with(range.clone(), &value)?;
+        }
+        Ok(())
+    }
+
     /// Overwrites a parameter. Errors when the count differs, or while a view is alive.
     pub fn set(&mut self, id: ParamId, values: &[f64]) -> Result<()> {
         let entry = &self.entries[id.0];
@@ -154,10 +163,7 @@ impl ParamStore {
             let detail = format!("{} values for {} of shape {:?}", values.len(), entry.name, entry.dims);
             return Err(engine::Error::shape("set parameter", detail).into());
         }
-        for slab in [Some(&mut self.values), self.rounded.as_mut()].into_iter().flatten() {
-            slab.fill_with(entry.range(), |i| values[i])?;
-        }
-        Ok(())
+        self.fill(id, |i| values[i])
     }
 
     /// The slab of values, gaps included.

@@ -98,19 +98,60 @@ pub fn tensors(weights: &Weights) -> Result<StateDict> {
 
 /// As f32; none where it is no floats.
 pub fn tensor(raw: &RawTensor) -> Result<Option<Tensor>> {
-    floats(raw).map(|values| Ok(Tensor::from_slice(&values, &raw.shape)?)).transpose()
+    Floats::of(raw)?.map(|values| values.tensor(&raw.shape)).transpose()
 }
 
-fn floats(raw: &RawTensor) -> Option<Vec<f32>> {
-    fn words<const N: usize>(data: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        data.as_chunks::<N>().0.iter().map(|&w| f(w)).collect()
+/// Values that are turned to floats one by one where they lie: copies of the largest tensors would be felt.
+enum Floats<'a> {
+    F64(&'a [[u8; 8]]),
+    F32(&'a [[u8; 4]]),
+    F16(&'a [[u8; 2]]),
+    BF16(&'a [[u8; 2]]),
+    /// Of a tensor in memory, whatever its dtype.
+    Wide(Vec<f64>),
+}
+
+impl<'a> Floats<'a> {
+    /// None where these are no floats. Errors when there are not as many as the shape has places.
+    fn of(raw: &'a RawTensor) -> Result<Option<Floats<'a>>> {
+        let floats = match raw.dtype {
+            Dtype::F64 => Floats::F64(raw.data.as_chunks().0),
+            Dtype::F32 => Floats::F32(raw.data.as_chunks().0),
+            Dtype::F16 => Floats::F16(raw.data.as_chunks().0),
+            Dtype::BF16 => Floats::BF16(raw.data.as_chunks().0),
+            _ => return Ok(None),
+        };
+        let (shape, length) = (&raw.shape, floats.len());
+        if shape.iter().product::<usize>() != length {
+            return Err(Error::Config(format!("{length} elements for shape {shape:?}")));
+        }
+        Ok(Some(floats))
     }
-    match raw.dtype {
-        Dtype::F32 => Some(words(&raw.data, f32::from_le_bytes)),
-        Dtype::F64 => Some(words(&raw.data, |w| f64::from_le_bytes(w) as f32)),
-        Dtype::F16 => Some(words(&raw.data, |w| engine::f16::from_le_bytes(w).to_f32())),
-        Dtype::BF16 => Some(words(&raw.data, |w| engine::bf16::from_le_bytes(w).to_f32())),
-        _ => None,
+
+    fn len(&self) -> usize {
+        match self {
+            Floats::F64(words) => words.len(),
+            Floats::F32(words) => words.len(),
+            Floats::F16(words) | Floats::BF16(words) => words.len(),
+            Floats::Wide(values) => values.len(),
+        }
+    }
+
+    /// Rounded to f32 but for tensors in memory.
+    fn at(&self, i: usize) -> f64 {
+        match self {
+            Floats::F64(words) => (f64::from_le_bytes(words[i]) as f32).into(),
+            Floats::F32(words) => f32::from_le_bytes(words[i]).into(),
+            Floats::F16(words) => engine::f16::from_le_bytes(words[i]).into(),
+            Floats::BF16(words) => engine::bf16::from_le_bytes(words[i]).into(),
+            Floats::Wide(values) => values[i],
+        }
+    }
+
+    fn tensor(&self, shape: &[usize]) -> Result<Tensor> {
+        let mut out = Tensor::empty(shape, DType::F32, Device::Cpu)?;
+        out.fill_with(0..self.len(), |i| self.at(i))?;
+        Ok(out)
     }
 }
 
@@ -161,26 +202,27 @@ impl fmt::Display for LoadReport {
 
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    copy([store], "", tensors, |t| Ok(Some(t.clone())))
+    copy([store], "", tensors, |t| Ok((t.dims(), Some(Floats::Wide(t.to_f64_vec()?)))))
 }
 
 /// As [`import`], from a file, into several stores, and into the parameters alone whose names start with `prefix`. Tensors are turned
-/// to floats one at a time, when a parameter takes them. Of what there is beside floats, MONAI's index buffers follow from the window; the rest is unused.
+/// to floats as they are written into their parameters. Of what there is beside floats, MONAI's index buffers follow from the window; the rest is unused.
 pub fn import_weights<'s>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
     weights: &Weights,
 ) -> Result<LoadReport> {
-    let mut report = copy(stores, prefix, &weights.tensors, tensor)?;
+    let mut report = copy(stores, prefix, &weights.tensors, |raw| Ok((&raw.shape, Floats::of(raw)?)))?;
     report.unused.retain(|name| !name.ends_with(INDEX));
     Ok(report)
 }
 
-fn copy<'s, T>(
+/// `read` gives a tensor's shape and values, in PyTorch's layout.
+fn copy<'s, 'g, T>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
-    given: &BTreeMap<String, T>,
-    tensor: impl Fn(&T) -> Result<Option<Tensor>>,
+    given: &'g BTreeMap<String, T>,
+    read: impl Fn(&'g T) -> Result<(&'g [usize], Option<Floats<'g>>)>,
 ) -> Result<LoadReport> {
     let mut left = by_bare_name(given)?;
     let mut report = LoadReport::default();
@@ -191,12 +233,12 @@ fn copy<'s, T>(
                 continue;
             }
             let bare = bare_name(&name);
-            match left.get(&bare).map(|(_, t)| tensor(t)).transpose()?.flatten() {
-                None => report.missing.push(name),
-                Some(tensor) => {
+            match left.get(&bare).map(|(_, t)| read(t)).transpose()? {
+                Some((shape, Some(values))) => {
                     left.remove(&bare);
-                    take(store, id, name, &tensor, &mut report)?;
+                    take(store, id, shape, &values, &mut report)?;
                 }
+                _ => report.missing.push(name),
             }
         }
     }
@@ -216,16 +258,33 @@ fn by_bare_name<T>(given: &BTreeMap<String, T>) -> Result<HashMap<String, (&Stri
     Ok(named)
 }
 
-fn take(store: &mut ParamStore, id: ParamId, name: String, tensor: &Tensor, report: &mut LoadReport) -> Result<()> {
-    let ours = from_pytorch(tensor)?;
-    if ours.dims() == store.dims(id) {
-        store.set(id, &ours.to_f64_vec()?)?;
+fn take(store: &mut ParamStore, id: ParamId, shape: &[usize], values: &Floats, report: &mut LoadReport) -> Result<()> {
+    let (name, ours) = (store.name(id).to_string(), permuted(store.dims(id), TO_PYTORCH));
+    if shape == ours {
+        let place = place(shape);
+        store.fill(id, |i| values.at(place(i)))?;
         report.loaded.push(name);
     } else {
-        let want = to_pytorch(&store.value(id)?)?.dims().to_vec();
-        report.mismatched.push((name, want, tensor.dims().to_vec()));
+        report.mismatched.push((name, ours, shape.to_vec()));
     }
     Ok(())
+}
+
+fn permuted(dims: &[usize], order: [usize; 5]) -> Vec<usize> {
+    if dims.len() == 5 { order.map(|axis| dims[axis]).to_vec() } else { dims.to_vec() }
+}
+
+/// Where the element at i of a weight in the engine's layout lies in one of this shape in PyTorch's.
+fn place(shape: &[usize]) -> impl Fn(usize) -> usize + use<> {
+    let (channels, window) = match *shape {
+        [_, b, d, h, w] => (b, d * h * w),
+        _ => (1, 1),
+    };
+    move |i| {
+        let (channel, row) = (i % channels, i / channels);
+        let (voxel, outer) = (row % window, row / window);
+        (outer * channels + channel) * window + voxel
+    }
 }
 
 #[cfg(test)]
@@ -269,6 +328,38 @@ mod tests {
             assert_eq!(values(&from), values(&to));
         }
         std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    /// Bit for bit what a tensor that is permuted first leaves, in the masters and in what is rounded of them.
+    #[test]
+    fn values_of_every_float_dtype_are_taken_through_the_permutation() {
+        let n = 4 * 5 * 3 * 2;
+        let value = |i: usize| (i as f64 / 7.0 - 3.0) * 1.001f64.powi(i as i32);
+        fn data<const N: usize>(n: usize, word: impl Fn(usize) -> [u8; N]) -> Cow<'static, [u8]> {
+            (0..n).flat_map(word).collect()
+        }
+        for (dtype, data) in [
+            (Dtype::F64, data(n, |i| value(i).to_le_bytes())),
+            (Dtype::F32, data(n, |i| (value(i) as f32).to_le_bytes())),
+            (Dtype::F16, data(n, |i| engine::f16::from_f64(value(i)).to_le_bytes())),
+            (Dtype::BF16, data(n, |i| engine::bf16::from_f64(value(i)).to_le_bytes())),
+        ] {
+            let raw = RawTensor { dtype, shape: vec![4, 5, 3, 2, 1], data };
+            let mut b = ParamStoreBuilder::default();
+            let id = b.add("conv.weight", &[4, 3, 2, 1, 5], Role::Operand, Init::Zeros);
+            let mut store = b.build(DType::BF16, Device::Cpu, 1).expect("store");
+            let bits = |store: &ParamStore| {
+                let (master, operand) = (store.value(id).expect("master"), store.operand(id).expect("operand"));
+                (master.to_vec::<f32>().expect("f32"), operand.to_vec::<engine::bf16>().expect("bf16"))
+            };
+            let first = from_pytorch(&tensor(&raw).expect("tensor").expect("floats")).expect("permuted");
+            store.set(id, &first.to_f64_vec().expect("values")).expect("set");
+            let want = bits(&store);
+            store.set(id, &[0.0; 120]).expect("set");
+            let weights = Weights { tensors: [("conv.weight".to_string(), raw)].into(), ..Weights::default() };
+            assert_eq!(import_weights([&mut store], "", &weights).expect("import").loaded, ["conv.weight"]);
+            assert_eq!(bits(&store), want, "{dtype:?}");
+        }
     }
 
     #[test]
