@@ -43,7 +43,11 @@ fn read(path: &Path) -> Result<(Voco, String)> {
         out_channels: None,
         patch_merging: merging.order,
     };
-    let loss = weights.metadata.get(LOSS).map_or(Ok(Loss::Voco), |name| Loss::predicting(name))?;
+    let loss = weights
+        .metadata
+        .get(LOSS)
+        .map_or(Ok(Loss::Voco), |name| Loss::predicting(name))
+        .map_err(|e| Error::file(path, e))?;
     let whole = weights.tensors.keys().any(|name| name.starts_with("teacher.backbone."));
     let config = VocoConfig {
         network,
@@ -59,7 +63,8 @@ fn read(path: &Path) -> Result<(Voco, String)> {
         recompute: true,
     };
     let mut model = Voco::new(config, DType::F32, Device::Cpu, 0)?;
-    let report = state_dict::import_weights([&mut model.params, &mut model.teacher_params], "", &weights)?;
+    let stores = [&mut model.params, &mut model.teacher_params];
+    let report = state_dict::import_weights(stores, "", path, &weights)?;
     complete(path, &report)?;
     Ok((model, format!("{}: {merging}; {report}", path.display())))
 }

@@ -36,6 +36,6 @@ fn read(bytes: &[u8]) {
     });
     let small = |weights: &Weights| weights.size() <= FIXED;
     if let Some(weights) = Weights::parse(path, bytes).ok().filter(small) {
-        bounded(FIXED + 10 * weights.size(), || state_dict::tensors(&weights).expect("tensors"));
+        bounded(FIXED + 10 * weights.size(), || one_line(state_dict::tensors(path, &weights), path));
     }
 }

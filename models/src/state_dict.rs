@@ -82,14 +82,14 @@ pub fn relative_position_index(window: usize) -> Vec<i64> {
 
 /// Reads every float tensor of a `.safetensors`, `.pt` or `.pth` file as f32; integer buffers are left out.
 pub fn load(path: &Path) -> Result<StateDict> {
-    tensors(&Weights::parse(path, &weights::read(path)?)?)
+    tensors(path, &Weights::parse(path, &weights::read(path)?)?)
 }
 
-/// The float tensors as f32.
-pub fn tensors(weights: &Weights) -> Result<StateDict> {
+/// The float tensors of the file at `path` as f32. Errors when one has more axes than tensors here.
+pub fn tensors(path: &Path, weights: &Weights) -> Result<StateDict> {
     let mut out = StateDict::new();
     for (name, raw) in &weights.tensors {
-        if let Some(t) = tensor(raw)? {
+        if let Some(t) = tensor(raw).map_err(|e| Error::file(path, format!("tensor {name:?}: {e}")))? {
             out.insert(name.clone(), t);
         }
     }
@@ -205,14 +205,16 @@ pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport>
     copy([store], "", tensors, |t| Ok((t.dims(), Some(Floats::Wide(t.to_f64_vec()?)))))
 }
 
-/// As [`import`], from a file, into several stores, and into the parameters alone whose names start with `prefix`. Tensors are turned
+/// As [`import`], from the file at `path`, into several stores, and into the parameters alone whose names start with `prefix`. Tensors are turned
 /// to floats as they are written into their parameters. Of what there is beside floats, MONAI's index buffers follow from the window; the rest is unused.
 pub fn import_weights<'s>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
+    path: &Path,
     weights: &Weights,
 ) -> Result<LoadReport> {
-    let mut report = copy(stores, prefix, &weights.tensors, |raw| Ok((&raw.shape, Floats::of(raw)?)))?;
+    let copied = copy(stores, prefix, &weights.tensors, |raw| Ok((&raw.shape, Floats::of(raw)?)));
+    let mut report = copied.map_err(|e| Error::file(path, e))?;
     report.unused.retain(|name| !name.ends_with(INDEX));
     Ok(report)
 }
@@ -357,7 +359,10 @@ mod tests {
             let want = bits(&store);
             store.set(id, &[0.0; 120]).expect("set");
             let weights = Weights { tensors: [("conv.weight".to_string(), raw)].into(), ..Weights::default() };
-            assert_eq!(import_weights([&mut store], "", &weights).expect("import").loaded, ["conv.weight"]);
+            assert_eq!(
+                import_weights([&mut store], "", Path::new("w.pt"), &weights).expect("import").loaded,
+                ["conv.weight"]
+            );
             assert_eq!(bits(&store), want, "{dtype:?}");
         }
     }
@@ -421,7 +426,7 @@ mod tests {
         {
             weights.tensors.insert(name.into(), raw(dtype, n));
         }
-        let report = import_weights([&mut store(1)], "", &weights).expect("import");
+        let report = import_weights([&mut store(1)], "", Path::new("w.pt"), &weights).expect("import");
         assert_eq!((report.loaded, report.unused), (vec!["backbone.bias".to_string()], vec!["count".to_string()]));
     }
 
@@ -449,5 +454,22 @@ mod tests {
         assert!(error.to_string().contains("\"y\""), "{error}");
         let twice = StateDict::from([("bias".into(), t(&[4])), ("module.bias".into(), t(&[4]))]);
         assert!(import(&mut to, &twice).is_err());
+    }
+
+    #[test]
+    fn errors_of_a_file_name_it_and_the_tensor() {
+        let path = Path::new("w.pt");
+        let file = |tensors: &[(&str, usize)]| {
+            let raw = |axes| RawTensor { dtype: Dtype::F32, shape: vec![1; axes], data: vec![0; 4].into() };
+            let tensors = tensors.iter().map(|&(name, axes)| (name.to_string(), raw(axes))).collect();
+            Weights { tensors, ..Weights::default() }
+        };
+        let said = tensors(path, &file(&[("deep", 9)])).expect_err("nine axes").to_string();
+        assert!(said.starts_with("w.pt: tensor \"deep\": "), "{said}");
+        let report = import_weights([&mut store(1)], "", path, &file(&[("bias", 9)])).expect("import");
+        assert_eq!(report.mismatched, [("backbone.bias".to_string(), vec![4], vec![1; 9])]);
+        let twice = import_weights([&mut store(1)], "", path, &file(&[("bias", 1), ("module.bias", 1)]));
+        let said = twice.expect_err("two for one").to_string();
+        assert!(said.starts_with("w.pt: tensors \"bias\" and \"module.bias\""), "{said}");
     }
 }

@@ -6,6 +6,7 @@ use models::state_dict::import_weights;
 use models::weights::{RawTensor, Weights};
 use peak_alloc::PeakAlloc;
 use safetensors::Dtype;
+use std::path::Path;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -22,7 +23,7 @@ fn an_import_takes_less_memory_than_its_largest_tensor() {
     let (before, tensors) = (MEMORY.current_usage(), memory::usage().live);
     MEMORY.reset_peak_usage();
     memory::reset_peak();
-    let report = import_weights([&mut store], "", &weights).expect("import");
+    let report = import_weights([&mut store], "", Path::new("w.pt"), &weights).expect("import");
     let taken = MEMORY.peak_usage() - before + memory::usage().peak - tensors;
     assert_eq!(report.loaded.len(), 1);
     assert!(taken < n, "{taken} bytes for a tensor of {}", 4 * n);

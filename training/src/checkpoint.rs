@@ -133,10 +133,12 @@ impl Saved {
         let mut state = Vec::new();
         for name in AdamW::STATE {
             let raw = weights.tensors.remove(name).ok_or_else(|| self.lacks(name))?;
-            state.push(state_dict::tensor(&raw)?.ok_or_else(|| self.lacks(name))?);
+            let unfit = |e| Error::Config(format!("{}: {name}: {e}", self.path.display()));
+            state.push(state_dict::tensor(&raw).map_err(unfit)?.ok_or_else(|| self.lacks(name))?);
         }
         let state: [Tensor; 3] = state.try_into().map_err(|_| self.lacks(AdamW::STATE[0]))?;
-        let report = state_dict::import_weights([&mut model.params, &mut model.teacher_params], "", &weights)?;
+        let stores = [&mut model.params, &mut model.teacher_params];
+        let report = state_dict::import_weights(stores, "", &self.path, &weights)?;
         if let Some(name) = report.missing.first().or(report.mismatched.first().map(|(name, ..)| name)) {
             return Err(self.lacks(name));
         }
@@ -201,7 +203,7 @@ pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)
     let weights = Weights::parse(path, &bytes)?;
     let merging = weights.merging().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
     same_order(path, merging, model)?;
-    let report = state_dict::import_weights([&mut model.params], "backbone.", &weights)?;
+    let report = state_dict::import_weights([&mut model.params], "backbone.", path, &weights)?;
     report.check(path)?;
     model.start_teacher()?;
     note(loaded(path, merging, &report));

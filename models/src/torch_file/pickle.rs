@@ -11,7 +11,8 @@ use std::collections::HashMap;
 /// Bytes that one opcode makes the machine keep, at the most: a value and a new container, in vectors that may be half empty.
 const BYTES_PER_STEP: usize = 128;
 
-/// No weight has more axes; without a limit, tensors that share one long shape would each keep a copy.
+/// More axes than any weight has, though a tensor that nothing takes may have more than the engine's own: without a limit,
+/// tensors that share one long shape would each keep a copy.
 const MAX_RANK: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
