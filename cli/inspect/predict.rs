@@ -80,6 +80,7 @@ fn rows(path: &Path, weights: &Weights, name: &str) -> Result<usize> {
 fn complete(path: &Path, report: &LoadReport) -> Result<()> {
     let mismatched =
         report.mismatched.first().map(|(name, ours, theirs)| format!("{name} is {theirs:?}, not {ours:?}"));
-    let problem = mismatched.or_else(|| report.missing.first().map(|name| format!("has no {name}")));
+    let no_floats = report.no_floats.first().map(|(name, dtype)| format!("{name} is {dtype:?}, not floats"));
+    let problem = mismatched.or(no_floats).or_else(|| report.missing.first().map(|name| format!("has no {name}")));
     problem.map_or(Ok(()), |problem| Err(Error::file(path, problem)))
 }

@@ -10,6 +10,7 @@ use autograd::{ParamId, ParamStore};
 use engine::{DType, Device, Tensor};
 use safetensors::Dtype;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -163,6 +164,10 @@ pub struct LoadReport {
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// Parameters that the file lacks; they keep their values.
     pub missing: Vec<String>,
+    /// Those among them of whose names there are tensors, but of a dtype that is no floats.
+    pub no_floats: Vec<(String, Dtype)>,
+    /// Those among the loaded that hold an infinity or NaN.
+    pub not_finite: Vec<String>,
     /// Tensors of the file that nothing here takes.
     pub unused: Vec<String>,
 }
@@ -174,26 +179,30 @@ impl LoadReport {
             return Ok(());
         }
         let some = |names: &[String]| names.first().map_or("nothing".into(), |name| format!("{name:?}"));
-        let (theirs, ours) = match self.mismatched.first() {
-            Some((name, ours, theirs)) => (format!("{name:?} of shape {theirs:?}"), format!("{ours:?}")),
-            None => (some(&self.unused), some(&self.missing)),
+        let (theirs, ours) = match (self.mismatched.first(), self.no_floats.first()) {
+            (Some((name, ours, theirs)), _) => (format!("{name:?} of shape {theirs:?}"), format!("{ours:?}")),
+            (_, Some((name, dtype))) => (format!("{name:?} in {dtype:?}"), "floats".into()),
+            _ => (some(&self.unused), some(&self.missing)),
         };
         Err(Error::file(path, format!("no tensor matches this model: holds {theirs} and the like, not {ours}")))
     }
 }
 
-/// A line of counts, then one for every mismatch and one for all names of each other kind that is there.
+/// A line of counts, then one for every tensor that did not fit and one for all names of each other kind that is there.
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let LoadReport { loaded, mismatched, missing, unused } = self;
+        let LoadReport { loaded, mismatched, missing, no_floats, not_finite, unused } = self;
         let (m, n, u) = (mismatched.len(), missing.len(), unused.len());
         write!(f, "{} tensors loaded, {m} mismatched, {n} missing, {u} unused", loaded.len())?;
         for (name, ours, theirs) in mismatched {
             write!(f, "\n  mismatched: {name}: {ours:?} here, {theirs:?} in the file")?;
         }
-        for (kind, names) in [("missing", missing), ("unused", unused)] {
+        for (name, dtype) in no_floats {
+            write!(f, "\n  no floats: {name}: {dtype:?} in the file; save it as float32")?;
+        }
+        for (kind, names) in [("not finite", not_finite), ("missing", missing), ("unused", unused)] {
             if !names.is_empty() {
-                write!(f, "\n  {kind}: {}", names.join(", "))?;
+                write!(f, "\n  {kind}: {}", names.join(", ").escape_debug())?;
             }
         }
         Ok(())
@@ -202,7 +211,7 @@ impl fmt::Display for LoadReport {
 
 /// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
-    copy([store], "", tensors, |t| Ok((t.dims(), Some(Floats::Wide(t.to_f64_vec()?)))))
+    copy([store], "", tensors, |t| Ok((t.dims(), Ok(Floats::Wide(t.to_f64_vec()?)))))
 }
 
 /// As [`import`], from the file at `path`, into several stores, and into the parameters alone whose names start with `prefix`. Tensors are turned
@@ -213,18 +222,18 @@ pub fn import_weights<'s>(
     path: &Path,
     weights: &Weights,
 ) -> Result<LoadReport> {
-    let copied = copy(stores, prefix, &weights.tensors, |raw| Ok((&raw.shape, Floats::of(raw)?)));
+    let copied = copy(stores, prefix, &weights.tensors, |raw| Ok((&raw.shape, Floats::of(raw)?.ok_or(raw.dtype))));
     let mut report = copied.map_err(|e| Error::file(path, e))?;
     report.unused.retain(|name| !name.ends_with(INDEX));
     Ok(report)
 }
 
-/// `read` gives a tensor's shape and values, in PyTorch's layout.
+/// `read` gives a tensor's shape and values in PyTorch's layout, or the dtype that is no floats.
 fn copy<'s, 'g, T>(
     stores: impl IntoIterator<Item = &'s mut ParamStore>,
     prefix: &str,
     given: &'g BTreeMap<String, T>,
-    read: impl Fn(&'g T) -> Result<(&'g [usize], Option<Floats<'g>>)>,
+    read: impl Fn(&'g T) -> Result<(&'g [usize], Result<Floats<'g>, Dtype>)>,
 ) -> Result<LoadReport> {
     let mut left = by_bare_name(given)?;
     let mut report = LoadReport::default();
@@ -235,12 +244,16 @@ fn copy<'s, 'g, T>(
                 continue;
             }
             let bare = bare_name(&name);
-            match left.get(&bare).map(|(_, t)| read(t)).transpose()? {
-                Some((shape, Some(values))) => {
-                    left.remove(&bare);
-                    take(store, id, shape, &values, &mut report)?;
+            let Some((_, t)) = left.remove(&bare) else {
+                report.missing.push(name);
+                continue;
+            };
+            match read(t)? {
+                (shape, Ok(values)) => take(store, id, shape, &values, &mut report)?,
+                (_, Err(dtype)) => {
+                    report.no_floats.push((name.clone(), dtype));
+                    report.missing.push(name);
                 }
-                _ => report.missing.push(name),
             }
         }
     }
@@ -263,8 +276,13 @@ fn by_bare_name<T>(given: &BTreeMap<String, T>) -> Result<HashMap<String, (&Stri
 fn take(store: &mut ParamStore, id: ParamId, shape: &[usize], values: &Floats, report: &mut LoadReport) -> Result<()> {
     let (name, ours) = (store.name(id).to_string(), permuted(store.dims(id), TO_PYTORCH));
     if shape == ours {
-        let place = place(shape);
-        store.fill(id, |i| values.at(place(i)))?;
+        let (place, finite) = (place(shape), Cell::new(true));
+        store.fill(id, |i| {
+            let value = values.at(place(i));
+            finite.set(finite.get() && value.is_finite());
+            value
+        })?;
+        report.not_finite.extend((!finite.get()).then(|| name.clone()));
         report.loaded.push(name);
     } else {
         report.mismatched.push((name, ours, shape.to_vec()));
@@ -454,6 +472,38 @@ mod tests {
         assert!(error.to_string().contains("\"y\""), "{error}");
         let twice = StateDict::from([("bias".into(), t(&[4])), ("module.bias".into(), t(&[4]))]);
         assert!(import(&mut to, &twice).is_err());
+    }
+
+    #[test]
+    fn a_tensor_that_is_no_floats_or_not_finite_is_said_to_be_so() {
+        let raw = |dtype, data: Vec<u8>| RawTensor { dtype, shape: vec![4], data: data.into() };
+        let path = Path::new("w.safetensors");
+        let read = |raw| {
+            let weights = Weights { tensors: [("module.bias".to_string(), raw)].into(), ..Weights::default() };
+            import_weights([&mut store(1)], "", path, &weights).expect("import")
+        };
+        let report = read(raw(Dtype::I8, vec![1; 4]));
+        assert_eq!(report.no_floats, [("backbone.bias".to_string(), Dtype::I8)]);
+        assert!(report.missing.contains(&"backbone.bias".to_string()) && report.unused.is_empty());
+        assert!(report.to_string().contains("backbone.bias: I8 in the file"), "{report}");
+        let error = report.check(path).expect_err("nothing loaded").to_string();
+        assert!(error.contains("\"backbone.bias\" in I8"), "{error}");
+        let with =
+            |last: f32| read(raw(Dtype::F32, [1.0, 2.0, 3.0, last].iter().flat_map(|v| v.to_le_bytes()).collect()));
+        assert!(with(f32::MAX).not_finite.is_empty());
+        for last in [f32::NAN, f32::INFINITY] {
+            assert_eq!(with(last).not_finite, ["backbone.bias"]);
+            assert!(with(last).to_string().contains("\n  not finite: backbone.bias\n"));
+        }
+    }
+
+    #[test]
+    fn names_of_a_file_stay_on_their_line() {
+        let bad = "x\n\u{1b}[2Jy";
+        let report = LoadReport { unused: vec![bad.into()], ..LoadReport::default() };
+        assert!(report.to_string().ends_with("\n  unused: x\\n\\u{1b}[2Jy"), "{report}");
+        let error = crate::swin_unetr::merging_order(bad).expect_err("no such order").to_string();
+        assert!(!error.contains(char::is_control), "{error}");
     }
 
     #[test]

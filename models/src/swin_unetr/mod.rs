@@ -46,7 +46,7 @@ pub fn merging_order(name: &str) -> Result<Order> {
     let found = MERGING_NAMES.iter().find(|(known, _)| *known == name);
     found.map(|(_, order)| *order).ok_or_else(|| {
         let known = MERGING_NAMES.map(|(known, _)| known).join(", ");
-        Error::Config(format!("patch_merging \"{name}\": use one of {known}"))
+        Error::Config(format!("patch_merging {name:?}: use one of {known}"))
     })
 }
 
