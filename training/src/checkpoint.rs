@@ -24,6 +24,8 @@ const STEP: &str = "step";
 const BEST: &str = "best";
 const SCALING: &str = "loss_scale";
 const CONFIG: &str = "config";
+/// As long as the network has features, however many channels its images have.
+const EMBEDDING: &str = "backbone.swinViT.patch_embed.proj.bias";
 
 /// The checkpoint with the lowest mean loss over the steps that led to it from the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -197,7 +199,8 @@ pub fn prune(folder: &Path, keep: usize, best: Best) -> Result<()> {
 }
 
 /// Fills the backbone, and that of a whole teacher, from a file of weights; `note` hears what it took. Errors when nothing fits,
-/// and when the file's weights are for another order of patch merging, under which they would be another network.
+/// when the file's weights are for another size or another order of patch merging, with which they would be another network, and
+/// when one of them is not finite.
 pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)) -> Result<()> {
     let bytes = weights::read(path)?;
     let weights = Weights::parse(path, &bytes)?;
@@ -205,9 +208,30 @@ pub fn load_backbone(path: &Path, model: &mut Voco, note: &mut dyn FnMut(String)
     same_order(path, merging, model)?;
     let report = state_dict::import_weights([&mut model.params], "backbone.", path, &weights)?;
     report.check(path)?;
+    same_size(path, &report)?;
+    finite(path, &report)?;
     model.start_teacher()?;
     note(loaded(path, merging, &report));
     Ok(())
+}
+
+/// Some tensors, such as the tables of biases, have the same shape in networks of every size.
+fn same_size(path: &Path, report: &LoadReport) -> Result<()> {
+    match report.mismatched.iter().find(|(name, ..)| name == EMBEDDING) {
+        Some((_, ours, theirs)) if let ([ours], [theirs]) = (&ours[..], &theirs[..]) => Err(Error::Config(format!(
+            "{}: the file is of feature size {theirs}, this model of {ours}; give --feature-size {theirs} or other weights",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn finite(path: &Path, report: &LoadReport) -> Result<()> {
+    let Some(name) = report.not_finite.first() else { return Ok(()) };
+    let path = path.display();
+    Err(Error::Config(format!(
+        "{path}: {name} is not finite, and a run from there would not be either; give other weights"
+    )))
 }
 
 fn same_order(path: &Path, theirs: Merging, model: &Voco) -> Result<()> {
@@ -221,4 +245,63 @@ fn same_order(path: &Path, theirs: Merging, model: &Voco) -> Result<()> {
 
 fn loaded(path: &Path, merging: Merging, report: &LoadReport) -> String {
     format!("{}: {merging}; {report}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::DType;
+    use kernels::patch_merging::Order;
+    use models::{Loss, SwinUnetrConfig, Teacher, VocoConfig};
+
+    fn model(feature_size: usize) -> Voco {
+        let network =
+            SwinUnetrConfig { in_channels: 1, feature_size, out_channels: None, patch_merging: Order::Monai13 };
+        let config = VocoConfig {
+            network,
+            hidden: 8,
+            out: 8,
+            teacher: Teacher::Projector,
+            momentum: 0.9,
+            row_dropout: 0.0,
+            element_dropout: 0.0,
+            weights: [1.0; 3],
+            loss: Loss::Voco,
+            recompute: false,
+        };
+        Voco::new(config, DType::F32, Device::Cpu, 1).expect("model")
+    }
+
+    /// The weights of a model of 12 features with one value of theirs changed.
+    fn weights_with(path: &Path, name: &str, value: f32) {
+        let mut tensors = weights(&model(12)).expect("weights");
+        let mut values = tensors[name].to_vec::<f32>().expect("values");
+        values[0] = value;
+        let dims = tensors[name].dims().to_vec();
+        tensors.insert(name.into(), Tensor::from_slice(&values, &dims).expect("tensor"));
+        state_dict::save(path, &tensors, BTreeMap::new()).expect("saved");
+    }
+
+    #[test]
+    fn weights_of_another_size_are_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("w.safetensors");
+        save_weights(&path, &model(24), 0).expect("saved");
+        let error = load_backbone(&path, &mut model(12), &mut |_| ()).expect_err("24 features").to_string();
+        assert!(error.contains("w.safetensors: the file is of feature size 24, this model of 12;"), "{error}");
+        assert!(error.contains("--feature-size 24") && error.lines().count() == 1, "{error}");
+        load_backbone(&path, &mut model(24), &mut |_| ()).expect("the same size");
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_refused_by_name() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("w.safetensors");
+        let name = "backbone.swinViT.patch_embed.proj.weight";
+        weights_with(&path, name, f32::NAN);
+        let error = load_backbone(&path, &mut model(12), &mut |_| ()).expect_err("NaN").to_string();
+        assert!(error.contains("w.safetensors: ") && error.contains(name) && error.lines().count() == 1, "{error}");
+        weights_with(&path, name, 1.0);
+        load_backbone(&path, &mut model(12), &mut |_| ()).expect("finite");
+    }
 }
