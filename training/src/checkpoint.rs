@@ -155,7 +155,7 @@ impl Saved {
     }
 }
 
-/// The steps that a folder has checkpoints of, in ascending order.
+/// The steps that a folder has checkpoints of, in ascending order. A file of any other name than [`path()`] gives is no checkpoint.
 fn steps(folder: &Path) -> Result<Vec<u64>> {
     let mut steps = Vec::new();
     let entries = std::fs::read_dir(folder).map_err(|e| {
@@ -163,10 +163,10 @@ fn steps(folder: &Path) -> Result<Vec<u64>> {
         Error::Config(format!("{folder}: {e}; give --out the folder of a run that wrote checkpoints"))
     })?;
     for entry in entries {
-        let path = entry.map_err(Error::io(folder))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let number = name.strip_prefix("step-").and_then(|n| n.strip_suffix(ENDING)).and_then(|n| n.strip_suffix('.'));
-        steps.extend(number.and_then(|n| n.parse::<u64>().ok()));
+        let file = entry.map_err(Error::io(folder))?.path();
+        let name = file.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("step-").and_then(|n| n.parse::<u64>().ok());
+        steps.extend(number.filter(|&step| path(folder, step) == file));
     }
     steps.sort_unstable();
     Ok(steps)
@@ -303,5 +303,18 @@ mod tests {
         assert!(error.contains("w.safetensors: ") && error.contains(name) && error.lines().count() == 1, "{error}");
         weights_with(&path, name, 1.0);
         load_backbone(&path, &mut model(12), &mut |_| ()).expect("finite");
+    }
+
+    #[test]
+    fn only_names_that_a_run_writes_are_checkpoints() {
+        let folder = tempfile::tempdir().expect("folder");
+        for name in
+            ["step-9.safetensors", "step-+000003.safetensors", "step-0000002.safetensors", "step-10000000.safetensors"]
+        {
+            std::fs::write(folder.path().join(name), "").expect("written");
+        }
+        assert_eq!(steps(folder.path()).expect("steps"), [2, 10_000_000]);
+        prune(folder.path(), 1, Best { step: 10_000_000, loss: 0.0 }).expect("nothing else is touched");
+        assert!(folder.path().join("step-9.safetensors").exists());
     }
 }
