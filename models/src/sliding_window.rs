@@ -60,7 +60,8 @@ impl SlidingWindow {
         let [starts_d, starts_h, starts_w] = self.windows([d, h, w])?;
         let device = x.device();
         let x = x.to_device(Device::Cpu)?.to_dtype(DType::F32)?; // windows are cut and blended on the host
-        let weights = self.weights();
+        let weights = self.weights()?;
+        let weights = weights.as_slice::<f32>()?;
         let mut blended = None;
         for sample in 0..n {
             let image = x.rows_at(sample, 1)?;
@@ -78,7 +79,7 @@ impl SlidingWindow {
                             }
                         };
                         self.expect(&logits, sum.channels())?;
-                        place.add(&logits, &weights, sample, sum, &mut total)?;
+                        place.add(&logits, weights, sample, sum, &mut total)?;
                     }
                 }
             }
@@ -92,20 +93,21 @@ impl SlidingWindow {
 
     fn expect(&self, logits: &Tensor, classes: usize) -> Result<()> {
         let [d, h, w] = self.roi;
-        if logits.dims() == [1, d, h, w, classes] {
+        if classes > 0 && logits.dims() == [1, d, h, w, classes] {
             return Ok(());
         }
+        let classes = classes.max(1);
         let detail = format!("a prediction of shape {:?}; expected [1, {d}, {h}, {w}, {classes}]", logits.shape());
         Err(Error::shape(OP, detail))
     }
 
-    /// The weight of each voxel of a window, row-major.
-    fn weights(&self) -> Vec<f32> {
+    /// The weight of each voxel of a window `[roi]`. Errors when there is no memory for so many.
+    fn weights(&self) -> Result<Tensor> {
+        let mut weights = Tensor::empty(&self.roi, DType::F32, Device::Cpu)?;
         let [d, h, w] = self.roi.map(|len| self.weights_along(len));
-        let plane = d.iter().flat_map(|d| h.iter().map(move |h| d * h));
-        let all: Vec<f64> = plane.flat_map(|dh| w.iter().map(move |w| dh * w)).collect();
-        let least = all.iter().fold(f64::INFINITY, |a, &b| a.min(b)).max(LEAST_WEIGHT);
-        all.into_iter().map(|v| v.max(least) as f32).collect()
+        let weight = |i: usize| d[i / w.len() / h.len()] * h[i / w.len() % h.len()] * w[i % w.len()];
+        weights.fill_with(0..weights.numel(), |i| weight(i).max(LEAST_WEIGHT))?;
+        Ok(weights)
     }
 
     fn weights_along(&self, len: usize) -> Vec<f64> {
@@ -313,6 +315,11 @@ mod tests {
         assert!(s.run(&volume(&[0, 4, 4, 4, 1]), placed).is_err());
         assert!(s.run(&volume(&[1, 4, 0, 4, 1]), placed).is_err());
         assert!(s.run(&x, |w| w.reshape(&[1, 1, 2, 4, 1])).is_err());
+        let none = s.run(&x, |_| Tensor::zeros(&[1, 2, 2, 2, 0], DType::F32, Device::Cpu));
+        assert!(none.expect_err("no classes").to_string().contains("expected [1, 2, 2, 2, 1]"));
+        for roi in [[1 << 21; 3], [1 << 57, 1, 1], [usize::MAX; 3]] {
+            assert!(sliding(roi, 0.5, Blend::Gaussian).run(&x, placed).is_err());
+        }
         let mut calls = 0;
         let changing = |w: &Tensor| {
             calls += 1;
