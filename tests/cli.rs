@@ -475,6 +475,17 @@ fn inspect_says_what_is_wrong_in_one_line() {
     refused(&["inspect", &volume, "--out", &out, "--checkpoint", &volume], &[&volume, "safetensors"]);
     let linear = format!("{REFERENCE}/linear.safetensors");
     refused(&["inspect", &volume, "--out", &out, "--checkpoint", &linear], &["model.safetensors", "vocoe train"]);
+    let file = folder.path().join("empty.safetensors");
+    let sizes = ["swinViT.patch_embed.proj.weight", "student.layer1.0.weight", "student.layer3.0.weight"];
+    checkpoint(&file, &sizes.map(|name| (name, &[12 << 40, 0][..], &[][..])));
+    let empty = file.to_string_lossy();
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &empty], &["empty.safetensors", "an empty one"]);
+    let mut other = Weights::default();
+    let tensor = RawTensor { dtype: Dtype::F32, shape: vec![12], data: [0; 48].as_slice().into() };
+    other.tensors.extend(sizes.map(|name| (name.to_string(), tensor.clone())));
+    other.metadata.insert("loss".into(), "cvpr9".into());
+    other.save(&file).expect("written");
+    refused(&["inspect", &volume, "--out", &out, "--checkpoint", &empty], &["empty.safetensors", "\"cvpr9\""]);
     assert!(!Path::new(&out).exists());
 }
 

@@ -69,10 +69,14 @@ fn read(path: &Path) -> Result<(Voco, String)> {
     Ok((model, format!("{}: {merging}; {report}", path.display())))
 }
 
+/// As many as the file holds values for: an empty tensor may claim any number.
 fn rows(path: &Path, weights: &Weights, name: &str) -> Result<usize> {
-    let found = weights.tensors.get(name).and_then(|t| t.shape.first().copied());
+    let found = weights.tensors.get(name).filter(|t| !t.data.is_empty()).and_then(|t| t.shape.first().copied());
     found.ok_or_else(|| {
-        Error::file(path, format!("has no {name}: give the model.safetensors of a folder that `vocoe train` wrote"))
+        Error::file(
+            path,
+            format!("has no {name}, or an empty one: give the model.safetensors of a folder that `vocoe train` wrote"),
+        )
     })
 }
 
