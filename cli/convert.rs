@@ -10,6 +10,10 @@ Examples:
   vocoe convert VoCo_B_SSL_head.pt voco-b.safetensors
   vocoe convert runs/mixed/model.safetensors mixed.pt";
 
+/// Tensors that share a storage are written apart: times by which a file may grow in that way before it is taken for one that was
+/// made to fill disks.
+const GROWTH: usize = 64;
+
 /// Convert weights between PyTorch checkpoints (.pt, .pth) and .safetensors.
 ///
 /// A checkpoint is read without running anything in it: it may hold tensors in dicts, and plain values beside them. The entry
@@ -32,11 +36,23 @@ pub fn command(args: &Args) -> Result<bool> {
     refuse_same_file(input, output)?;
     let bytes = weights::read(input)?;
     let mut weights = Weights::parse(input, &bytes)?;
+    refuse_growth(input, weights.size(), bytes.len())?;
     let renamed = weights.rename().map_err(|detail| Error::file(input, detail))?;
     let merging = weights.merging().map_err(|e| Error::file(input, e))?;
     weights.save(output).map_err(failed)?;
     say(format!("{}: {}", output.display(), notice(&weights, renamed, merging)))?;
     Ok(true)
+}
+
+fn refuse_growth(input: &Path, apart: usize, together: usize) -> Result<()> {
+    if apart / GROWTH <= together {
+        return Ok(());
+    }
+    let detail = format!(
+        "its tensors share storages, and written apart they would take {apart} bytes, more than {GROWTH} times the file; save it \
+         again without the names that repeat"
+    );
+    Err(Error::file(input, detail))
 }
 
 fn failed(error: models::Error) -> Error {
@@ -67,4 +83,17 @@ fn notice(weights: &Weights, renamed: usize, merging: Merging) -> String {
         line += &format!("; left out: {}", ignored.join(", "));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_growth_is_allowed() {
+        let grown = |apart| refuse_growth(Path::new("w.pt"), apart, 1000);
+        assert!(grown(9000).is_ok() && grown(64_063).is_ok());
+        let error = grown(64_064).expect_err("too much").to_string();
+        assert!(error.starts_with("w.pt: its tensors share storages") && error.lines().count() == 1, "{error}");
+    }
 }
