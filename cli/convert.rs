@@ -18,7 +18,7 @@ const GROWTH: usize = 64;
 ///
 /// A checkpoint is read without running anything in it: it may hold tensors in dicts, and plain values beside them. The entry
 /// `state_dict`, `network_weights`, `net` or `student` is opened where there is one, and `module.` and `backbone.` are removed
-/// from the names. Every tensor keeps its dtype; a .pt with float8, complex, or unsigned integers beyond uint8 is refused.
+/// from the names, in which `swin_vit` becomes `swinViT`. Every tensor keeps its dtype; a .pt with float8, complex, or unsigned integers beyond uint8 is refused.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

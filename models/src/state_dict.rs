@@ -209,7 +209,8 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`.
+/// Copies the tensors whose names and shapes match into `store`. Names match with or without `module.` and `backbone.`, and
+/// with `swin_vit` for `swinViT`.
 pub fn import(store: &mut ParamStore, tensors: &StateDict) -> Result<LoadReport> {
     copy([store], "", tensors, |t| Ok((t.dims(), Ok(Floats::Wide(t.to_f64_vec()?)))))
 }

@@ -96,7 +96,7 @@ fn map(path: &Path) -> Result<Mmap, IoError> {
     unsafe { Mmap::map(&file) }
 }
 
-/// The name without what wrappers of modules put before it.
+/// The name without what wrappers of modules put before it, and with MONAI's `swinViT` for the `swin_vit` of other files.
 pub fn bare_name(name: &str) -> String {
     name.trim_start_matches("module.").trim_start_matches("backbone.").replace("swin_vit", "swinViT")
 }
@@ -143,7 +143,9 @@ impl<'a> Weights<'a> {
             let bare = bare_name(&name);
             changed += usize::from(bare != name);
             if renamed.insert(bare.clone(), tensor).is_some() {
-                return Err(format!("two tensors are called {bare:?} once module. and backbone. are removed"));
+                return Err(format!(
+                    "two tensors are called {bare:?} once module. and backbone. are removed and swin_vit is swinViT"
+                ));
             }
         }
         self.tensors = renamed;
