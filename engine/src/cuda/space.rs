@@ -49,7 +49,7 @@ impl Space {
         self.base + byte as u64
     }
 
-    /// Puts memory behind these bytes where there is none. What an error leaves behind them stays.
+    /// Puts memory behind these bytes where there is none. Whole pieces that were done before an error stay.
     pub fn back(&mut self, bytes: Range<usize>) -> Result<(), DriverError> {
         let touched = bytes.start / self.piece..bytes.end.div_ceil(self.piece);
         touched.into_iter().try_for_each(|i| if self.pieces[i].is_none() { self.fill(i) } else { Ok(()) })
@@ -58,28 +58,43 @@ impl Space {
     /// Takes the memory away from the pieces that lie in these bytes as a whole. Nothing may use them any more.
     pub fn release(&mut self, bytes: Range<usize>) -> Result<(), DriverError> {
         for i in bytes.start.div_ceil(self.piece)..bytes.end / self.piece {
-            let Some(handle) = self.pieces[i].take() else { continue };
+            let Some(handle) = self.pieces[i] else { continue };
             // SAFETY: the handle is mapped at this address as a whole, and nobody uses it.
-            unsafe {
-                sys::cuMemUnmap(self.at(i * self.piece), self.piece).result()?;
-                sys::cuMemRelease(handle).result()?;
-            }
+            unsafe { sys::cuMemUnmap(self.at(i * self.piece), self.piece) }.result()?;
+            self.pieces[i] = None;
+            // SAFETY: nothing is mapped to the handle any more.
+            unsafe { sys::cuMemRelease(handle) }.result()?;
         }
         Ok(())
     }
 
+    /// Puts memory behind a piece that has none; after an error it has none still.
     fn fill(&mut self, i: usize) -> Result<(), DriverError> {
-        let (address, mut handle) = (self.at(i * self.piece), 0);
-        let flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-        let access = sys::CUmemAccessDesc { location: self.property.location, flags };
+        let mut handle = 0;
         // SAFETY: the driver reads the property and writes the handle.
         unsafe { sys::cuMemCreate(&mut handle, self.piece, &self.property, 0) }.result()?;
+        let mapped = self.map(self.at(i * self.piece), handle);
+        if mapped.is_ok() {
+            self.pieces[i] = Some(handle);
+        } else {
+            // SAFETY: nothing is mapped to the handle. The first error is the one to tell.
+            unsafe { sys::cuMemRelease(handle) }.result().ok();
+        }
+        mapped
+    }
+
+    fn map(&self, address: CUdeviceptr, handle: sys::CUmemGenericAllocationHandle) -> Result<(), DriverError> {
+        let flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+        let access = sys::CUmemAccessDesc { location: self.property.location, flags };
         // SAFETY: nothing is mapped at the address, which is reserved.
-        let mapped = unsafe { sys::cuMemMap(address, self.piece, 0, handle, 0) }.result();
+        unsafe { sys::cuMemMap(address, self.piece, 0, handle, 0) }.result()?;
         // SAFETY: the address was just mapped.
-        let ready = mapped.and_then(|()| unsafe { sys::cuMemSetAccess(address, self.piece, &access, 1) }.result());
-        self.pieces[i] = Some(handle);
-        ready
+        let opened = unsafe { sys::cuMemSetAccess(address, self.piece, &access, 1) }.result();
+        if opened.is_err() {
+            // SAFETY: it is mapped as a whole, and nobody uses it. The first error is the one to tell.
+            unsafe { sys::cuMemUnmap(address, self.piece) }.result().ok();
+        }
+        opened
     }
 }
 
