@@ -185,6 +185,18 @@ fn a_mean_far_from_zero_costs_only_its_own_rounding() {
 }
 
 #[test]
+fn squares_beyond_f32_give_no_wrong_numbers() {
+    let device = device();
+    for channels in [3, 48, 300] {
+        let x: Vec<f32> = (0..channels).map(|i| 1e27 * (0.9 + 0.01 * (i % 7) as f32)).collect();
+        let x = Tensor::from_slice(&x, &[1, channels]).expect("x");
+        let y = layer_norm::forward(&there(&x, device), None, EPS).expect("forward").y.to_vec::<f32>().expect("y");
+        // the variance is infinite, or unknown
+        assert!(y.iter().all(|&v| v == 0.0 || v.is_nan()), "{channels}: {y:?}");
+    }
+}
+
+#[test]
 fn batch_norm_agrees_with_f64() {
     let device = device();
     for dtype in DTYPES {

@@ -103,8 +103,9 @@ template <class T, int V> DEVICE void forward(const ForwardArgs& args) {
             }
         }
         off = lanes_sum(off, lanes), squares = lanes_sum(squares, lanes);
-        const float mean = near + off / channels, variance = fmaxf((squares - off * off / channels) / channels, 0.0f);
-        const float rstd = 1.0f / sqrtf(variance + args.eps);
+        const float mean = near + off / channels, variance = (squares - off * off / channels) / channels;
+        // No fmaxf, which would make 0 of the NaN that squares beyond f32 leave.
+        const float rstd = 1.0f / sqrtf((variance < 0 ? 0 : variance) + args.eps);
         if (!present) return;
 #pragma unroll 1
         for (int c = first; c < channels; c += step) {
