@@ -105,6 +105,7 @@ mod tests {
         let huge = Tensor::zeros(&[1 << 20, 1 << 20], DType::F32, Device::Meta).expect("takes no memory");
         assert_eq!((account.usage().live, huge.device()), (1 << 42, Device::Meta));
         assert_eq!(huge.as_slice::<f32>().err(), Some(Error::NoValues { op: "as_slice" }));
+        assert!(huge.item().is_err(), "without as many NaN as it has elements");
         let view = huge.rows_at(1, 2).and_then(|t| t.reshape(&[2 << 10, 1 << 10])).expect("view");
         assert_eq!(account.usage().live, 1 << 42);
         assert_eq!(

@@ -255,10 +255,11 @@ impl Tensor {
 
     /// The only element, as f64. Errors when there is not exactly one.
     pub fn item(&self) -> Result<f64> {
-        match (self.numel(), self.to_f64_vec()?.first()) {
-            (1, Some(&v)) => Ok(v),
-            _ => Err(Error::shape("item", format!("needs one element, got {:?}", self.shape))),
+        // before the elements are read, which may be many and elsewhere
+        if self.numel() != 1 {
+            return Err(Error::shape("item", format!("needs one element, got {:?}", self.shape)));
         }
+        Ok(self.to_f64_vec()?[0])
     }
 
     /// All elements as f64, whatever the dtype; NaN on the meta device, where they are unknown.
