@@ -52,7 +52,8 @@ impl fmt::Display for DType {
 pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + fmt::Debug {
     const DTYPE: DType;
     fn to_f64(self) -> f64;
-    /// Rounds to the nearest value of this type; integers saturate and drop the fraction.
+    /// Rounds to the nearest value of this type, those of 16 bits through f32: a value that f32 rounds to the middle of two goes to
+    /// the even one, whatever side it came from. Integers saturate and drop the fraction.
     fn from_f64(v: f64) -> Self;
 }
 
@@ -69,7 +70,8 @@ element! {
     f32 => F32, f64::from, |v| v as f32;
     f64 => F64, |v| v, |v| v;
     bf16 => BF16, bf16::to_f64, |v: f64| bf16::from_f32(v as f32);
-    f16 => F16, f16::to_f64, f16::from_f64;
+    // half's own from_f64 rounds once on some machines, and twice on others
+    f16 => F16, f16::to_f64, |v: f64| f16::from_f32(v as f32);
     i32 => I32, f64::from, |v| v as i32;
     u8 => U8, f64::from, |v| v as u8;
 }

@@ -447,4 +447,15 @@ mod tests {
         let want = [1.0, 1.0 + 2f64.powi(-9), 2f64.powi(-24), 0.0, 65_504.0, f64::NEG_INFINITY];
         assert_eq!(t.to_f64_vec().expect("values"), want);
     }
+
+    #[test]
+    fn sixteen_bits_are_rounded_through_f32_on_every_machine() {
+        // just above the middle of two values, and in f32 at it: to the even one
+        let rounded = |v: f64, dtype| {
+            let t = Tensor::scalar(v).and_then(|t| t.to_dtype(dtype)?.item());
+            t.expect("value")
+        };
+        assert_eq!(rounded(1.0 + 2f64.powi(-11) + 2f64.powi(-40), DType::F16), 1.0);
+        assert_eq!(rounded(1.0 + 2f64.powi(-8) + 2f64.powi(-40), DType::BF16), 1.0);
+    }
 }
