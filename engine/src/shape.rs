@@ -13,12 +13,13 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Errors when there are more than [`MAX_RANK`] axes or the element count overflows.
+    /// Errors when there are more than [`MAX_RANK`] axes, or too many elements: of rows too where there are no rows, so that a
+    /// product of some of the axes never overflows.
     pub fn new(dims: &[usize]) -> Result<Self> {
         if dims.len() > MAX_RANK {
             return Err(Error::shape("shape", format!("{dims:?} has more than {MAX_RANK} axes")));
         }
-        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
         if count.is_none_or(|n| n > isize::MAX as usize / 16) {
             return Err(Error::shape("shape", format!("{dims:?} has too many elements")));
         }
@@ -43,5 +44,17 @@ impl Shape {
 impl fmt::Debug for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.dims())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_beside_one_of_no_size_are_counted_too() {
+        assert!(Shape::new(&[0, 1 << 33, 1 << 33]).is_err());
+        assert!(Shape::new(&[1 << 33, 1 << 33, 0]).is_err());
+        assert_eq!(Shape::new(&[0, 1 << 20, 3]).map(|s| s.numel()), Ok(0));
     }
 }
