@@ -82,7 +82,7 @@ fn table(planned: &Planned) -> String {
     lines.join("\n")
 }
 
-fn tera(flops: u64) -> f64 {
+fn tera(flops: u128) -> f64 {
     flops as f64 / 1e12
 }
 

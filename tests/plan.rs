@@ -148,6 +148,17 @@ fn plan_tells_parts_that_add_up_and_needs_neither_data_nor_memory() {
 }
 
 #[test]
+fn the_arithmetic_of_what_no_machine_could_compute_is_right_too() {
+    let step = |volumes| {
+        let planned = plan(&["--feature-size", "12288", "--roi", "1024", "--volumes", volumes]);
+        planned["flops"]["step"].as_f64().expect("operations")
+    };
+    // three times the crops take three times as much
+    let (one, three) = (step("1"), step("3"));
+    assert!(three > 2.0f64.powi(64) && (three / one - 3.0).abs() < 1e-3, "{three} {one}");
+}
+
+#[test]
 fn a_run_that_cannot_fit_is_refused_before_data_is_read_with_what_would_help() {
     let folder = tempfile::tempdir().expect("folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

@@ -16,7 +16,8 @@ pub struct Account(Arc<Mutex<Book>>);
 #[derive(Debug, Default)]
 struct Book {
     arena: Arena,
-    flops: u64,
+    /// Wider than any one product: tensors that are not made may be larger than a machine could multiply.
+    flops: u128,
 }
 
 thread_local! {
@@ -31,8 +32,8 @@ pub fn open() -> Account {
 }
 
 /// Adds floating-point operations to this thread's account; a multiplication and the addition that follows are two.
-pub fn count(flops: usize) {
-    CURRENT.with_borrow(|account| account.book().flops += flops as u64);
+pub fn count(flops: u128) {
+    CURRENT.with_borrow(|account| account.book().flops += flops);
 }
 
 impl Account {
@@ -40,7 +41,7 @@ impl Account {
         self.book().arena.usage
     }
 
-    pub fn flops(&self) -> u64 {
+    pub fn flops(&self) -> u128 {
         self.book().flops
     }
 

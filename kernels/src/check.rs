@@ -10,11 +10,16 @@ pub fn sum_dtype(dtype: DType) -> DType {
 }
 
 /// A scope for an operation of so many multiplications, each with an addition, which the meta device's account gets too.
-pub(crate) fn counted(op: &'static str, x: &Tensor, products: usize) -> Scope {
+pub(crate) fn counted(op: &'static str, x: &Tensor, products: u128) -> Scope {
     if x.device() == Device::Meta {
-        meta::count(products.saturating_mul(2));
+        meta::count(2 * products);
     }
-    trace::scope(op).counting(products.saturating_mul(2))
+    trace::scope(op).counting(usize::try_from(2 * products).unwrap_or(usize::MAX))
+}
+
+/// The product of sizes; on the meta device more than a usize holds.
+pub(crate) fn product(sizes: impl IntoIterator<Item = usize>) -> u128 {
+    sizes.into_iter().map(|size| size as u128).product()
 }
 
 /// Errors unless the tensor, given with its name, has the dtype for sums over x, is on its device, and has these sizes.

@@ -29,9 +29,9 @@ pub struct Parameters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Flops {
     /// Of the backbone, for one crop.
-    pub forward_per_crop: u64,
+    pub forward_per_crop: u128,
     /// Forward, backward and what is recomputed.
-    pub step: u64,
+    pub step: u128,
 }
 
 /// Bytes.
@@ -106,7 +106,7 @@ fn batch(config: &Config) -> Result<Batch> {
 }
 
 /// Floating-point operations of the backbone's forward pass on one crop.
-fn forward(config: &Config) -> Result<u64> {
+fn forward(config: &Config) -> Result<u128> {
     let account = meta::open();
     let mut builder = ParamStoreBuilder::default();
     let network = SwinUnetr::new(&mut builder, "", config.voco().network)?;

@@ -41,7 +41,7 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     let g = geometry(OP, x.dims(), w.dims(), p)?;
     same_dtype(OP, &[x, w])?;
     check_bias(OP, bias, w.dims()[0], x.dtype())?;
-    let _scope = counted(OP, x, g.products(w.numel()));
+    let _scope = counted(OP, x, g.products(w.dims()));
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
         Device::Cuda(_) => gemm::cuda::fprop(OP, x, w, bias, &g),
@@ -56,7 +56,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, x_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x_dims, w.dims(), p)?;
     check_dy(OP, dy, &g, w.dims()[0])?;
     same_dtype(OP, &[dy, w])?;
-    let _scope = counted(OP, dy, g.products(w.numel()));
+    let _scope = counted(OP, dy, g.products(w.dims()));
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, None, &g),
         Device::Cuda(_) => gemm::cuda::dgrad(OP, dy, w, None, &g),
@@ -71,7 +71,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x.dims(), w_dims, p)?;
     check_dy(OP, dy, &g, w_dims[0])?;
     same_dtype(OP, &[x, dy])?;
-    let _scope = counted(OP, x, g.products(w_dims.iter().product()));
+    let _scope = counted(OP, x, g.products(w_dims));
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
         Device::Cuda(_) => gemm::cuda::wgrad(OP, x, dy, w_dims, &g),

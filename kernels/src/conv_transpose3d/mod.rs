@@ -30,7 +30,7 @@ pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, p: Params) -> Result
     let g = geometry(OP, x.dims(), w.dims(), p)?;
     same_dtype(OP, &[x, w])?;
     check_bias(OP, bias, w.channels(), x.dtype())?;
-    let _scope = counted(OP, x, g.products(w.numel()));
+    let _scope = counted(OP, x, g.products(w.dims()));
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias, &g),
         Device::Cuda(_) => gemm::cuda::dgrad(OP, x, w, bias, &g),
@@ -46,7 +46,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor, p: Params) -> Result<Tensor> {
     let g = geometry(OP, &x_dims, w.dims(), p)?;
     check_dy(OP, dy, &x_dims, w.dims(), &g)?;
     same_dtype(OP, &[dy, w])?;
-    let _scope = counted(OP, dy, g.products(w.numel()));
+    let _scope = counted(OP, dy, g.products(w.dims()));
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w, &g),
         Device::Cuda(_) => gemm::cuda::fprop(OP, dy, w, None, &g),
@@ -61,7 +61,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor, w_dims: &[usize], p: Params) -> Result<Ten
     let g = geometry(OP, x.dims(), w_dims, p)?;
     check_dy(OP, dy, x.dims(), w_dims, &g)?;
     same_dtype(OP, &[x, dy])?;
-    let _scope = counted(OP, x, g.products(w_dims.iter().product()));
+    let _scope = counted(OP, x, g.products(w_dims));
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy, w_dims, &g),
         Device::Cuda(_) => gemm::cuda::wgrad(OP, dy, x, w_dims, &g),

@@ -1,5 +1,6 @@
 //! Which source pixel each tap of a kernel meets, for every row of a product.
 
+use crate::check::product;
 use std::ops::Range;
 
 /// A kernel position along one axis: row `i` meets source position `i * step + offset`.
@@ -108,9 +109,9 @@ impl Geometry {
         (g, stride)
     }
 
-    /// Multiplications of the convolution, and of either gradient, with a weight of this many elements.
-    pub fn products(&self, weights: usize) -> usize {
-        self.output.iter().fold(self.batch.saturating_mul(weights), |n, &size| n.saturating_mul(size))
+    /// Multiplications of the convolution, and of either gradient, with a weight of this shape.
+    pub fn products(&self, weight: &[usize]) -> u128 {
+        product(weight.iter().chain(&self.output).copied().chain([self.batch]))
     }
 }
 

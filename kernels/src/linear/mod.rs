@@ -15,7 +15,7 @@
 mod cpu;
 mod cuda;
 
-use crate::check::{counted, expect_device, sum_dtype};
+use crate::check::{counted, expect_device, product, sum_dtype};
 use crate::gemm::{check_bias, same_dtype};
 use engine::{Device, Error, Result, Tensor};
 
@@ -23,7 +23,7 @@ use engine::{Device, Error, Result, Tensor};
 pub fn fprop(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear fprop";
     let outputs = check_fprop(OP, x, w, bias)?;
-    let _scope = counted(OP, x, x.rows() * w.numel());
+    let _scope = counted(OP, x, product([x.rows(), w.numel()]));
     match x.device() {
         Device::Cpu => cpu::fprop(OP, x, w, bias),
         Device::Cuda(_) => cuda::fprop(OP, x, w, bias),
@@ -37,7 +37,7 @@ pub fn fprop_add(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, residual: &Tenso
     const OP: &str = "linear fprop with add";
     let outputs = check_fprop(OP, x, w, bias)?;
     check_like(OP, ("the residual", residual), x, outputs)?;
-    let _scope = counted(OP, x, x.rows() * w.numel());
+    let _scope = counted(OP, x, product([x.rows(), w.numel()]));
     match x.device() {
         Device::Cpu => cpu::fprop_add(OP, x, w, bias, residual),
         Device::Cuda(_) => cuda::fprop_add(OP, x, w, bias, residual),
@@ -50,7 +50,7 @@ pub fn fprop_add(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, residual: &Tenso
 pub fn fprop_gelu(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, keep: bool) -> Result<(Option<Tensor>, Tensor)> {
     const OP: &str = "linear fprop with gelu";
     let outputs = check_fprop(OP, x, w, bias)?;
-    let _scope = counted(OP, x, x.rows() * w.numel());
+    let _scope = counted(OP, x, product([x.rows(), w.numel()]));
     match x.device() {
         Device::Cpu => cpu::fprop_gelu(OP, x, w, bias, keep),
         Device::Cuda(_) => cuda::fprop_gelu(OP, x, w, bias, keep),
@@ -69,7 +69,7 @@ pub fn dgrad(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
     let [outputs, inputs] = weight_dims(OP, w)?;
     check_last(OP, "dy", dy, outputs)?;
     same_dtype(OP, &[dy, w])?;
-    let _scope = counted(OP, dy, dy.rows() * w.numel());
+    let _scope = counted(OP, dy, product([dy.rows(), w.numel()]));
     match dy.device() {
         Device::Cpu => cpu::dgrad(OP, dy, w),
         Device::Cuda(_) => cuda::dgrad(OP, dy, w),
@@ -85,7 +85,7 @@ pub fn dgrad_gelu(dy: &Tensor, w: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor
     check_last(OP, "dy", dy, outputs)?;
     same_dtype(OP, &[dy, w])?;
     check_like(OP, ("y", y), dy, inputs)?;
-    let _scope = counted(OP, dy, dy.rows() * w.numel());
+    let _scope = counted(OP, dy, product([dy.rows(), w.numel()]));
     match dy.device() {
         Device::Cpu => cpu::dgrad_gelu(OP, dy, w, y),
         Device::Cuda(_) => cuda::dgrad_gelu(OP, dy, w, y),
@@ -104,7 +104,7 @@ pub fn wgrad(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         return Err(Error::shape(OP, format!("x {x:?} and dy {dy:?} must agree in all axes but the last")));
     }
     same_dtype(OP, &[x, dy])?;
-    let _scope = counted(OP, x, x.numel() * dy.channels());
+    let _scope = counted(OP, x, product([x.numel(), dy.channels()]));
     match x.device() {
         Device::Cpu => cpu::wgrad(OP, x, dy),
         Device::Cuda(_) => cuda::wgrad(OP, x, dy),

@@ -35,7 +35,7 @@ mod meta;
 #[cfg(test)]
 mod tests;
 
-use crate::check::{counted, sum_dtype};
+use crate::check::{counted, product, sum_dtype};
 use engine::{DType, Device, Error, Result, Tensor, bf16};
 use grid::Grid;
 
@@ -97,7 +97,7 @@ pub fn forward(qkv: &Tensor, pad: &Tensor, table: &Tensor, p: Params) -> Result<
     let mut lse = Tensor::empty(&[b, d, h, w, p.heads], sums(qkv), qkv.device())?;
     let Some(grid) = &problem.grid else { return Ok(Output { y, lse }) };
     // two products: q kᵀ and p v
-    let _scope = counted("window_attention forward", qkv, 2 * problem.product(grid));
+    let _scope = counted("window_attention forward", qkv, 2 * problem.products(grid));
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::forward::<f32>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
         (Device::Cpu, DType::BF16) => cpu::forward::<bf16>(&problem, grid, qkv, pad, table, &mut y, &mut lse)?,
@@ -130,7 +130,7 @@ pub fn backward(
     };
     let saved = Saved { dy, y, lse };
     // five products: q kᵀ again, dy vᵀ, and those that give dq, dk and dv
-    let _scope = counted("window_attention backward", qkv, 5 * problem.product(grid));
+    let _scope = counted("window_attention backward", qkv, 5 * problem.products(grid));
     match (qkv.device(), qkv.dtype()) {
         (Device::Cpu, DType::F32) => cpu::backward::<f32>(&problem, grid, saved, qkv, pad, table),
         (Device::Cpu, DType::BF16) => cpu::backward::<bf16>(&problem, grid, saved, qkv, pad, table),
@@ -164,8 +164,8 @@ impl Problem {
     }
 
     /// Multiplications of one product of all pairs of tokens of all windows, padded tokens among them.
-    fn product(&self, grid: &Grid) -> usize {
-        self.batch * grid.windows() * grid.tokens().pow(2) * self.channels
+    fn products(&self, grid: &Grid) -> u128 {
+        product([self.batch, grid.windows(), grid.tokens(), grid.tokens(), self.channels])
     }
 
     fn head_dim(&self) -> usize {
