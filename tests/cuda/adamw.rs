@@ -49,6 +49,16 @@ fn updates_agree_with_f64() {
 }
 
 #[test]
+fn a_nan_stays_in_the_maximum() {
+    let start = random(1, &[2], DType::F32);
+    let grad = Tensor::from_slice(&[f32::NAN, 1.0], &[2]).expect("gradient");
+    let vmax = |device| run(device, DType::F32, &start, &[grad.clone()], 1.0, None)[3].to_vec::<f32>().expect("vmax");
+    for top in [vmax(Device::Cpu), vmax(device())] {
+        assert!(top[0].is_nan() && top[1].is_finite(), "{top:?}");
+    }
+}
+
+#[test]
 fn a_shared_parameter_is_not_written() {
     let device = device();
     let zeros = || Tensor::zeros(&[4], DType::F32, device).expect("zeros");
