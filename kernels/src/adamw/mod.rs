@@ -44,8 +44,9 @@ pub struct State<'a> {
 }
 
 /// Updates `param` and `state` in place, and overwrites `copy` with `param` rounded to the copy's dtype. Errors when shapes or
-/// dtypes differ, when `step` is 0, when a beta is outside [0, 1), when `scale` is not positive, and when another tensor shares the
-/// storage of one that is written.
+/// dtypes differ, when nothing casts to the copy's dtype, when `step` is 0, when a beta is outside [0, 1), when `scale` is not
+/// positive, and when another tensor shares the storage of one that is written. What the copy does not allow is found before
+/// anything is written.
 pub fn update(param: &mut Tensor, copy: Option<&mut Tensor>, grad: &Tensor, state: State<'_>, p: Params) -> Result<()> {
     check(param, copy.as_deref(), grad, &state, p)?;
     match (param.device(), param.dtype()) {
@@ -72,6 +73,11 @@ fn check(param: &Tensor, copy: Option<&Tensor>, grad: &Tensor, state: &State<'_>
     if let Some(copy) = copy {
         expect_dims(OP, ("copy", copy), param.dims(), "the parameter")?;
         expect_device(OP, param, &[("copy", copy)])?;
+        // what would fail after the parameter and its state were written
+        cast::low(param.dtype(), copy.dtype(), param.device())?;
+        if !copy.is_unshared() {
+            return Err(Error::Shared { op: "write" });
+        }
     }
     if p.step == 0 {
         return Err(Error::invalid(OP, "step 0: steps count from 1"));

@@ -109,6 +109,26 @@ fn an_empty_parameter_is_left_alone_and_nan_shows() {
 }
 
 #[test]
+fn a_copy_that_cannot_be_written_leaves_everything_as_it_was() {
+    let refused = |o: &mut Optimiser, copy: &mut Tensor| {
+        let before = [&o.param, &o.m, &o.v, &o.vmax].map(|t| t.to_f64_vec());
+        let grad = Tensor::full(&[2], 0.5, o.param.dtype(), Device::Cpu).expect("gradient");
+        let Optimiser { param, m, v, vmax } = &mut *o;
+        let error = update(param, Some(copy), &grad, State { m, v, vmax }, P).expect_err("refused");
+        assert_eq!([&o.param, &o.m, &o.v, &o.vmax].map(|t| t.to_f64_vec()), before);
+        error
+    };
+    let copy = |dtype| Tensor::zeros(&[2], dtype, Device::Cpu).expect("copy");
+    let mut shared = copy(DType::BF16);
+    let view = shared.clone();
+    assert_eq!(refused(&mut Optimiser::new(&[1.0f32, 2.0]), &mut shared), Error::Shared { op: "write" });
+    drop(view);
+    let unfit = |error| matches!(error, Error::Unsupported { op: "cast", .. });
+    assert!(unfit(refused(&mut Optimiser::new(&[1.0f32, 2.0]), &mut copy(DType::I32))));
+    assert!(unfit(refused(&mut Optimiser::new(&[1.0f64, 2.0]), &mut copy(DType::BF16))));
+}
+
+#[test]
 fn wrong_input_is_an_error() {
     assert!(Optimiser::new(&[1.0f32]).step(&[1.0f32, 2.0], P).is_err());
     assert!(Optimiser::new(&[1.0f32]).step(&[1.0f64], P).is_err());

@@ -35,7 +35,7 @@ pub fn into(x: &Tensor, y: &mut Tensor) -> Result<()> {
 }
 
 /// The one of the two dtypes that is not f32. Errors when there is none, or one that nothing is computed in.
-fn low(from: DType, to: DType, device: Device) -> Result<DType> {
+pub(crate) fn low(from: DType, to: DType, device: Device) -> Result<DType> {
     match (from, to) {
         (DType::F32, low) | (low, DType::F32) if low.is_half() => Ok(low),
         (DType::F32, dtype) | (dtype, _) => Err(Error::Unsupported { op: OP, dtype, device }),
