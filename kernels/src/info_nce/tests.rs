@@ -159,11 +159,13 @@ fn every_width_agrees_and_sharp_temperatures_do_not_overflow() {
 
 #[test]
 fn threads_do_not_change_bits() {
-    // f64, because its result does not depend on the width of vectors, which other tests set
     let c = case(2, 130, 200, 20, 0.1);
-    let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool"));
-    let [one, three] = pools.map(|pool| pool.install(|| c.run(1.0, DType::F64)));
-    assert!(one == three);
+    let _turn = crate::simd::turns::hold();
+    for dtype in [DType::F32, DType::F64] {
+        let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool"));
+        let [one, three] = pools.map(|pool| pool.install(|| c.run(1.0, dtype)));
+        assert!(one == three, "{dtype}");
+    }
 }
 
 #[test]
