@@ -1,7 +1,8 @@
 //! Blocks of 48 rows of q against blocks of 48 rows of k. Unit rows are laid out once, padded with zeros, as rows and (k) as
 //! transposed panels, so that every tile is a small matrix product without edges; the tile of similarities lives in the
 //! second-level cache. Blocks go to threads: of q for the loss and dq, of k for dk. Each sums over the other side in order.
-//! Backward, the tiles of some blocks of q are kept until dk has been given its part: 16 MB of them, whatever the sizes.
+//! Backward, the tiles of some blocks of q are kept until dk has been given its part: 16 MB of them in f32 and 32 in f64, but at
+//! least those of one block of q, with all blocks of k.
 
 use super::tile::{BLOCK, STEP, Tile};
 use super::{Output, Params};
