@@ -12,6 +12,10 @@ pub enum Error {
     Unreached(Vec<String>),
     #[error("backward: the loss does not depend on any tracked value")]
     Untracked,
+    #[error(
+        "{op}: a value of another tape; compute all on one tape, and give a checkpointed block what it uses as one of its inputs"
+    )]
+    OtherTape { op: &'static str },
     #[error("backward: a gradient of shape {got:?} for a value of shape {want:?}")]
     Cotangent { got: Vec<usize>, want: Vec<usize> },
     #[error("there is no parameter named {0}")]

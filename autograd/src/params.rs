@@ -231,12 +231,15 @@ fn view(slab: &Tensor, entry: &Entry) -> Result<Tensor> {
 pub struct Gradients {
     slab: Tensor,
     reached: Vec<bool>,
+    /// Whose leaves they are.
+    pub(crate) tape: u64,
     pub(crate) leaves: HashMap<usize, Tensor>,
 }
 
 impl Gradients {
-    pub(crate) fn new(store: &ParamStore) -> Result<Gradients> {
-        Ok(Gradients { slab: store.zeros_like()?, reached: vec![false; store.entries.len()], leaves: HashMap::new() })
+    pub(crate) fn new(store: &ParamStore, tape: u64) -> Result<Gradients> {
+        let reached = vec![false; store.entries.len()];
+        Ok(Gradients { slab: store.zeros_like()?, reached, tape, leaves: HashMap::new() })
     }
 
     pub fn slab(&self) -> &Tensor {

@@ -111,7 +111,7 @@ mod tests {
         let y = ops::relu(&tape, &leaf).expect("relu");
         let ones = Tensor::full(&[x.len()], 1.0, DType::F32, Device::Cpu).expect("dy");
         let grads = tape.backward(&y, ones).expect("backward");
-        let grad = grads.leaf(&leaf).expect("gradient").to_f64_vec().expect("values");
+        let grad = grads.leaf(&leaf).expect("leaf").expect("gradient").to_f64_vec().expect("values");
         (grad, sides.into_inner().moved())
     }
 

@@ -5,15 +5,27 @@ use engine::{Tensor, trace};
 use kernels::add;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A value that the tape may track. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Var {
     value: Tensor,
-    node: Option<usize>, // None: a constant
+    tracked: Option<Tracked>, // None: a constant
+}
+
+/// By which node of which tape.
+#[derive(Clone, Copy, Debug)]
+struct Tracked {
+    tape: u64,
+    node: usize,
 }
 
 impl Var {
+    fn node(&self) -> Option<usize> {
+        self.tracked.map(|t| t.node)
+    }
+
     pub fn value(&self) -> &Tensor {
         &self.value
     }
@@ -53,6 +65,8 @@ enum Node<'a> {
 
 /// Records operations on the parameters of one store, which it borrows, so that they cannot change under it.
 pub struct Tape<'a> {
+    /// Which no other tape of the process has.
+    number: u64,
     store: &'a ParamStore,
     nodes: RefCell<Vec<Node<'a>>>,
     recording: bool,
@@ -61,7 +75,9 @@ pub struct Tape<'a> {
 
 impl<'a> Tape<'a> {
     pub fn new(store: &'a ParamStore) -> Self {
-        Tape { store, nodes: RefCell::default(), recording: true, sides: None }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Relaxed);
+        Tape { number, store, nodes: RefCell::default(), recording: true, sides: None }
     }
 
     /// Computes values only: nothing is saved.
@@ -88,74 +104,85 @@ impl<'a> Tape<'a> {
 
     /// An input without gradient.
     pub fn constant(&self, value: Tensor) -> Var {
-        Var { value, node: None }
+        Var { value, tracked: None }
     }
 
     /// An input whose gradient is wanted; read it with [`Tape::backward`]'s [`Gradients::leaf`].
     pub fn leaf(&self, value: Tensor) -> Var {
-        Var { value, node: self.push(Node::Leaf) }
+        Var { value, tracked: self.push(Node::Leaf) }
     }
 
     /// A parameter, in the dtype of its role.
     pub fn param(&self, id: ParamId) -> Result<Var> {
-        Ok(Var { value: self.store.operand(id)?, node: self.push(Node::Param(id)) })
+        Ok(Var { value: self.store.operand(id)?, tracked: self.push(Node::Param(id)) })
     }
 
     /// Whether a rule for a result of these is kept, and so what it saves.
     pub fn keeps(&self, inputs: &[&Var]) -> bool {
-        self.recording && inputs.iter().any(|v| v.node.is_some())
+        self.recording && inputs.iter().any(|v| v.tracked.is_some())
     }
 
-    /// Adds an operation's result. `rule` is kept only when an input is tracked.
-    pub fn record(&self, inputs: &[&Var], value: Tensor, rule: impl Rule + 'a) -> Var {
+    /// Adds an operation's result. `rule` is kept only when an input is tracked. Errors when another tape tracks one.
+    pub fn record(&self, inputs: &[&Var], value: Tensor, rule: impl Rule + 'a) -> Result<Var> {
+        inputs.iter().try_for_each(|input| self.expect_own(rule.name(), input))?;
         if !self.keeps(inputs) {
-            return Var { value, node: None };
+            return Ok(self.constant(value));
         }
-        let inputs = inputs.iter().map(|v| v.node).collect();
-        Var { value, node: self.push(Node::Op { rule: Box::new(rule), inputs, place: trace::place() }) }
+        let inputs = inputs.iter().map(|v| v.node()).collect();
+        Ok(Var { value, tracked: self.push(Node::Op { rule: Box::new(rule), inputs, place: trace::place() }) })
     }
 
-    fn push(&self, node: Node<'a>) -> Option<usize> {
+    fn push(&self, node: Node<'a>) -> Option<Tracked> {
         if !self.recording {
             return None;
         }
         let mut nodes = self.nodes.borrow_mut();
         nodes.push(node);
-        Some(nodes.len() - 1)
+        Some(Tracked { tape: self.number, node: nodes.len() - 1 })
+    }
+
+    /// Errors when another tape tracks the value: this one would take its node for one of its own.
+    fn expect_own(&self, op: &'static str, value: &Var) -> Result<()> {
+        expect_tape(op, self.number, value)
     }
 
     /// Runs `f` without saving anything inside it; backward runs it again. Trades one more forward of the block for the
-    /// memory of its activations. `f` must give the same result both times. Where sides are recorded or followed, everything is
+    /// memory of its activations. `f` must give the same result both times, and take every tracked value that it uses as one of
+    /// `inputs`. Where sides are recorded or followed, everything is
     /// saved: they are of one forward.
     pub fn checkpoint(&self, inputs: &[&Var], f: impl Fn(&Tape<'_>, &[Var]) -> Result<Var> + 'a) -> Result<Var> {
+        inputs.iter().try_for_each(|input| self.expect_own("checkpoint", input))?;
         if self.sides.is_some() {
             return f(self, &inputs.iter().map(|&v| v.clone()).collect::<Vec<_>>());
         }
         let values: Vec<Tensor> = inputs.iter().map(|v| v.value.clone()).collect();
         let inner = Tape::inference(self.store);
         let constants: Vec<Var> = values.iter().map(|v| inner.constant(v.clone())).collect();
-        let value = f(&inner, &constants)?.into_value();
+        let output = f(&inner, &constants)?;
+        inner.expect_own("checkpoint", &output)?;
+        let value = output.into_value();
         if !self.recording {
-            return Ok(Var { value, node: None });
+            return Ok(self.constant(value));
         }
         let rule = Box::new(Checkpoint { f, inputs: values });
         // Tracked even when no input is: the block's parameters are.
-        let inputs = inputs.iter().map(|v| v.node).collect();
-        Ok(Var { value, node: self.push(Node::Op { rule, inputs, place: trace::place() }) })
+        let inputs = inputs.iter().map(|v| v.node()).collect();
+        Ok(Var { value, tracked: self.push(Node::Op { rule, inputs, place: trace::place() }) })
     }
 
-    /// Gradients of everything that `output` depends on, starting from `cotangent` = dL/d(output). Errors when a parameter of
-    /// the store was not reached.
+    /// Gradients of everything that `output` depends on, starting from `cotangent` = dL/d(output). Errors when another
+    /// tape tracks the output, and when a parameter of the store was not reached.
     pub fn backward(self, output: &Var, cotangent: Tensor) -> Result<Gradients> {
         let store = self.store;
-        let mut grads = Gradients::new(store)?;
+        let mut grads = Gradients::new(store, self.number)?;
         self.backward_into(output, cotangent, &mut grads)?;
         grads.require_all(store)?;
         Ok(grads)
     }
 
     fn backward_into(self, output: &Var, cotangent: Tensor, grads: &mut Gradients) -> Result<()> {
-        let last = output.node.ok_or(Error::Untracked)?;
+        self.expect_own("backward", output)?;
+        let last = output.node().ok_or(Error::Untracked)?;
         if cotangent.dims() != output.dims() {
             return Err(Error::Cotangent { got: cotangent.dims().to_vec(), want: output.dims().to_vec() });
         }
@@ -206,10 +233,18 @@ fn accumulate(slot: &mut Option<Tensor>, dx: Tensor) -> Result<()> {
     Ok(())
 }
 
+fn expect_tape(op: &'static str, tape: u64, value: &Var) -> Result<()> {
+    match value.tracked {
+        Some(tracked) if tracked.tape != tape => Err(Error::OtherTape { op }),
+        _ => Ok(()),
+    }
+}
+
 impl Gradients {
-    /// The gradient of a leaf; None when the output does not depend on it.
-    pub fn leaf(&self, leaf: &Var) -> Option<&Tensor> {
-        leaf.node.and_then(|n| self.leaves.get(&n))
+    /// The gradient of a leaf; None when the output does not depend on it. Errors when it is a leaf of another tape.
+    pub fn leaf(&self, leaf: &Var) -> Result<Option<&Tensor>> {
+        expect_tape("gradient of a leaf", self.tape, leaf)?;
+        Ok(leaf.node().and_then(|n| self.leaves.get(&n)))
     }
 }
 
@@ -233,7 +268,7 @@ impl<F: Fn(&Tape<'_>, &[Var]) -> Result<Var>> Rule for Checkpoint<F> {
         let outer = std::mem::take(&mut pass.grads.leaves);
         tape.backward_into(&output, dy, pass.grads)?;
         let mut inner = std::mem::replace(&mut pass.grads.leaves, outer);
-        Ok(inputs.iter().map(|v| v.node.and_then(|n| inner.remove(&n))).collect())
+        Ok(inputs.iter().map(|v| v.node().and_then(|n| inner.remove(&n))).collect())
     }
 }
 
@@ -281,7 +316,7 @@ mod tests {
         let y = ops::add(&tape, &x, &ops::relu(&tape, &x).expect("relu")).expect("add");
         let cotangent = tensor(&[1.0, 10.0]);
         let grads = tape.backward(&y, cotangent.clone()).expect("backward");
-        assert_eq!(grads.leaf(&x).expect("gradient").to_f64_vec().expect("read"), [2.0, 10.0]);
+        assert_eq!(grads.leaf(&x).expect("leaf").expect("gradient").to_f64_vec().expect("read"), [2.0, 10.0]);
         assert_eq!(cotangent.to_f64_vec().expect("read"), [1.0, 10.0]);
     }
 
@@ -304,6 +339,39 @@ mod tests {
         let tape = Tape::new(&store);
         let y = tape.param(a).expect("a");
         assert!(matches!(tape.backward(&y, tensor(&[1.0])), Err(Error::Cotangent { .. })));
+    }
+
+    #[test]
+    fn a_value_of_another_tape_is_refused() {
+        let (store, a, _) = store();
+        let (tape, other) = (Tape::new(&store), Tape::new(&store));
+        let (own, foreign) = (tape.leaf(tensor(&[1.0; 3])), other.param(a).expect("a"));
+        let refused = |op| Some(Error::OtherTape { op });
+        assert_eq!(ops::add(&tape, &own, &foreign).err(), refused("add"));
+        assert_eq!(ops::relu(&Tape::inference(&store), &foreign).err(), refused("relu"));
+        assert_eq!(tape.checkpoint(&[&foreign], |t, v| ops::relu(t, &v[0])).err(), refused("checkpoint"));
+        assert_eq!(tape.backward(&foreign, tensor(&[1.0; 3])).err(), refused("backward"));
+        let none = ParamStore::none(DType::F64, Device::Cpu).expect("store");
+        let tape = Tape::new(&none);
+        let x = tape.leaf(tensor(&[1.0; 3]));
+        let grads = tape.backward(&x, tensor(&[1.0; 3])).expect("backward");
+        assert!(grads.leaf(&x).expect("leaf").is_some());
+        assert_eq!(grads.leaf(&own).err(), refused("gradient of a leaf"));
+    }
+
+    #[test]
+    fn a_checkpointed_block_may_not_capture_a_tracked_value() {
+        let (store, a, _) = store();
+        let tape = Tape::new(&store);
+        let (x, outer) = (tape.constant(tensor(&[1.0; 3])), tape.param(a).expect("a"));
+        let (used, given) = (outer.clone(), outer.clone());
+        let within = tape.checkpoint(&[&x], move |t, v| ops::add(t, &v[0], &used));
+        assert_eq!(within.err(), Some(Error::OtherTape { op: "add" }));
+        let through = tape.checkpoint(&[&x], move |_, _| Ok(given.clone()));
+        assert_eq!(through.err(), Some(Error::OtherTape { op: "checkpoint" }));
+        assert!(tape.checkpoint(&[&x, &outer], |t, v| ops::add(t, &v[0], &v[1])).is_ok());
+        let constant = x.clone();
+        assert!(tape.checkpoint(&[&outer], move |t, v| ops::add(t, &v[0], &constant)).is_ok());
     }
 
     #[test]

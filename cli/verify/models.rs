@@ -114,7 +114,7 @@ fn swin_unetr(case: &Case, context: &Context, sides: Option<&RefCell<Sides>>) ->
     let y = answer(&model, &tape, &x)?;
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
     let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?.to_device(context.device)?)?;
-    if let Some(dx) = grads.leaf(&x) {
+    if let Some(dx) = grads.leaf(&x)? {
         computed.insert("grad.x".into(), layout.outward(dx)?);
     }
     gradients(&store, &grads, &mut computed)?;

@@ -72,7 +72,7 @@ fn differentiate(
     let mut computed = Computed::from([("out.y".into(), layout.outward(y.value())?)]);
     let grads = tape.backward(&y, layout.inward(&case.float("cot.y")?)?.to_device(device)?)?;
     for (name, leaf) in &inputs.0 {
-        if let Some(grad) = grads.leaf(leaf) {
+        if let Some(grad) = grads.leaf(leaf)? {
             computed.insert(format!("grad.{name}"), layout.outward(grad)?);
         }
     }
@@ -259,7 +259,7 @@ pub fn voco_loss(case: &Case, context: &Context) -> Result<Computed> {
     let ones = Tensor::full(terms.dims(), 1.0, case.dtype, context.device)?;
     let grads = tape.backward(&terms, ones)?;
     let mut computed = losses(&values)?;
-    if let Some(grad) = grads.leaf(&student) {
+    if let Some(grad) = grads.leaf(&student)? {
         computed.insert("grad.student".into(), grad.clone());
     }
     Ok(computed)

@@ -12,7 +12,7 @@ pub fn conv3d(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Params) -> R
     let y = conv3d::fprop(x.value(), w.value(), bias.map(Var::value), p)?;
     let rule = Conv3d { x: x.value().clone(), w: w.value().clone(), p };
     let inputs = [Some(x), Some(w), bias];
-    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+    tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule)
 }
 
 struct Conv3d {

@@ -12,7 +12,7 @@ pub fn conv_transpose3d(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, p: Pa
     let y = conv_transpose3d::fprop(x.value(), w.value(), bias.map(Var::value), p)?;
     let rule = ConvTranspose3d { x: x.value().clone(), w: w.value().clone(), p };
     let inputs = [Some(x), Some(w), bias];
-    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+    tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule)
 }
 
 struct ConvTranspose3d {

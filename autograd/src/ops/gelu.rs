@@ -9,7 +9,7 @@ pub fn gelu(tape: &Tape, x: &Var) -> Result<Var> {
     let _scope = trace::scope("gelu");
     let y = gelu::forward(x.value())?;
     let rule = Gelu { x: x.value().clone() };
-    Ok(tape.record(&[x], y, rule))
+    tape.record(&[x], y, rule)
 }
 
 struct Gelu {

@@ -18,7 +18,7 @@ pub fn instance_norm(tape: &Tape, x: &Var, residual: Option<&Var>, p: Params) ->
     let x_saved = if invertible { y.clone() } else { x.value().clone() };
     let rule = InstanceNorm { x: x_saved, y: y.clone(), mean: out.mean, rstd: out.rstd, p };
     let inputs = [Some(x), residual];
-    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+    tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule)
 }
 
 /// The input of a LeakyReLU, from its output; of a ReLU, where it was positive.

@@ -9,7 +9,7 @@ pub fn leaky_relu(tape: &Tape, x: &Var, slope: f64) -> Result<Var> {
     let _scope = trace::scope("leaky_relu");
     let y = leaky_relu::forward(x.value(), slope)?;
     let rule = LeakyRelu { x: x.value().clone(), slope };
-    Ok(tape.record(&[x], y, rule))
+    tape.record(&[x], y, rule)
 }
 
 struct LeakyRelu {

@@ -12,7 +12,7 @@ pub fn linear(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>) -> Result<Var> 
     let y = linear::fprop(x.value(), w.value(), bias.map(Var::value))?;
     let rule = Linear { x: x.value().clone(), w: w.value().clone() };
     let inputs = [Some(x), Some(w), bias];
-    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+    tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule)
 }
 
 /// The same, plus a residual `[.., out]`.
@@ -21,7 +21,7 @@ pub fn linear_add(tape: &Tape, x: &Var, w: &Var, bias: Option<&Var>, residual: &
     let y = linear::fprop_add(x.value(), w.value(), bias.map(Var::value), residual.value())?;
     let rule = LinearAdd(Linear { x: x.value().clone(), w: w.value().clone() });
     let inputs = [Some(residual), Some(x), Some(w), bias];
-    Ok(tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule))
+    tape.record(&inputs.into_iter().flatten().collect::<Vec<_>>(), y, rule)
 }
 
 struct Linear {

@@ -21,7 +21,7 @@ pub fn mlp(tape: &Tape, x: &Var, (w1, b1): Layer<'_>, (w2, b2): Layer<'_>, resid
     let y = linear::fprop_add(&z, w2.value(), Some(b2.value()), residual.value())?;
     let Some(h) = h else { return Ok(tape.constant(y)) };
     let rule = Mlp { x: x.value().clone(), h, w1: w1.value().clone(), w2: w2.value().clone() };
-    Ok(tape.record(&inputs, y, rule))
+    tape.record(&inputs, y, rule)
 }
 
 struct Mlp {

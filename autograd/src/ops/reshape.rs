@@ -7,7 +7,7 @@ use kernels::concat;
 
 pub fn reshape(tape: &Tape, x: &Var, dims: &[usize]) -> Result<Var> {
     let y = x.value().reshape(dims)?;
-    Ok(tape.record(&[x], y, Reshape { x_dims: x.dims().to_vec() }))
+    tape.record(&[x], y, Reshape { x_dims: x.dims().to_vec() })
 }
 
 struct Reshape {
@@ -27,7 +27,7 @@ impl Rule for Reshape {
 /// Rows `start..start + len` of the leading axis.
 pub fn rows_at(tape: &Tape, x: &Var, start: usize, len: usize) -> Result<Var> {
     let y = x.value().rows_at(start, len)?;
-    Ok(tape.record(&[x], y, RowsAt { x_dims: x.dims().to_vec(), start }))
+    tape.record(&[x], y, RowsAt { x_dims: x.dims().to_vec(), start })
 }
 
 struct RowsAt {

@@ -9,7 +9,7 @@ use kernels::resize;
 pub fn resize(tape: &Tape, x: &Var, size: [usize; 3], align_corners: bool) -> Result<Var> {
     let _scope = trace::scope("resize");
     let y = resize::forward(x.value(), size, align_corners)?;
-    Ok(tape.record(&[x], y, Resize { x_dims: x.dims().to_vec(), align_corners }))
+    tape.record(&[x], y, Resize { x_dims: x.dims().to_vec(), align_corners })
 }
 
 struct Resize {

@@ -9,7 +9,7 @@ use kernels::row_dropout;
 pub fn row_dropout(tape: &Tape, x: &Var, p: f64, seed: &Tensor) -> Result<Var> {
     let _scope = trace::scope("row_dropout");
     let y = row_dropout::forward(x.value(), p, seed)?;
-    Ok(tape.record(&[x], y, RowDropout { p, seed: seed.clone() }))
+    tape.record(&[x], y, RowDropout { p, seed: seed.clone() })
 }
 
 struct RowDropout {

@@ -10,7 +10,7 @@ pub fn voco_loss(tape: &Tape, student: &Var, teacher: &Tensor, labels: &Tensor, 
     let _scope = trace::scope("voco_loss");
     let out = voco_loss::forward(student.value(), teacher, labels, p)?;
     let rule = VocoLoss { student: student.value().clone(), teacher: teacher.clone(), labels: labels.clone(), p };
-    Ok((tape.record(&[student], out.terms, rule), out.logits))
+    Ok((tape.record(&[student], out.terms, rule)?, out.logits))
 }
 
 struct VocoLoss {
