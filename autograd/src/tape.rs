@@ -264,6 +264,9 @@ impl<F: Fn(&Tape<'_>, &[Var]) -> Result<Var>> Rule for Checkpoint<F> {
         let replayed = inputs.into_iter().zip(needs);
         let inputs: Vec<Var> = replayed.map(|(v, &need)| if need { tape.leaf(v) } else { tape.constant(v) }).collect();
         let output = f(&tape, &inputs)?;
+        if output.tracked.is_none() {
+            return Ok(vec![None; inputs.len()]); // nothing in the block is, its parameters included
+        }
         // The inner leaves are numbered on their own tape: keep the outer ones aside.
         let outer = std::mem::take(&mut pass.grads.leaves);
         tape.backward_into(&output, dy, pass.grads)?;
@@ -372,6 +375,17 @@ mod tests {
         assert!(tape.checkpoint(&[&x, &outer], |t, v| ops::add(t, &v[0], &v[1])).is_ok());
         let constant = x.clone();
         assert!(tape.checkpoint(&[&outer], move |t, v| ops::add(t, &v[0], &constant)).is_ok());
+    }
+
+    #[test]
+    fn a_checkpointed_block_without_anything_tracked_gets_no_gradient() {
+        let store = ParamStore::none(DType::F64, Device::Cpu).expect("store");
+        let tape = Tape::new(&store);
+        let (x, constant) = (tape.leaf(tensor(&[1.0, -2.0])), tape.constant(tensor(&[3.0, 4.0])));
+        let inside = tape.checkpoint(&[&constant], |t, v| ops::relu(t, &v[0])).expect("checkpoint");
+        let y = ops::add(&tape, &x, &inside).expect("add");
+        let grads = tape.backward(&y, tensor(&[1.0, 10.0])).expect("backward");
+        assert_eq!(grads.leaf(&x).expect("leaf").expect("gradient").to_f64_vec(), Ok(vec![1.0, 10.0]));
     }
 
     #[test]
