@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use engine::Tensor;
 
 /// Passed along a forward by [`Tape::with_sides`](crate::Tape::with_sides); rectifiers are counted in the order in which they run.
-/// Blocks inside [`Tape::checkpoint`](crate::Tape::checkpoint) are neither recorded nor moved.
+/// Those inside [`Tape::checkpoint`](crate::Tape::checkpoint) are among them: the block then runs once, and keeps everything.
 #[derive(Debug)]
 pub enum Sides {
     /// z > 0 for every element of every rectifier so far, z its input.
@@ -93,22 +93,26 @@ fn follow(z: &[f64], y: Tensor, sides: &[bool], near: f64, moved: &mut Moved) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ParamStore, Tape, ops};
+    use crate::{ParamStore, Tape, Var, ops};
     use engine::{DType, Device};
     use kernels::instance_norm::Params;
     use std::cell::RefCell;
 
     /// Gradients of relu(x) on the sides of relu(`exact`), and what was moved.
     fn relu_on_sides(exact: &[f64], x: &[f32]) -> (Vec<f64>, Moved) {
+        on_sides(exact, x, ops::relu)
+    }
+
+    fn on_sides(exact: &[f64], x: &[f32], f: impl Fn(&Tape, &Var) -> Result<Var>) -> (Vec<f64>, Moved) {
         let store = ParamStore::none(DType::F32, Device::Cpu).expect("store");
         let recorded = RefCell::new(Sides::record());
         let tape = Tape::inference(&store).with_sides(&recorded);
-        ops::relu(&tape, &tape.constant(Tensor::from_slice(exact, &[exact.len()]).expect("x"))).expect("relu");
+        f(&tape, &tape.constant(Tensor::from_slice(exact, &[exact.len()]).expect("x"))).expect("recorded");
         drop(tape);
         let sides = RefCell::new(recorded.into_inner().follow(1e-5));
         let tape = Tape::new(&store).with_sides(&sides);
         let leaf = tape.leaf(Tensor::from_slice(x, &[x.len()]).expect("x"));
-        let y = ops::relu(&tape, &leaf).expect("relu");
+        let y = f(&tape, &leaf).expect("followed");
         let ones = Tensor::full(&[x.len()], 1.0, DType::F32, Device::Cpu).expect("dy");
         let grads = tape.backward(&y, ones).expect("backward");
         let grad = grads.leaf(&leaf).expect("leaf").expect("gradient").to_f64_vec().expect("values");
@@ -123,6 +127,22 @@ mod tests {
         assert_eq!(grad, [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]);
         assert_eq!((moved.inputs, moved.moved, moved.left), (6, 3, 2));
         assert!((moved.furthest - 1e-7 / (4.0f64 / 6.0).sqrt()).abs() < 1e-9, "{moved:?}");
+    }
+
+    #[test]
+    fn a_leaky_relu_takes_the_sides_whatever_its_slope() {
+        for slope in [0.25, 0.0, -0.25] {
+            let leaky = |t: &Tape, x: &Var| ops::leaky_relu(t, x, slope);
+            let (grad, moved) = on_sides(&[1e-9, -1e-9, 2.0, -2.0], &[-1e-7, 1e-7, 2.0, -2.0], leaky);
+            assert_eq!((grad, moved.moved), (vec![1.0, slope, 1.0, slope], 2));
+        }
+    }
+
+    #[test]
+    fn rectifiers_of_a_checkpointed_block_are_counted() {
+        let block = |t: &Tape, x: &Var| t.checkpoint(&[x], |t, v| ops::relu(t, &v[0]));
+        let (grad, moved) = on_sides(&[1e-9, -1e-9, 2.0], &[-1e-7, 1e-7, 2.0], block);
+        assert_eq!((grad, moved.inputs, moved.moved), (vec![1.0, 0.0, 1.0], 3, 2));
     }
 
     #[test]

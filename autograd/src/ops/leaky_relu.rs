@@ -1,4 +1,4 @@
-//! Saves the input.
+//! Saves the input, on the side that is to be followed.
 
 use crate::tape::Pass;
 use crate::{Result, Rule, Tape, Var};
@@ -7,9 +7,10 @@ use kernels::leaky_relu;
 
 pub fn leaky_relu(tape: &Tape, x: &Var, slope: f64) -> Result<Var> {
     let _scope = trace::scope("leaky_relu");
-    let y = leaky_relu::forward(x.value(), slope)?;
-    let rule = LeakyRelu { x: x.value().clone(), slope };
-    tape.record(&[x], y, rule)
+    // the input is moved and not the output, whose sign says nothing where the slope is negative
+    let side = tape.settle(x.value().clone(), |x| Ok(x.to_f64_vec()?))?;
+    let y = leaky_relu::forward(&side, slope)?;
+    tape.record(&[x], y, LeakyRelu { x: side, slope })
 }
 
 struct LeakyRelu {
