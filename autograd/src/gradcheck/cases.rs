@@ -57,6 +57,18 @@ pub fn cases() -> Vec<Case> {
                 ops::instance_norm(t, &v[0], None, instance_norm::Params { eps: 1e-5, slope: None })
             })
         }),
+        // its input is computed from its output
+        case("instance_norm_leaky", || {
+            on(&[&[2, 3, 2, 2, 3]], |t, v| {
+                ops::instance_norm(t, &v[0], None, instance_norm::Params { eps: 1e-5, slope: Some(0.01) })
+            })
+        }),
+        // its input is kept
+        case("instance_norm_relu", || {
+            on(&[&[2, 3, 2, 2, 3]], |t, v| {
+                ops::instance_norm(t, &v[0], None, instance_norm::Params { eps: 1e-5, slope: Some(0.0) })
+            })
+        }),
         case("instance_norm_residual_leaky", || {
             on(&[&[2, 3, 2, 2, 3], &[2, 3, 2, 2, 3]], |t, v| {
                 ops::instance_norm(t, &v[0], Some(&v[1]), instance_norm::Params { eps: 1e-5, slope: Some(0.01) })
@@ -83,6 +95,7 @@ pub fn cases() -> Vec<Case> {
             })
         }),
         case("patch_merging_monai", || on(&[&[1, 3, 2, 5, 2]], |t, v| ops::patch_merging(t, &v[0], Order::Monai13))),
+        case("patch_merging_monai15", || on(&[&[1, 3, 2, 5, 2]], |t, v| ops::patch_merging(t, &v[0], Order::Monai15))),
         case("patch_merging_standard", || {
             on(&[&[2, 2, 3, 4, 1]], |t, v| ops::patch_merging(t, &v[0], Order::Standard))
         }),
