@@ -44,7 +44,7 @@ pub trait Rule {
     fn name(&self) -> &'static str;
 
     /// Gradients of the inputs, in order, from the gradient of the output. `needs[i]` says whether input `i` is tracked; where
-    /// it is not, the answer is not used and should be None. Consumes what was saved.
+    /// it is not, the answer is not used: it is None where it would cost much and networks have such inputs. Consumes what was saved.
     fn backward(self: Box<Self>, dy: Tensor, needs: &[bool], pass: &mut Pass) -> Result<Vec<Option<Tensor>>>;
 }
 

@@ -26,8 +26,9 @@ impl Rule for InfoNce {
         "info_nce"
     }
 
-    fn backward(self: Box<Self>, dy: Tensor, _: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
-        let (dq, dk) = info_nce::backward(&dy, &self.q, &self.k, &self.targets, &self.lse, self.p)?;
-        Ok(vec![Some(dq), Some(dk)])
+    fn backward(self: Box<Self>, dy: Tensor, needs: &[bool], _: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let InfoNce { q, k, targets, lse, p } = &*self;
+        let (dq, dk) = info_nce::backward(&dy, q, k, targets, lse, *p, needs[1])?;
+        Ok(vec![Some(dq), dk])
     }
 }

@@ -402,7 +402,8 @@ impl List {
             json!({ "temperature": 0.1 }),
         );
         let backward = f.backward(&[0, 1], &[], move |t| {
-            info_nce::backward(&t[3], &t[0], &t[1], &t[2], &t[4], p).map(|(dq, dk)| vec![dq, dk])
+            let (dq, dk) = info_nce::backward(&t[3], &t[0], &t[1], &t[2], &t[4], p, true)?;
+            Ok([Some(dq), dk].into_iter().flatten().collect())
         });
         let forward = move |t: &[Tensor]| info_nce::forward(&t[0], &t[1], &t[2], p);
         self.cases.extend([

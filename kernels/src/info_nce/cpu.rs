@@ -35,7 +35,8 @@ pub(super) fn backward<T: Tile>(
     targets: &Tensor,
     lse: &Tensor,
     p: Params,
-) -> Result<(Tensor, Tensor)> {
+    keys: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let sides = Sides::new::<T>(q, k, p.groups)?;
     let problem = Problem::<T>::new(&sides, targets, p)?;
     // the derivative by the cosine: the temperature is in it
@@ -47,9 +48,8 @@ pub(super) fn backward<T: Tile>(
         scale: T::of(scale),
     };
     let mut dq = Tensor::empty(q.dims(), q.dtype(), q.device())?;
-    let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
-    let mut dk_unit = Tensor::zeros(sides.k.unit.dims(), k.dtype(), k.device())?;
-    let dk_unit = dk_unit.as_mut_slice::<T>()?;
+    let dk_unit = keys.then(|| Tensor::zeros(sides.k.unit.dims(), k.dtype(), k.device()));
+    let mut dk_unit = dk_unit.transpose()?;
     let row = problem.k.layout.per_group() * BLOCK * BLOCK;
     let kept = row * (KEPT / row).clamp(1, problem.q.layout.blocks().len());
     let mut tiles = Tensor::empty(&[kept], q.dtype(), q.device())?;
@@ -60,17 +60,25 @@ pub(super) fn backward<T: Tile>(
         parallel::each(some.iter_mut().zip(tiles.chunks_mut(row)), |((at, dx), tiles)| {
             simd::dispatch(QueryGradient { problem, slopes, at: *at, tiles, dx });
         });
+        let Some(dk_unit) = &mut dk_unit else { continue };
         let queries: Vec<_> = some.iter().map(|(at, _)| *at).zip(tiles.chunks(row)).collect();
-        let sums = dk_unit.chunks_mut(BLOCK * problem.k.layout.width);
+        let sums = dk_unit.as_mut_slice::<T>()?.chunks_mut(BLOCK * problem.k.layout.width);
         parallel::each(problem.k.layout.blocks().into_iter().zip(sums), |(at, dunit)| {
             simd::dispatch(KeyGradient { problem, at, queries: &queries, dunit });
         });
     }
-    let sums = dk_unit.chunks(BLOCK * problem.k.layout.width);
-    parallel::each(problem.k.layout.blocks_of(dk.as_mut_slice()?).zip(sums), |((at, dx), dunit)| {
-        problem.k.through_norm(at, dunit, dx);
+    let dk = dk_unit.map(|dk_unit| key_gradient(&problem.k, &dk_unit, k));
+    Ok((dq, dk.transpose()?))
+}
+
+/// dk, given the gradient of its unit rows.
+fn key_gradient<T: Tile>(side: &Side<T>, dk_unit: &Tensor, k: &Tensor) -> Result<Tensor> {
+    let mut dk = Tensor::empty(k.dims(), k.dtype(), k.device())?;
+    let sums = dk_unit.as_slice::<T>()?.chunks(BLOCK * side.layout.width);
+    parallel::each(side.layout.blocks_of(dk.as_mut_slice()?).zip(sums), |((at, dx), dunit)| {
+        side.through_norm(at, dunit, dx);
     });
-    Ok((dq, dk))
+    Ok(dk)
 }
 
 /// What the softmax is multiplied by: `scale Σ t`. `exp` saturates, so a NaN in the log-sum-exp is kept alive here.

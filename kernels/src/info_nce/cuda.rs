@@ -73,7 +73,8 @@ pub fn backward(
     targets: &Tensor,
     lse: &Tensor,
     p: Params,
-) -> Result<(Tensor, Tensor)> {
+    keys: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let problem = Problem::new(q, k, targets, p)?;
     let mut gains = q.new_empty(&[q.rows()])?;
     let (dloss, lse, gains) = (dloss.device_ptr()?, lse.device_ptr()?, gains.device_ptr_mut()?);
@@ -81,7 +82,7 @@ pub fn backward(
     // SAFETY: gains has an element for every row of q.
     unsafe { launch(q.device(), &IMAGE, "info_nce_gains_f32", warps(q.rows()), &args)? };
     let dq = problem.gradient("info_nce_backward_q_f32", q, &args)?;
-    let dk = problem.gradient("info_nce_backward_k_f32", k, &args)?;
+    let dk = if keys { Some(problem.gradient("info_nce_backward_k_f32", k, &args)?) } else { None };
     Ok((dq, dk))
 }
 

@@ -51,7 +51,7 @@ pub fn forward(q: &Tensor, k: &Tensor, targets: &Tensor, p: Params) -> Result<Ou
     }
 }
 
-/// dloss (scalar) -> (dq, dk).
+/// dloss (scalar) -> dq, and dk where the keys' gradient is wanted.
 pub fn backward(
     dloss: &Tensor,
     q: &Tensor,
@@ -59,7 +59,8 @@ pub fn backward(
     targets: &Tensor,
     lse: &Tensor,
     p: Params,
-) -> Result<(Tensor, Tensor)> {
+    keys: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     check(q, k, targets, p)?;
     if lse.dims() != [q.dims()[0]] || dloss.numel() != 1 {
         let detail = format!("lse {:?} and gradient {:?} for q {:?}", lse.shape(), dloss.shape(), q.shape());
@@ -67,10 +68,13 @@ pub fn backward(
     }
     alike(q, &[("lse", lse), ("the gradient", dloss)])?;
     match (q.device(), q.dtype()) {
-        (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, q, k, targets, lse, p),
-        (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, q, k, targets, lse, p),
-        (Device::Cuda(_), DType::F32) => cuda::backward(dloss, q, k, targets, lse, p),
-        (Device::Meta, _) => Ok((q.new_empty(q.dims())?, k.new_empty(k.dims())?)),
+        (Device::Cpu, DType::F32) => cpu::backward::<f32>(dloss, q, k, targets, lse, p, keys),
+        (Device::Cpu, DType::F64) => cpu::backward::<f64>(dloss, q, k, targets, lse, p, keys),
+        (Device::Cuda(_), DType::F32) => cuda::backward(dloss, q, k, targets, lse, p, keys),
+        (Device::Meta, _) => {
+            let dq = q.new_empty(q.dims())?;
+            Ok((dq, if keys { Some(k.new_empty(k.dims())?) } else { None }))
+        }
         (device, dtype) => Err(Error::Unsupported { op: OP, dtype, device }),
     }
 }
