@@ -3,8 +3,8 @@
 //! Segments are anonymous mappings, in large pages where the system has them: only what was touched takes room, all of it is
 //! initialised, and [`flush`] gives back what is free. Buffers are 64-byte aligned.
 //!
-//! [`check`] mode is for tests: buffers are filled with NaN bytes, so that a kernel that leaves an element unwritten shows, and a
-//! guard behind each buffer is compared when it is freed, so that a write past the end shows.
+//! [`check`] mode is for tests: buffers are filled with NaN bytes, so that a kernel that leaves an element unwritten shows, and
+//! each has a guard of other NaN behind it, which is compared when it is freed: reads and writes past the end show too.
 
 pub use crate::arena::Usage;
 
@@ -18,7 +18,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard};
 
 pub(crate) use crate::arena::LINE;
 pub(crate) const POISON: u8 = 0xff; // as any float this is NaN
-pub(crate) const GUARD: u8 = 0xa5;
+/// Behind a buffer, again and again: as f32, bf16 and f16 NaN too, so that reading it shows. As f32 and bf16 it is one that
+/// arithmetic makes another of (a signalling one), so that writing there what was computed from another guard shows as well.
+pub(crate) const GUARD: [u8; 2] = [0x8f, 0xff];
 /// Bytes that are a whole number of pages on every system.
 const PAGES: usize = 64 << 10;
 
@@ -127,7 +129,7 @@ impl Buffer {
         if guarded {
             let raw = buffer.all_mut();
             raw[..bytes].fill(POISON);
-            raw[bytes..].fill(GUARD);
+            (bytes..).zip(&mut raw[bytes..]).for_each(|(at, byte)| *byte = GUARD[at % 2]);
         }
         Ok(buffer)
     }
@@ -159,7 +161,7 @@ pub(crate) fn lines(bytes: usize) -> usize {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let overrun = self.guarded && self.all()[self.bytes..].iter().any(|&b| b != GUARD);
+        let overrun = self.guarded && (self.bytes..).zip(&self.all()[self.bytes..]).any(|(at, &b)| b != GUARD[at % 2]);
         lock().arena.give(self.place);
         if overrun && !std::thread::panicking() {
             panic!("a kernel wrote past the end of a buffer of {} bytes", self.bytes);

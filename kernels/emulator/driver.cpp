@@ -3,6 +3,7 @@
 //
 // A capture has the driver's rules: what would wait for the device, take memory or read pageable memory while a stream records
 // fails and makes the capture worthless. Where the driver leaves open what it refuses, this one refuses.
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -588,6 +589,14 @@ API cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stream)
     return perform(stream, [=]() -> int {
         if (bytes && !memory::contains(host(to), bytes)) return complain(INVALID_VALUE, "a memset outside an allocation");
         memset(host(to), value, bytes);
+        return SUCCESS;
+    });
+}
+API cuMemsetD16Async(Pointer to, unsigned short value, size_t count, void* stream) {
+    return perform(stream, [=]() -> int {
+        if (to % 2) return complain(INVALID_VALUE, "a memset of two bytes at an odd address");
+        if (count && !memory::contains(host(to), 2 * count)) return complain(INVALID_VALUE, "a memset outside an allocation");
+        std::fill_n(static_cast<unsigned short*>(host(to)), count, value);
         return SUCCESS;
     });
 }

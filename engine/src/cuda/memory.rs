@@ -19,6 +19,9 @@ use sys::CUdeviceptr;
 /// Lines that a place is a multiple of: 256 bytes, as the driver aligns.
 const ALIGNMENT: usize = 256 / LINE;
 
+/// Pairs of bytes in a line of which one byte may be needed before them.
+const GUARDS: usize = LINE / 2 - 1;
+
 /// Of a CUDA device's memory; opens it.
 pub fn usage(device: Device) -> Result<Usage> {
     Ok(gpu(device)?.pool().usage())
@@ -63,8 +66,8 @@ impl Buffer {
         drop(pool);
         let mut buffer = Buffer { gpu, pointer, number, home: gpu.capture(), place, bytes, guarded };
         if guarded {
-            buffer.fill(POISON)?;
-            buffer.set(bytes, LINE, GUARD)?;
+            buffer.set(0, with_guard, POISON)?;
+            buffer.set_guard()?;
         }
         Ok(buffer)
     }
@@ -121,17 +124,26 @@ impl Buffer {
         self.gpu.timed(|| What::copy("fill", bytes), || self.gpu.call(format_args!("filling memory"), fill))
     }
 
+    /// From the next multiple of two bytes on, as the driver sets pairs of them.
+    fn set_guard(&mut self) -> Result<()> {
+        let (to, stream) = (self.pointer() + self.bytes.next_multiple_of(2) as u64, self.gpu.stream());
+        // SAFETY: with the byte before them the pairs lie in the line that was taken for the guard.
+        let fill = || unsafe { sys::cuMemsetD16Async(to, u16::from_le_bytes(GUARD), GUARDS, stream) }.result();
+        self.gpu.call(format_args!("filling memory"), fill)
+    }
+
     /// Bytes that were taken for it.
     fn taken(&self) -> usize {
         taken(self.bytes, self.guarded)
     }
 
     fn overrun(&self) -> bool {
-        let mut guard = [GUARD; LINE];
+        let (mut guard, mut want) = ([0; LINE], [POISON; LINE]);
+        want[self.bytes % 2..][..2 * GUARDS].copy_from_slice(&GUARD.repeat(GUARDS));
         // SAFETY: the guard lies inside the buffer's lines.
         let read = unsafe { self.gpu.staging().read(self.gpu, self.pointer + self.bytes as u64, &mut guard) };
         // What cannot be read was not found wrong: the next call that needs the device fails and says why.
-        read.is_ok() && guard.iter().any(|&b| b != GUARD)
+        read.is_ok() && guard != want
     }
 }
 
