@@ -389,6 +389,11 @@ void Block::begin_shared() {
 void* Block::static_shared(const void* key, size_t bytes) {
     for (const StaticShared& one : statics)
         if (one.key == key) return one.address;
+    size_t taken = launch->shared_bytes + bytes;
+    for (const StaticShared& one : statics) taken += one.bytes;
+    // A GPU refuses the launch, as its driver knows before it what the arrays take.
+    if (taken > launch->most_shared)
+        fail(Site(), "more shared memory, arrays included, than a launch gets: %zu bytes of %zu", taken, launch->most_shared);
     unsigned char* address = statics_end;
     size_t rounded = (bytes + GUARD - 1) / GUARD * GUARD;
     if (address + rounded + GUARD > region + STATIC_BYTES)

@@ -18,6 +18,7 @@ struct Launch {
     const void* argument;
     dim3 grid, block;
     size_t shared_bytes;
+    size_t most_shared;  // with the kernel's own arrays
     uint64_t number;  // of this process, so that each launch has its own random numbers
     unsigned threads() const { return block.x * block.y * block.z; }
     uint64_t blocks() const { return uint64_t(grid.x) * grid.y * grid.z; }

@@ -207,6 +207,7 @@ int with_host_memory(void* stream, const void* memory, size_t bytes, Operation c
 struct Function {
     const Kernel* kernel;
     unsigned shared_limit;
+    bool asked;  // for its limit: only then a block gets more than 48 KB in all
 };
 constexpr unsigned SHARED_WITHOUT_ASKING = 48 << 10;
 constexpr int MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;  // function attribute
@@ -220,7 +221,7 @@ Function* function_of(const char* name) {
         if (!strcmp(function->kernel->name, name)) return function.get();
     const Kernel* kernel = find_kernel(name);
     if (!kernel) return nullptr;
-    functions.push_back(std::make_unique<Function>(Function{kernel, SHARED_WITHOUT_ASKING}));
+    functions.push_back(std::make_unique<Function>(Function{kernel, SHARED_WITHOUT_ASKING, false}));
     return functions.back().get();
 }
 
@@ -655,7 +656,9 @@ API cuFuncGetParamInfo(void* function, size_t index, size_t* offset, size_t* byt
 API cuFuncSetAttribute(void* function, int attribute, int value) {
     if (attribute != MAX_DYNAMIC_SHARED_SIZE_BYTES) return SUCCESS;
     if (value < 0 || size_t(value) > MOST_SHARED) return INVALID_VALUE;
-    static_cast<Function*>(function)->shared_limit = unsigned(value);
+    auto& which = *static_cast<Function*>(function);
+    which.shared_limit = unsigned(value);
+    which.asked = true;
     return SUCCESS;
 }
 API cuFuncGetAttribute(int* value, int attribute, void* function) {
@@ -673,7 +676,8 @@ API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int threads,
 API cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared_bytes, void* stream, void** parameters, void** extra) {
     const Function& which = *static_cast<Function*>(function);
-    Launch launch = {which.kernel, nullptr, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, 0};
+    const size_t most_shared = which.asked ? MOST_SHARED : SHARED_WITHOUT_ASKING;
+    Launch launch = {which.kernel, nullptr, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, most_shared, 0};
     const void* argument = argument_of(*which.kernel, parameters, extra);
     const char* problem = argument ? launch_problem(which, launch) : "an argument of another size than the kernel's";
     if (problem) return complain(INVALID_VALUE, (std::string(which.kernel->name) + ": " + problem).c_str());

@@ -15,8 +15,9 @@ fn labels(seed: u64, dims: &[usize], classes: usize) -> Tensor {
 #[test]
 fn loss_sums_and_gradient_agree_with_f64() {
     let device = device();
-    // one voxel; a ragged tile; more parts than one; more classes than threads; samples of several axes
-    let shapes: [&[usize]; 6] = [&[1, 1, 2], &[2, 63, 3], &[1, 5, 5, 3, 21], &[3, 700, 5], &[1, 70, 105], &[2, 9, 300]];
+    // one voxel; a ragged tile; more parts than one; more classes than threads; nearly 48 KB of one voxel's; samples of several axes
+    let shapes: [&[usize]; 7] =
+        [&[1, 1, 2], &[2, 63, 3], &[1, 5, 5, 3, 21], &[3, 700, 5], &[1, 70, 105], &[2, 9, 300], &[1, 2, 12_001]];
     for dims in shapes {
         let outer = &dims[..dims.len() - 1];
         let (logits, labels) = (random(1, dims, DType::F32), labels(2, outer, dims[outer.len()]));

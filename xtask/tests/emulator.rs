@@ -22,6 +22,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_shared_past_end", "illegal access"),
     ("bug_array_past_end", "beside its shared memory"),
     ("bug_unwritten_shared", "is wrong"),
+    ("bug_too_much_shared", "arrays included, than a launch gets: 49408 bytes of 49152"),
     ("bug_divergent_barrier", "divergent barrier: other threads of the block wait at"),
     ("bug_deadlock", "16 threads (the first is 0) wait for __syncthreads at"),
     ("bug_lane_left", "ended"),

@@ -48,15 +48,12 @@ struct Module {
     functions: HashMap<String, Function>,
 }
 
-/// Bytes of dynamic shared memory that a kernel gets without asking for more.
-const SHARED: u32 = 48 << 10;
-
 /// A kernel, and the bytes of its only parameter.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Function {
     pub handle: sys::CUfunction,
     pub parameter: usize,
-    /// Bytes of dynamic shared memory that a launch may ask for.
+    /// Bytes of dynamic shared memory that launches were allowed so far.
     shared: u32,
 }
 
@@ -79,7 +76,7 @@ impl Modules {
 
 impl Function {
     /// Raises the limit of dynamic shared memory, which is the function's and not a launch's: lowered, it would fail the launch that
-    /// another thread is about to make.
+    /// another thread is about to make. Unless it is set, a kernel has 48 KB together with what its own arrays take.
     fn allow(&mut self, gpu: &Gpu, name: &str, shared: u32) -> Result<()> {
         if shared <= self.shared {
             return Ok(());
@@ -130,7 +127,7 @@ fn find(gpu: &Gpu, module: sys::CUmodule, image: &Image, name: &str) -> Result<F
             format!("kernel {name} takes more than one parameter; give it one struct"),
         ));
     }
-    Ok(Function { handle, parameter, shared: SHARED })
+    Ok(Function { handle, parameter, shared: 0 })
 }
 
 #[cfg(test)]

@@ -35,6 +35,12 @@ extern "C" __global__ void __launch_bounds__(64) bug_unwritten_shared(const Test
     __syncthreads();
     static_cast<float*>(args.out)[threadIdx.x] = values[threadIdx.x];
 }
+// The launch takes 48 KB besides, and has not asked for more.
+extern "C" __global__ void __launch_bounds__(64) bug_too_much_shared(const TestArgs args) {
+    SHARED(float, values, [64]);
+    values[threadIdx.x] = 0.0f;
+    static_cast<float*>(args.out)[threadIdx.x] = values[threadIdx.x];
+}
 extern "C" __global__ void __launch_bounds__(64) bug_divergent_barrier(const TestArgs args) {
     if (threadIdx.x % 2)
         __syncthreads();
