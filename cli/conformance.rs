@@ -33,11 +33,18 @@ pub fn command(args: &Args) -> Result<bool> {
     if !matches!(device, Device::Cuda(_)) {
         return Err(Error::Message(format!("conformance is about GPUs, and {device} is none: give --device cuda:N")));
     }
-    let verdicts = conformance::run(device, args.seed)?;
-    for verdict in &verdicts {
-        if args.json { print(object(verdict))? } else { say(line(verdict))? }
+    engine::memory::check(true); // what reads or writes past its arrays shows, to sanitizers too
+    let mut right = true;
+    for verdict in conformance::run(device, args.seed) {
+        let verdict = verdict?;
+        if args.json {
+            print(object(&verdict))?
+        } else {
+            say(line(&verdict))?
+        }
+        right &= verdict.wrong == 0;
     }
-    Ok(verdicts.iter().all(|v| v.wrong == 0))
+    Ok(right)
 }
 
 fn object(Verdict { name, values, wrong, worst, first }: &Verdict) -> String {

@@ -33,11 +33,13 @@ enum Want {
     Value(f32),
     /// An f32 at most so far from a value.
     Near(f64, f64),
+    /// NaN or an infinity.
+    NotFinite,
 }
 
-/// All checks on a CUDA device, in order. Errors when a kernel cannot be launched or fails.
-pub fn run(device: Device, seed: u64) -> Result<Vec<Verdict>> {
-    checks::ALL.iter().map(|(name, check)| check(device, seed).map(|pairs| judge(name, &pairs))).collect()
+/// All checks on a CUDA device, in order, each when it is asked for. An error is of a kernel that cannot be launched or fails.
+pub fn run(device: Device, seed: u64) -> impl Iterator<Item = Result<Verdict>> {
+    checks::ALL.iter().map(move |(name, check)| check(device, seed).map(|pairs| judge(name, &pairs)))
 }
 
 /// Pairs of what came out and what should have.
@@ -68,6 +70,7 @@ fn share(word: u32, want: Want) -> f64 {
             let share = (f64::from(got) - value).abs() / within;
             if share.is_nan() { f64::INFINITY } else { share }
         }
+        Want::NotFinite => exact(!got.is_finite()),
     }
 }
 
@@ -83,9 +86,11 @@ mod tests {
             (nan | 5, Want::Value(f32::NAN)),
             (one, Want::Near(1.1, 0.2)),
             (f32::INFINITY.to_bits(), Want::Near(f64::INFINITY, 0.0)),
+            (nan, Want::NotFinite),
+            (f32::NEG_INFINITY.to_bits(), Want::NotFinite),
         ];
         let verdict = judge("right", &right);
-        assert_eq!((verdict.values, verdict.wrong, verdict.first), (4, 0, None));
+        assert_eq!((verdict.values, verdict.wrong, verdict.first), (6, 0, None));
         assert!((verdict.worst.expect("a bound") - 0.5).abs() < 1e-12);
         let wrong = [
             (one, Want::Near(1.3, 0.2)),
@@ -93,9 +98,10 @@ mod tests {
             ((-0.0f32).to_bits(), Want::Value(0.0)),
             (one, Want::Value(f32::NAN)),
             (6, Want::Bits(7)),
+            (one, Want::NotFinite),
         ];
         let verdict = judge("wrong", &wrong);
-        assert_eq!((verdict.wrong, verdict.worst), (5, Some(f64::INFINITY)));
+        assert_eq!((verdict.wrong, verdict.worst), (6, Some(f64::INFINITY)));
         assert!(verdict.first.is_some_and(|first| first.starts_with("value 0 is 0x3f800000 (1e0), expected Near")));
     }
 }
