@@ -7,15 +7,16 @@ mod time;
 use crate::train::Size;
 use crate::verbosity::{print, say};
 use crate::{DeviceChoice, Error, Result};
-use ::kernels::ceilings::{self, Unit};
+use ::kernels::ceilings::{self, Arithmetic, Unit};
 use cases::{Case, Work};
 use clap::ValueEnum;
 use engine::{DType, Device, Tensor, cuda};
 use serde::Serialize;
 use time::{Timing, measure};
 
-/// Rounds of a call and the peer's.
-const PEER_ROUNDS: usize = 3;
+/// Rounds of multiply-adds to begin with, and how many seconds a call should take at least.
+const ROUNDS: usize = 200;
+const LONG_ENOUGH: f64 = 2e-3;
 
 /// Time every operation, forward and each gradient, at the shapes of the networks.
 ///
@@ -42,7 +43,10 @@ pub struct Args {
     /// A Python with PyTorch, to time the same there
     #[arg(long, value_name = "PYTHON")]
     peer: Option<String>,
-    /// One JSON object instead of text
+    /// How often a call and the peer's are timed by turns; the medians count
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    peer_rounds: usize,
+    /// One JSON object instead of text; its lines are written as they are known, one for each call
     #[arg(long)]
     json: bool,
 }
@@ -65,8 +69,9 @@ impl From<Stored> for DType {
     }
 }
 
+/// What is known before the first call.
 #[derive(Serialize)]
-struct Measured {
+struct Head {
     device: String,
     /// The GPU's name, or the CPU's vectors.
     hardware: String,
@@ -77,7 +82,6 @@ struct Measured {
     ceilings: Ceilings,
     /// PyTorch's version.
     peer: Option<String>,
-    calls: Vec<Row>,
 }
 
 /// The device's best.
@@ -116,21 +120,20 @@ struct Figures {
 }
 
 pub fn command(args: &Args) -> Result<bool> {
-    if args.crops == 0 {
-        return Err(Error::Message("bench kernels: --crops must be at least 1".into()));
+    if args.crops == 0 || args.peer_rounds == 0 {
+        return Err(Error::Message("bench kernels: --crops and --peer-rounds must be at least 1".into()));
+    }
+    let calls = calls(args);
+    if calls.is_empty() {
+        return Err(Error::Message(format!("bench kernels: no call has {:?} in its name", args.filter)));
     }
     let device = args.device.resolve()?;
     let dtype = args.dtype.into();
     if (device, dtype) == (Device::Cpu, DType::F16) {
         return Err(Error::Message("bench kernels: the CPU knows f32 and bf16; choose another --dtype".into()));
     }
-    let named = |case: &Case| case.name().contains(&args.filter);
-    let cases = |size: &Size| cases::cases(size.feature_size(), args.crops).into_iter().filter(named);
-    if !args.size.iter().any(|size| cases(size).next().is_some()) {
-        return Err(Error::Message(format!("bench kernels: no call has {:?} in its name", args.filter)));
-    }
     let mut peer = args.peer.as_ref().map(|python| peer::Process::start(python, device, dtype)).transpose()?;
-    let mut measured = Measured {
+    let head = Head {
         device: device.to_string(),
         hardware: hardware(device)?,
         threads: rayon::current_num_threads(),
@@ -138,24 +141,37 @@ pub fn command(args: &Args) -> Result<bool> {
         crops: args.crops,
         ceilings: find_ceilings(device, dtype)?,
         peer: peer.as_ref().map(|peer| peer.version.clone()),
-        calls: Vec::new(),
     };
-    if !args.json {
-        say(head(&measured))?;
-    }
-    for size in &args.size {
-        for case in cases(size) {
-            let row = row(&case, *size, device, dtype, measured.ceilings, peer.as_mut())?;
-            if !args.json {
-                say(line(&row))?;
-            }
-            measured.calls.push(row);
-        }
-    }
     if args.json {
-        print(serde_json::to_string(&measured).map_err(|e| Error::Message(e.to_string()))?)?;
+        print(opened(&object(&head)?))?
+    } else {
+        say(first_line(&head))?
     }
-    Ok(true)
+    let number = if peer.is_some() { args.peer_rounds } else { 1 };
+    for (i, (size, case)) in calls.iter().enumerate() {
+        let row = row(case, *size, dtype, head.ceilings, rounds(case, device, dtype, number, peer.as_mut()))?;
+        let comma = if i > 0 { "," } else { "" };
+        if args.json { print(format!("{comma}{}", object(&row)?))? } else { say(line(&row))? }
+    }
+    if args.json { print("]}") } else { Ok(()) }.map(|()| true)
+}
+
+/// All calls that were asked for, with the networks that they belong to.
+fn calls(args: &Args) -> Vec<(Size, Case)> {
+    let all = args.size.iter().flat_map(|&size| {
+        let cases = cases::cases(size.feature_size(), args.crops);
+        cases.into_iter().map(move |case| (size, case))
+    });
+    all.filter(|(_, case)| case.name().contains(&args.filter)).collect()
+}
+
+fn object(of: &impl Serialize) -> Result<String> {
+    serde_json::to_string(of).map_err(|e| Error::Message(e.to_string()))
+}
+
+/// An object as far as the start of its last member, the calls: a run that is stopped leaves what it has measured.
+fn opened(object: &str) -> String {
+    format!("{},\"calls\":[", object.strip_suffix('}').unwrap_or(object))
 }
 
 fn hardware(device: Device) -> Result<String> {
@@ -172,17 +188,25 @@ fn find_ceilings(device: Device, dtype: DType) -> Result<Ceilings> {
         (Device::Cuda(_), DType::F16) => Unit::F16,
         _ => Unit::F32,
     };
-    let mut flops = 0.0;
-    let multiply_add = fastest(device, || {
-        flops = ceilings::multiply_add(device, unit, 200)?;
-        Ok(())
-    })?;
+    let gflops = 1e-9 * flops_per_second(device, Arithmetic::new(device, unit)?)?;
     // far larger than any cache
     let mut x = Tensor::empty(&[1 << 26], DType::F32, device)?;
     x.fill_with(0..x.numel(), |i| (i % 4099) as f64)?;
     let copy = fastest(device, || ceilings::copy(&x).map(drop))?;
     let bytes = (2 * 4 * x.numel()) as f64;
-    Ok(Ceilings { gflops: flops / multiply_add / 1e9, gb_per_s: bytes / copy / 1e9 })
+    Ok(Ceilings { gflops, gb_per_s: bytes / copy / 1e9 })
+}
+
+/// Of calls that are long enough for starting a kernel not to count.
+fn flops_per_second(device: Device, mut arithmetic: Arithmetic) -> Result<f64> {
+    let once = measure(device, || arithmetic.run(ROUNDS).map(drop))?.fastest;
+    let rounds = ROUNDS * (LONG_ENOUGH / once).ceil() as usize;
+    let mut flops = 0.0;
+    let seconds = fastest(device, || {
+        flops = arithmetic.run(rounds)?;
+        Ok(())
+    })?;
+    Ok(flops / seconds)
 }
 
 /// Seconds of the fastest batch of several measurements: a busy machine is not its ceiling.
@@ -194,15 +218,8 @@ fn fastest(device: Device, mut call: impl FnMut() -> engine::Result<()>) -> Resu
     Ok(least)
 }
 
-fn row(
-    case: &Case,
-    size: Size,
-    device: Device,
-    dtype: DType,
-    ceilings: Ceilings,
-    peer: Option<&mut peer::Process>,
-) -> Result<Row> {
-    let (figures, problem) = match rounds(case, device, dtype, peer) {
+fn row(case: &Case, size: Size, dtype: DType, ceilings: Ceilings, rounds: Result<Vec<Round>>) -> Result<Row> {
+    let (figures, problem) = match rounds {
         Ok(rounds) => (Some(Figures::new(rounds, case.work(dtype)?, ceilings)), None),
         Err(Error::Engine(problem @ (engine::Error::Unsupported { .. } | engine::Error::DType { .. }))) => {
             (None, Some(problem.to_string()))
@@ -220,9 +237,14 @@ struct Round {
 }
 
 /// Several with a peer: what disturbs a shared machine for a while then falls on both.
-fn rounds(case: &Case, device: Device, dtype: DType, mut peer: Option<&mut peer::Process>) -> Result<Vec<Round>> {
+fn rounds(
+    case: &Case,
+    device: Device,
+    dtype: DType,
+    number: usize,
+    mut peer: Option<&mut peer::Process>,
+) -> Result<Vec<Round>> {
     let mut tensors = case.prepare(dtype, device)?;
-    let number = if peer.is_some() { PEER_ROUNDS } else { 1 };
     let round = |_| {
         let timing = measure(device, || case.run(&mut tensors))?;
         let peer_seconds = match (&mut peer, &case.peer) {
@@ -257,7 +279,7 @@ impl Figures {
     }
 }
 
-fn head(m: &Measured) -> String {
+fn first_line(m: &Head) -> String {
     let Ceilings { gflops, gb_per_s } = m.ceilings;
     let peer = m.peer.as_ref().map_or(String::new(), |version| format!("; × as fast as PyTorch {version}"));
     let (device, hardware, dtype) = (&m.device, &m.hardware, &m.dtype);
@@ -272,4 +294,17 @@ fn line(row: &Row) -> String {
     let ratio = f.ratio.map_or(String::new(), |ratio| format!("  {ratio:.2} ×"));
     let (time, spread, share) = (1e6 * f.seconds, 100.0 * f.spread, 100.0 * f.share);
     format!("{name:70} {time:11.1} µs ±{spread:2.0} %  {rate:>13}  {:7.1} GB/s  {share:3.0} %{ratio}", f.gb_per_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::opened;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn an_object_that_is_written_line_by_line_is_one() {
+        let head = json!({ "ceilings": { "gflops": 1 }, "peer": null }).to_string();
+        let whole: Value = serde_json::from_str(&format!("{}\n{{}}\n,{{}}\n]}}", opened(&head))).expect("an object");
+        assert_eq!(whole, json!({ "ceilings": { "gflops": 1 }, "peer": null, "calls": [{}, {}] }));
+    }
 }

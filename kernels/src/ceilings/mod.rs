@@ -31,15 +31,31 @@ pub fn copy(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Keeps every core of the device busy for `rounds` rounds, and returns how many floating-point operations that were, a
-/// multiplication and the addition that follows being two.
-pub fn multiply_add(device: Device, unit: Unit, rounds: usize) -> Result<f64> {
-    match (device, unit) {
-        #[cfg(target_arch = "x86_64")]
-        (Device::Cpu, Unit::Bf16) if crate::simd::uses_tiles() => Ok(cpu::multiply_add_tiles(rounds)),
-        (Device::Cpu, Unit::F32 | Unit::Bf16) => Ok(cpu::multiply_add(rounds)),
-        (Device::Cuda(_), _) => cuda::multiply_add(device, unit, rounds),
-        _ => Err(Error::Unsupported { op: OP, dtype: DType::F32, device }),
+/// Multiply-adds of one unit, with what they need at hand.
+pub struct Arithmetic {
+    unit: Unit,
+    operands: Option<cuda::Operands>,
+}
+
+impl Arithmetic {
+    /// Errors when the device has no such unit.
+    pub fn new(device: Device, unit: Unit) -> Result<Arithmetic> {
+        match (device, unit) {
+            (Device::Cpu, Unit::F32 | Unit::Bf16) => Ok(Arithmetic { unit, operands: None }),
+            (Device::Cuda(_), _) => Ok(Arithmetic { unit, operands: Some(cuda::Operands::new(device)?) }),
+            _ => Err(Error::Unsupported { op: OP, dtype: DType::F32, device }),
+        }
+    }
+
+    /// Keeps every core of the device busy for `rounds` rounds, and returns how many floating-point operations that were, a
+    /// multiplication and the addition that follows being two.
+    pub fn run(&mut self, rounds: usize) -> Result<f64> {
+        match (&mut self.operands, self.unit) {
+            (Some(operands), unit) => operands.multiply_add(unit, rounds),
+            #[cfg(target_arch = "x86_64")]
+            (None, Unit::Bf16) if crate::simd::uses_tiles() => Ok(cpu::multiply_add_tiles(rounds)),
+            (None, _) => Ok(cpu::multiply_add(rounds)),
+        }
     }
 }
 
@@ -54,10 +70,11 @@ mod tests {
         assert_eq!(copy(&x).and_then(|y| y.to_vec::<f32>()), x.to_vec::<f32>());
         assert!(copy(&random(1, &[3], DType::F32)).is_err() && copy(&random(1, &[4], DType::F64)).is_err());
         for unit in [Unit::F32, Unit::Bf16] {
-            let count = |rounds| multiply_add(Device::Cpu, unit, rounds).expect("operations");
+            let mut arithmetic = Arithmetic::new(Device::Cpu, unit).expect("unit");
+            let mut count = |rounds| arithmetic.run(rounds).expect("operations");
             // Another test may change the width between the two, so one pair is asked for in a few.
             assert!((0..9).any(|_| count(30) == 3.0 * count(10)), "{unit:?}");
         }
-        assert!(multiply_add(Device::Cpu, Unit::F16, 10).is_err());
+        assert!(Arithmetic::new(Device::Cpu, Unit::F16).is_err());
     }
 }
