@@ -141,7 +141,7 @@ class Training:
 
     def peak(self):
         if self.cuda:
-            return torch.cuda.max_memory_allocated()
+            return torch.cuda.max_memory_reserved()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

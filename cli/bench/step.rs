@@ -66,7 +66,7 @@ struct Measured {
     fastest: f64,
     crops_per_s: f64,
     gflops: f64,
-    /// Of the process, where the system tells; and of tensors alone.
+    /// What was taken of a GPU's memory, or by the process, where the system tells; and by tensors alone.
     peak_memory_gb: Option<f64>,
     peak_tensors_gb: f64,
     /// What the process should take by the account of the meta device, as `vocoe plan` reckons.
@@ -88,8 +88,8 @@ pub fn command(args: &Args) -> Result<bool> {
     say(format!("step      {seconds:.3} s (median of {}, fastest {fastest:.3})", args.steps))?;
     let Measured { threads, simd, .. } = &measured;
     say(format!("rate      {crops_per_s:.3} crops/s, {gflops:.0} GFLOP/s on {threads} threads, {simd}"))?;
-    let process = peak_memory_gb.map_or(String::new(), |gb| format!(", process {gb:.2} GB"));
-    say(format!("memory    tensors {peak_tensors_gb:.2} GB{process}, planned {planned_memory_gb:.2} GB"))?;
+    let taken = peak_memory_gb.map_or(String::new(), |gb| format!(", taken {gb:.2} GB"));
+    say(format!("memory    tensors {peak_tensors_gb:.2} GB{taken}, planned {planned_memory_gb:.2} GB"))?;
     Ok(true)
 }
 
@@ -108,7 +108,10 @@ fn measure(args: &Args) -> Result<Measured> {
     let times = (0..args.steps).map(|_| bench.step()).collect::<Result<Vec<_>>>()?;
     let fastest = times.iter().copied().fold(f64::INFINITY, f64::min);
     let seconds = median(times);
-    let usage = if device == Device::Cpu { memory::usage() } else { cuda::usage(device)? };
+    let (usage, taken) = match device {
+        Device::Cuda(_) => cuda::usage(device).map(|usage| (usage, Some(usage.held as u64)))?,
+        _ => (memory::usage(), machine::resident_peak()),
+    };
     Ok(Measured {
         feature_size,
         crops: args.crops,
@@ -121,7 +124,7 @@ fn measure(args: &Args) -> Result<Measured> {
         fastest,
         crops_per_s: args.crops as f64 / seconds,
         gflops: planned.flops() as f64 / seconds / 1e9,
-        peak_memory_gb: machine::resident_peak().map(|bytes| bytes as f64 / 1e9),
+        peak_memory_gb: taken.map(|bytes| bytes as f64 / 1e9),
         peak_tensors_gb: usage.peak as f64 / 1e9,
         planned_memory_gb: (planned.usage().held as u64 + PROGRAM) as f64 / 1e9,
         simd: format!("{:?}", kernels::simd::level()),
