@@ -128,16 +128,18 @@ impl Emulator {
         let headers_changed = headers.iter().flatten().map(|p| changed(p)).max().flatten();
 
         let mut objects = Vec::new();
-        let mut commands = Vec::new();
+        let (mut stale, mut commands) = (Vec::new(), Vec::new());
         let mut compile = |file: &Path, from: &Path, flags: &[&str]| {
             let object = folder
                 .join(from.file_name().unwrap_or_default())
                 .with_extension(from.extension().unwrap_or_default().to_string_lossy().into_owned() + ".o");
-            if changed(&object) <= [changed(from), headers_changed].into_iter().max().flatten() {
-                let mut command = Command::new(COMPILER);
-                command.args(FLAGS).args(sanitize.define()).args(flags).arg("-I").arg(&own);
-                command.arg("-c").arg(file).arg("-o").arg(&object);
+            let mut command = Command::new(COMPILER);
+            command.args(FLAGS).args(sanitize.define()).args(flags).arg("-I").arg(&own).arg("-c").arg(file);
+            let made = Made::new(object.clone(), format!("{command:?}"));
+            if !made.is_of(&[changed(from), headers_changed]) {
+                command.arg("-o").arg(made.unfinished());
                 commands.push(command);
+                stale.push(made);
             }
             objects.push(object);
         };
@@ -150,13 +152,15 @@ impl Emulator {
             compile(&wrapper, &source.path, sanitize.kernel_flags());
         }
         let library = folder.join("libcuda.so.1");
-        let stale = !commands.is_empty() || !library.exists() || linked(&folder) != listing(&objects);
         process::outputs(commands, process::width())?;
-        if stale {
-            let mut link = Command::new(COMPILER);
-            link.args(["-shared", "-Wl,-soname,libcuda.so.1"]).args(sanitize.kernel_flags());
-            process::output(link.args(&objects).arg("-o").arg(&library).arg("-lpthread"))?;
-            write_if_changed(&folder.join("objects"), &listing(&objects))?;
+        stale.iter().try_for_each(Made::finish)?;
+        let mut link = Command::new(COMPILER);
+        link.args(["-shared", "-Wl,-soname,libcuda.so.1"]).args(sanitize.kernel_flags());
+        link.args(&objects).arg("-lpthread");
+        let made = Made::new(library, format!("{link:?}"));
+        if !made.is_of(&objects.iter().map(|object| changed(object)).collect::<Vec<_>>()) {
+            process::output(link.arg("-o").arg(made.unfinished()))?;
+            made.finish()?;
         }
         Ok(Emulator { folder, sanitize })
     }
@@ -212,6 +216,42 @@ pub fn emulate(root: &Path, settings: &Settings, command_line: &[String]) -> Res
     command.args(arguments).status().map_err(|e| format!("cannot run {program}: {e}"))
 }
 
+/// A file that a command makes. It has its name only when it is whole, and the command's line lies beside it.
+struct Made {
+    path: PathBuf,
+    line: String,
+}
+
+impl Made {
+    fn new(path: PathBuf, line: String) -> Made {
+        Made { path, line }
+    }
+
+    /// Whether it was made by this very command, after its sources were changed.
+    fn is_of(&self, sources: &[Option<SystemTime>]) -> bool {
+        let newest = sources.iter().max().copied().flatten();
+        changed(&self.path) > newest && fs::read_to_string(self.beside("command")).is_ok_and(|line| line == self.line)
+    }
+
+    /// What the command is to write: another name for each process, of which there may be several.
+    fn unfinished(&self) -> PathBuf {
+        self.beside(&format!("{}.unfinished", std::process::id()))
+    }
+
+    fn finish(&self) -> Result<()> {
+        let failed = |e| format!("{}: {e}", self.path.display());
+        fs::rename(self.unfinished(), &self.path).map_err(failed)?;
+        fs::write(self.beside("command"), &self.line).map_err(failed)
+    }
+
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".");
+        name.push(extension);
+        name.into()
+    }
+}
+
 /// A C++ file that defines a source's kernels in a namespace of its own and registers them by name.
 fn wrap(source: &Source, root: &Path) -> String {
     let (device, path) = (root.join("kernels/cuda/device.cuh"), source.path.display());
@@ -245,14 +285,6 @@ fn write_if_changed(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn listing(objects: &[PathBuf]) -> String {
-    objects.iter().map(|o| format!("{}\n", o.display())).collect()
-}
-
-fn linked(folder: &Path) -> String {
-    fs::read_to_string(folder.join("objects")).unwrap_or_default()
-}
-
 fn library_path(folder: &Path) -> std::ffi::OsString {
     let mut path = folder.as_os_str().to_owned();
     if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|old| !old.is_empty()) {
@@ -260,4 +292,21 @@ fn library_path(folder: &Path) -> std::ffi::OsString {
         path.push(old);
     }
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_command_made_or_what_is_not_finished_is_made_again() {
+        let folder = std::env::temp_dir().join(format!("vocoe-made-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("folder");
+        let [one, other] = ["-O2", "-O3"].map(|line| Made::new(folder.join("a.o"), line.into()));
+        fs::write(one.unfinished(), "half").expect("a file");
+        assert!(!one.is_of(&[]));
+        one.finish().expect("finished");
+        assert!(one.is_of(&[]) && !other.is_of(&[]) && !one.is_of(&[Some(SystemTime::now())]));
+        fs::remove_dir_all(folder).expect("removed");
+    }
 }
