@@ -40,7 +40,7 @@ template <class T, class C = void> DEVICE void update(const AdamwArgs& args) {
         const float g = to_f32(gradient[i]) * args.unscale;
         const float m = args.beta1 * args.m[i] + args.one_minus_beta1 * g;
         const float v = args.beta2 * args.v[i] + args.one_minus_beta2 * g * g;
-        const float vmax = v > args.vmax[i] || v != v ? v : args.vmax[i];  // either one's NaN stays
+        const float vmax = args.vmax[i] >= v ? args.vmax[i] : v;  // v is NaN from its first on, and so is this
         const float denominator = sqrtf(vmax) / args.root_correction + args.eps;
         args.m[i] = m;
         args.v[i] = v;

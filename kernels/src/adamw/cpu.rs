@@ -80,7 +80,7 @@ fn step<T: Real>(param: &mut [T], grad: &[T], m: &mut [T], v: &mut [T], vmax: &m
         let g = grad[i] * s.unscale;
         m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g;
         v[i] = s.beta2 * v[i] + s.one_minus_beta2 * g * g;
-        vmax[i] = if v[i] > vmax[i] || v[i].is_nan() { v[i] } else { vmax[i] }; // either one's NaN stays
+        vmax[i] = if vmax[i] >= v[i] { vmax[i] } else { v[i] }; // v is NaN from its first on, and so is this
         let denominator = vmax[i].sqrt() / s.root_correction + s.eps;
         param[i] = s.keep * param[i] - s.step_size * (m[i] / denominator);
     }

@@ -6,7 +6,7 @@
 //! x    <- x (1 - lr weight_decay)                        decoupled decay
 //! m    <- beta1 m + (1 - beta1) g
 //! v    <- beta2 v + (1 - beta2) g²
-//! vmax <- max(vmax, v)                                   on the uncorrected v; a NaN in either stays
+//! vmax <- max(vmax, v)                                   on the uncorrected v; NaN where that is
 //! x    <- x - lr / (1 - beta1^t) · m / (sqrt(vmax) / sqrt(1 - beta2^t) + eps)
 //! ```
 //!
