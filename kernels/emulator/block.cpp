@@ -353,6 +353,14 @@ void Block::gather(uint32_t mask, const char* what, void* operand, Collective ac
     step_back(what, site);
 }
 
+// The sanitizer knows no fences. To it, any two are in order, whatever was seen between them; one that is missing shows.
+void fence() {
+    static char all;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    sanitizer::acquire(&all);
+    sanitizer::release(&all);
+}
+
 void sync_block(Site site) { block->sync(site, nullptr, Vote::Any); }
 int vote_block(int predicate, Vote vote, Site site) {
     block->sync(site, &predicate, vote);

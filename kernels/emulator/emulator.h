@@ -58,6 +58,7 @@ enum class Vote { Any, All, Count };
 enum class Shuffle { Index, Xor, Up, Down };
 enum class Operand { Bf16, F16 };
 
+void fence();
 void sync_block(Site site);
 int vote_block(int predicate, Vote vote, Site site);
 void sync_warp(unsigned mask, Site site);
@@ -140,8 +141,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, AT_CALLER) { ::emulator::syn
 inline unsigned __ballot_sync(unsigned mask, int p, AT_CALLER) { return ::emulator::ballot(mask, p, site); }
 inline int __any_sync(unsigned mask, int p, AT_CALLER) { return ::emulator::ballot(mask, p, site) != 0; }
 inline int __all_sync(unsigned mask, int p, AT_CALLER) { return ::emulator::ballot(mask, !p, site) == 0; }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+inline void __threadfence() { ::emulator::fence(); }
+inline void __threadfence_block() { ::emulator::fence(); }
 
 namespace emulator {
 template <class T> T shuffle_value(unsigned mask, T value, Shuffle kind, int argument, int width, Site site) {
@@ -173,24 +174,24 @@ template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned by, int w
     return ::emulator::shuffle_value(mask, value, ::emulator::Shuffle::Down, int(by), width, site);
 }
 
-// Integers only: floating-point atomics would make a sum depend on the order of the threads.
+// Integers only: floating-point atomics would make a sum depend on the order of the threads. As on a GPU, they order nothing else.
 template <class T> T atomicAdd(T* to, T value) {
     static_assert(std::is_integral_v<T>, "atomics are for integers");
-    return __atomic_fetch_add(to, value, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 template <class T> T atomicOr(T* to, T value) {
     static_assert(std::is_integral_v<T>, "atomics are for integers");
-    return __atomic_fetch_or(to, value, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_or(to, value, __ATOMIC_RELAXED);
 }
-template <class T> T atomicExch(T* to, T value) { return __atomic_exchange_n(to, value, __ATOMIC_ACQ_REL); }
+template <class T> T atomicExch(T* to, T value) { return __atomic_exchange_n(to, value, __ATOMIC_RELAXED); }
 template <class T> T atomicCAS(T* to, T expected, T value) {
-    __atomic_compare_exchange_n(to, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    __atomic_compare_exchange_n(to, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return expected;
 }
 template <class T> T atomicMax(T* to, T value) {
     static_assert(std::is_integral_v<T>, "atomics are for integers");
-    T seen = __atomic_load_n(to, __ATOMIC_ACQUIRE);
-    while (seen < value && !__atomic_compare_exchange_n(to, &seen, value, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    T seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+    while (seen < value && !__atomic_compare_exchange_n(to, &seen, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return seen;
 }

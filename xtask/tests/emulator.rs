@@ -114,7 +114,7 @@ fn the_thread_sanitizer_sees_races() {
     let tests = Tests::build(Sanitize::Thread);
     tests.assert_right(Schedule::Random, Async::Eager);
     tests.assert_right(Schedule::Priority, Async::Lazy);
-    let bugs = ["bug_no_barrier", "bug_early_reuse", "bug_race_in_block", "bug_race_between_blocks"];
+    let bugs = ["bug_no_barrier", "bug_early_reuse", "bug_race_in_block", "bug_race_between_blocks", "bug_no_fence"];
     for name in bugs {
         let done = tests.run(name, Schedule::Random, Async::Eager, 1);
         let text = stderr(&done);

@@ -66,10 +66,20 @@ extern "C" __global__ void __launch_bounds__(64) bug_misaligned_copy(const TestA
     cp_async_wait<0>();
     static_cast<float*>(args.out)[threadIdx.x] = 0.0f;
 }
-// Every schedule gives the same result, so that only TSan can see these two.
+// Every schedule gives the same result, so that only TSan can see these.
 extern "C" __global__ void __launch_bounds__(64) bug_race_in_block(const TestArgs args) {
     static_cast<volatile float*>(args.out)[0] = 0.0f;
 }
 extern "C" __global__ void __launch_bounds__(64) bug_race_between_blocks(const TestArgs args) {
     if (threadIdx.x == 0) static_cast<volatile float*>(args.out)[0] = 0.0f;
+}
+// The last block reads what another wrote before it was counted, and no fence stands between.
+extern "C" __global__ void __launch_bounds__(64) bug_no_fence(const TestArgs args) {
+    auto out = static_cast<volatile float*>(args.out);
+    auto counter = static_cast<u32*>(args.out) + 63;
+    if (threadIdx.x != 0) return;
+    out[blockIdx.x] = 0.0f;
+    if (atomicAdd(counter, 1u) == 0) return;
+    out[2] = out[0] + out[1];
+    atomicExch(counter, 0u);
 }

@@ -300,7 +300,8 @@ void pieces() {
 }
 
 void bug(const char* name) {
-    const unsigned blocks = strcmp(name, "bug_race_between_blocks") ? 1 : 2;
+    const bool two = !strcmp(name, "bug_race_between_blocks") || !strcmp(name, "bug_no_fence");
+    const unsigned blocks = two ? 2 : 1;
     const unsigned shared = strcmp(name, "bug_too_much_shared") ? 256 : 48 << 10;
     auto out = launch<float>(name, {blocks, 64, shared}, std::vector<float>(64), std::vector<float>(64), {}, 64);
     for (size_t i = 0; i < out.size(); i++) expect(out[i] == 0, name, i);
