@@ -1,12 +1,10 @@
 //! The system's allocator, with large pages for large pieces: the volumes of a file would otherwise cost a page fault every 4 KiB,
-//! nearly half of the time that reading takes. Tensors are not concerned: they have their arena.
+//! nearly half of the time that reading takes. Tensors are not concerned: they have their arena. The binary uses it; what links
+//! the library chooses its own.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-#[global_allocator]
-static ALLOCATOR: LargePages = LargePages;
-
-struct LargePages;
+pub struct LargePages;
 
 /// Bytes from which glibc maps a piece on its own and unmaps it when it is freed ([`keep_freed_memory`]).
 const LARGE: usize = 32 << 20;

@@ -1,7 +1,7 @@
 //! The `vocoe` command line: what the binary does, as a library, so that the tests can call it.
 
 pub mod ablate;
-mod allocator;
+pub mod allocator;
 pub mod bench;
 pub mod config;
 pub mod conformance;
