@@ -120,13 +120,13 @@ impl Inspection {
             let picture = pictures::slice(&self.volume, &self.layout, plane);
             save(&picture, &folder.join(format!("{}.png", plane.name)))?;
         }
-        let crop = |number: usize| folder.join(format!("crop-{number}.png"));
+        let file = |number: usize| folder.join(format!("crop-{number}.png"));
         // those of an earlier look with more crops would pass for this one's
-        let mut earlier = (self.layout.crops.len()..).map(crop).take_while(|path| path.exists());
+        let mut earlier = (self.layout.crops.len()..).map(file).take_while(|path| path.exists());
         earlier.try_for_each(std::fs::remove_file).map_err(io)?;
         for (number, crop) in self.layout.crops.iter().enumerate() {
             let picture = pictures::crop(&self.volume, &self.layout, number, crop, self.predicted(number));
-            save(&picture, &folder.join(format!("crop-{number}.png")))?;
+            save(&picture, &file(number))?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ thread_local! {
 pub struct Tiles(Option<registers::Tiles>);
 
 /// The contracts are those of [`registers::Tiles`].
-#[allow(clippy::missing_safety_doc)]
+#[allow(clippy::missing_safety_doc)] // stated there, for each
 impl Tiles {
     pub unsafe fn new() -> Tiles {
         static HAS: OnceLock<bool> = OnceLock::new();
