@@ -9,7 +9,6 @@
 use crate::real::Stored;
 use engine::bf16;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Instruction sets, in order: a later one includes the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,22 +26,14 @@ impl Level {
     pub const ALL: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
 }
 
-static LEVEL: AtomicU8 = AtomicU8::new(0);
-
-/// The widest level that this CPU has, or the one that a test has set.
+/// The widest level that this CPU has, or the one that a test runs at.
 pub fn level() -> Level {
-    match LEVEL.load(Relaxed) {
-        1 => Level::Portable,
-        2 => Level::Avx2,
-        3 => Level::Avx512,
-        4 => Level::Avx512Bf16,
-        5 => Level::Amx,
-        _ => {
-            let found = detect();
-            LEVEL.store(found as u8, Relaxed);
-            found
-        }
+    #[cfg(test)]
+    if let Some(level) = testing::LEVEL.get() {
+        return level;
     }
+    static FOUND: OnceLock<Level> = OnceLock::new();
+    *FOUND.get_or_init(detect)
 }
 
 /// Whether products of bf16 use tiles, see [`Level::Amx`].
@@ -64,40 +55,25 @@ const LEAST_WITH_TILES: Level = if cfg!(test) { Level::Avx512Bf16 } else { Level
 #[cfg(all(test, target_arch = "x86_64"))]
 pub use x86::may_use_amx;
 
-/// For tests, which share one level: those that set it take turns, and those that compare bits of two runs hold it.
 #[cfg(test)]
-pub mod turns {
-    use super::{LEVEL, Level, Relaxed, detect};
-    use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub mod testing {
+    use super::{Level, detect};
+    use std::cell::Cell;
 
-    static TURNS: RwLock<()> = RwLock::new(());
-
-    /// While it lives, at most one level is used; afterwards again what the CPU has.
-    #[must_use]
-    pub struct Limited {
-        _turn: RwLockWriteGuard<'static, ()>,
+    thread_local! {
+        pub static LEVEL: Cell<Option<Level>> = const { Cell::new(None) };
     }
 
-    impl Drop for Limited {
-        fn drop(&mut self) {
-            LEVEL.store(detect() as u8, Relaxed);
-        }
-    }
-
-    /// Uses at most `at_most`, so that every version that the CPU has can be run. Not while this thread holds another turn.
-    pub fn limit(at_most: Level) -> Limited {
-        let turn = TURNS.write().unwrap_or_else(|e| e.into_inner());
+    /// Runs `f` on so many threads of its own, which use at most one level: every version that the CPU has can be run, and tests
+    /// beside this one go on with theirs.
+    pub fn run_at<R: Send>(at_most: Level, threads: usize, f: impl FnOnce() -> R + Send) -> R {
         #[cfg(target_arch = "x86_64")]
         let most = if super::has_tiles() { Level::Amx } else { detect() };
         #[cfg(not(target_arch = "x86_64"))]
         let most = detect();
-        LEVEL.store(most.min(at_most) as u8, Relaxed);
-        Limited { _turn: turn }
-    }
-
-    /// Keeps the level as it is.
-    pub fn hold() -> RwLockReadGuard<'static, ()> {
-        TURNS.read().unwrap_or_else(|e| e.into_inner())
+        let start = move |_| LEVEL.set(Some(most.min(at_most)));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(start).build().expect("threads");
+        pool.install(f)
     }
 }
 
@@ -812,7 +788,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::turns::limit;
+    use super::testing::run_at;
     use super::*;
 
     struct Exp<'a>(&'a mut [f32]);
@@ -830,10 +806,9 @@ mod tests {
     #[test]
     fn exp_is_within_units_in_the_last_place() {
         for at_most in Level::ALL {
-            let _turn = limit(at_most);
             let x: Vec<f32> = (0..10_007).map(|i| -87.0 + 175.0 * i as f32 / 10_006.0).collect();
             let mut y = x.clone();
-            dispatch(Exp(&mut y));
+            run_at(at_most, 1, || dispatch(Exp(&mut y)));
             for (x, y) in x.iter().zip(&y) {
                 let want = f64::from(*x).exp();
                 let error = (f64::from(*y) - want).abs() / want;
@@ -875,15 +850,14 @@ mod tests {
         let want: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
         let bits = |v: &[bf16]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         for at_most in Level::ALL {
-            let _turn = limit(at_most);
             for len in [x.len(), 1, 7, 13] {
                 let (mut half, mut back) = (vec![bf16::NAN; len], vec![f32::NAN; len]);
-                dispatch_bf16(Round(&x[..len], &mut half, &mut back));
+                run_at(at_most, 1, || dispatch_bf16(Round(&x[..len], &mut half, &mut back)));
                 assert_eq!(bits(&half), bits(&want[..len]), "{at_most:?}");
                 assert!(back.iter().zip(&half).all(|(b, h)| b.to_bits() == h.to_f32().to_bits()), "{at_most:?}");
             }
             let (mut half, mut back) = ([bf16::ZERO; 16], [0.0; 16]);
-            dispatch_bf16(Round(&[f32::from_bits(0x7f80_0001); 16], &mut half, &mut back));
+            run_at(at_most, 1, || dispatch_bf16(Round(&[f32::from_bits(0x7f80_0001); 16], &mut half, &mut back)));
             assert!(half.iter().all(|v| v.is_nan()) && back.iter().all(|v| v.is_nan()), "{at_most:?}");
         }
         let x: Vec<f32> = x.into_iter().chain([1e-40, -1e-45]).collect();
@@ -919,9 +893,8 @@ mod tests {
         let want =
             std::array::from_fn(|i| sum[i] + (0..2).map(|j| value(2 * i + j, 1) * value(2 * i + j, 2)).sum::<f32>());
         for at_most in Level::ALL {
-            let _turn = limit(at_most);
             let mut got = [f32::NAN; 16];
-            dispatch_bf16(Dots([&a, &b, &sum], &mut got));
+            run_at(at_most, 1, || dispatch_bf16(Dots([&a, &b, &sum], &mut got)));
             assert_eq!(got, want, "{at_most:?}");
         }
     }

@@ -1,6 +1,6 @@
 //! What the tests of simple operations share: random tensors, the error measure, and central differences.
 
-use crate::simd::{Level, turns::limit};
+use crate::simd::{self, Level, testing::run_at};
 use engine::{DType, Result, Tensor, random::normal};
 
 /// Standard normal values. Turns on the check mode of the memory pool, so that outputs start as NaN and overruns show.
@@ -9,6 +9,11 @@ pub fn random(seed: u64, dims: &[usize], dtype: DType) -> Tensor {
     let n: usize = dims.iter().product();
     let values: Vec<f64> = (0..n).map(|i| normal(seed, i as u64)).collect();
     Tensor::from_slice(&values, dims).and_then(|t| t.to_dtype(dtype)).expect("random tensor")
+}
+
+/// Runs `f` on so many threads of its own.
+pub fn run_on<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    run_at(simd::level(), threads, f)
 }
 
 /// ‖ours − want‖ / ‖want‖; infinite when an element is NaN or the sizes differ.
@@ -55,13 +60,9 @@ pub fn assert_bf16(inputs: &[(Tensor, DType)], roundings: f64, f: impl Fn(&[Tens
     let narrow: Vec<Tensor> = inputs.iter().map(|(t, dtype)| t.to_dtype(*dtype).expect("narrow")).collect();
     let wide: Vec<Tensor> = narrow.iter().map(|t| t.to_dtype(DType::F64).expect("wide")).collect();
     let want = f(&wide).expect("f64");
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-        pool.install(|| f(&narrow)).expect("bf16")
-    };
     let read = |all: &[Tensor]| all.iter().map(|t| t.to_f64_vec().expect("read")).collect::<Vec<_>>();
     for level in Level::ALL {
-        let _turn = limit(level);
+        let run = |threads| run_at(level, threads, || f(&narrow)).expect("bf16");
         let got = run(1);
         for (i, (got, want)) in got.iter().zip(read(&want)).enumerate() {
             let bound = if got.dtype() == DType::BF16 { roundings / 256.0 } else { 5e-6 };

@@ -55,7 +55,7 @@ fn two_parameters_follow_the_golden_values() {
 
 #[test]
 fn every_width_and_thread_count_gives_the_same_bits_near_the_naive_update() {
-    use crate::simd::{Level, turns::limit};
+    use crate::simd::{Level, testing::run_at};
     let n = 3 * (1 << 14) + 7; // several chunks and a ragged end
     let value = |seed, i: usize| random::normal(seed, i as u64) as f32;
     let start: Vec<f32> = (0..n).map(|i| value(1, i)).collect();
@@ -69,9 +69,7 @@ fn every_width_and_thread_count_gives_the_same_bits_near_the_naive_update() {
     };
     let first = run();
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let _turn = limit(level);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(level as usize).build().expect("pool");
-        assert!(pool.install(run) == first);
+        assert!(run_at(level, level as usize, run) == first);
     }
     let (mut off, mut all) = (0.0, 0.0);
     for i in (0..n).step_by(97) {

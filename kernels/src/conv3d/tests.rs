@@ -2,7 +2,7 @@ use super::*;
 use crate::gemm::testing::{
     assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
 };
-use crate::simd::{Level, turns::limit};
+use crate::simd::{Level, testing::run_at};
 use engine::{DType, memory};
 
 /// x, w, params: odd, prime, single, larger than a tile or a block, few and many channels, strides and paddings of all kinds.
@@ -140,10 +140,10 @@ fn bf16_sums_are_those_of_f32() {
     let dy = half(values(&output_dims(&x_dims, &w_dims, p).expect("dims"), 3));
     let want = definition(&x, &w, &dy, p);
     for level in Level::ALL {
-        let _turn = limit(level);
-        assert_near("fprop", &fprop(&x, &w, None, p).expect("y"), &want.y, 1.0 / 256.0);
-        assert_near("dgrad", &dgrad(&dy, &w, &x_dims, p).expect("dx"), &want.dx, 1.0 / 256.0);
-        let dw = wgrad(&x, &dy, &w_dims, p).expect("dw");
+        let all = || [fprop(&x, &w, None, p), dgrad(&dy, &w, &x_dims, p), wgrad(&x, &dy, &w_dims, p)];
+        let [y, dx, dw] = run_at(level, 2, all).map(|t| t.expect("sums"));
+        assert_near("fprop", &y, &want.y, 1.0 / 256.0);
+        assert_near("dgrad", &dx, &want.dx, 1.0 / 256.0);
         assert_eq!(dw.dtype(), DType::F32);
         assert_near("wgrad", &dw, &want.dw, 1e-6);
     }

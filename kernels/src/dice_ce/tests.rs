@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::run_on;
 use engine::random;
 
 fn tensor(values: &[f64], dims: &[usize], dtype: DType) -> Tensor {
@@ -119,25 +120,21 @@ fn large_logits_and_absent_classes_stay_finite() {
     }
 }
 
-fn run(x: &Tensor, y: &Tensor, threads: usize) -> [Vec<f64>; 3] {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-    pool.install(|| {
-        let out = forward(x, y).expect("forward");
-        let dx = backward(&tensor(&[1.0], &[], x.dtype()), x, y, &out.sums).expect("backward");
-        [read(&out.loss), read(&out.sums), read(&dx)]
-    })
+fn run(x: &Tensor, y: &Tensor) -> [Vec<f64>; 3] {
+    let out = forward(x, y).expect("forward");
+    let dx = backward(&tensor(&[1.0], &[], x.dtype()), x, y, &out.sums).expect("backward");
+    [read(&out.loss), read(&out.sums), read(&dx)]
 }
 
 #[test]
 fn every_width_gives_the_same_but_for_rounding() {
-    use crate::simd::{Level, turns::limit};
+    use crate::simd::{Level, testing::run_at};
     let (x, y, dims) = case(2, 2 * 4096 + 3, 7, 2.0);
     let (x, y) = (tensor(&x, &dims, DType::F64), labels(&y, &dims[..2]));
-    let want = run(&x, &y, 1);
+    let want = run(&x, &y);
     let x = x.to_dtype(DType::F32).expect("f32");
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let _turn = limit(level);
-        for (got, want) in run(&x, &y, 2).iter().zip(&want) {
+        for (got, want) in run_at(level, 2, || run(&x, &y)).iter().zip(&want) {
             assert!(distance(got, want) < 1e-6, "{level:?} {}", distance(got, want));
         }
     }
@@ -146,10 +143,9 @@ fn every_width_gives_the_same_but_for_rounding() {
 #[test]
 fn threads_do_not_change_bits() {
     let (x, y, dims) = case(2, 2 * 4096 + 3, 3, 2.0);
-    let _turn = crate::simd::turns::hold();
     for dtype in [DType::F32, DType::F64] {
         let (x, y) = (tensor(&x, &dims, dtype), labels(&y, &dims[..2]));
-        assert!(run(&x, &y, 1) == run(&x, &y, 3), "{dtype}");
+        assert!(run_on(1, || run(&x, &y)) == run_on(3, || run(&x, &y)), "{dtype}");
     }
 }
 

@@ -38,6 +38,7 @@ pub fn update(teacher: &mut Tensor, student: &Tensor, momentum: f64) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::run_on;
     use engine::random;
 
     #[test]
@@ -48,8 +49,7 @@ mod tests {
         let [t, s] = [1, 2].map(|seed| (0..n).map(|i| value(seed, i)).collect::<Vec<_>>());
         let student = Tensor::from_slice(&s, &[n]).expect("student");
         let mut teacher = Tensor::from_slice(&t, &[n, 1]).expect("teacher");
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("pool");
-        pool.install(|| update(&mut teacher, &student, 0.9)).expect("update");
+        run_on(3, || update(&mut teacher, &student, 0.9)).expect("update");
         for ((got, t), s) in teacher.as_slice::<f32>().expect("read").iter().zip(&t).zip(&s) {
             let want = 0.9 * f64::from(*t) + 0.1 * f64::from(*s);
             // two products and a sum, each rounded by half a unit of a value no larger than the two together

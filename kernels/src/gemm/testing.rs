@@ -1,7 +1,7 @@
 //! What the tests of convolutions and linear layers share.
 
 use crate::conv3d::Params;
-use crate::simd::{Level, turns::limit};
+use crate::simd::{Level, testing::run_at};
 use engine::{DType, Result, Tensor};
 
 /// Values in (-1, 1) with 7 bits, so that products of two are exact in f32, and those of sums of 4 and of 9 in a Winograd tile: a
@@ -50,10 +50,8 @@ pub fn assert_near(what: &str, got: &Tensor, want: &[f64], bound: f64) {
 pub fn on_every_cpu(what: &str, f: impl Fn() -> Result<Tensor> + Sync) -> Tensor {
     let mut first: Option<Tensor> = None;
     for level in Level::ALL {
-        let _turn = limit(level);
         for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            let got = pool.install(&f).expect(what);
+            let got = run_at(level, threads, &f).expect(what);
             let want = first.get_or_insert_with(|| got.clone());
             let same = want.to_f64_vec().expect("values") == got.to_f64_vec().expect("values");
             assert!(same, "{what}: {level:?} on {threads} threads differs");

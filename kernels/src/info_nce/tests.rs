@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::run_on;
 use engine::random;
 
 struct Case {
@@ -153,12 +154,11 @@ fn gradients_match_central_differences() {
 
 #[test]
 fn every_width_agrees_and_sharp_temperatures_do_not_overflow() {
-    use crate::simd::{Level, turns::limit};
+    use crate::simd::{Level, testing::run_at};
     let c = case(1, 70, 150, 48, 0.005);
     let want = c.run(1.0, DType::F64);
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let _turn = limit(level);
-        for (got, want) in c.run(1.0, DType::F32).iter().zip(&want) {
+        for (got, want) in run_at(level, 2, || c.run(1.0, DType::F32)).iter().zip(&want) {
             // a cosine is right to about 3e-7 of 1, so an exponent to 200 times that
             assert!(distance(got, want) < 6e-5, "{level:?}: {}", distance(got, want));
         }
@@ -168,11 +168,8 @@ fn every_width_agrees_and_sharp_temperatures_do_not_overflow() {
 #[test]
 fn threads_do_not_change_bits() {
     let c = case(2, 130, 200, 20, 0.1);
-    let _turn = crate::simd::turns::hold();
     for dtype in [DType::F32, DType::F64] {
-        let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool"));
-        let [one, three] = pools.map(|pool| pool.install(|| c.run(1.0, dtype)));
-        assert!(one == three, "{dtype}");
+        assert!(run_on(1, || c.run(1.0, dtype)) == run_on(3, || c.run(1.0, dtype)), "{dtype}");
     }
 }
 

@@ -457,8 +457,8 @@ impl<S: Stored> Kernel for Gradient<'_, S> {
 #[cfg(test)]
 mod tests {
     use crate::instance_norm::{Params, backward, forward};
-    use crate::simd::{Level, turns::limit};
-    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
+    use crate::simd::{Level, testing::run_at};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random, run_on};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;
@@ -599,12 +599,10 @@ mod tests {
         };
         let want = run();
         for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            assert_eq!(pool.install(run), want);
+            assert_eq!(run_on(threads, run), want);
         }
         for at_most in [Level::Portable, Level::Avx2, Level::Avx512] {
-            let _turn = limit(at_most);
-            assert_eq!(run(), want, "{at_most:?}");
+            assert_eq!(run_at(at_most, 3, run), want, "{at_most:?}");
         }
     }
 

@@ -26,7 +26,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Level, turns::limit};
+    use crate::simd::{Level, testing::run_at};
     use engine::random;
 
     #[test]
@@ -40,9 +40,7 @@ mod tests {
             let got = norm(&t);
             assert!((got - want).abs() <= 1e-13 * want, "{n}: {got} {want}");
             for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-                let _turn = limit(level);
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(level as usize).build().expect("pool");
-                assert_eq!(pool.install(|| norm(&t)).to_bits(), got.to_bits());
+                assert_eq!(run_at(level, level as usize, || norm(&t)).to_bits(), got.to_bits());
             }
         }
     }

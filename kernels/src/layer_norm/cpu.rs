@@ -411,8 +411,7 @@ impl Kernel for Backward<'_, f64> {
 #[cfg(test)]
 mod tests {
     use crate::layer_norm::{backward, forward};
-    use crate::simd::turns::hold;
-    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random, run_on};
     use engine::{DType, Device, Tensor};
 
     const EPS: f64 = 1e-5;
@@ -535,16 +534,12 @@ mod tests {
     fn threads_do_not_change_a_bit() {
         let (x, dy) = (random(1, &[1031, 24], DType::F32), random(2, &[1031, 24], DType::F32));
         let w = random(3, &[24], DType::F32);
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            pool.install(|| {
-                let out = forward(&x, Some((&w, &w)), EPS).expect("forward");
-                let g = backward(&dy, &x, Some(&w), &out.mean, &out.rstd).expect("backward");
-                [out.y, g.dx, g.dweight.expect("dw"), g.dbias.expect("db")].map(|t| t.to_vec::<f32>().expect("read"))
-            })
+        let run = || {
+            let out = forward(&x, Some((&w, &w)), EPS).expect("forward");
+            let g = backward(&dy, &x, Some(&w), &out.mean, &out.rstd).expect("backward");
+            [out.y, g.dx, g.dweight.expect("dw"), g.dbias.expect("db")].map(|t| t.to_vec::<f32>().expect("read"))
         };
-        let _turn = hold();
-        assert!(run(1) == run(3));
+        assert!(run_on(1, run) == run_on(3, run));
     }
 
     #[test]

@@ -3,7 +3,6 @@ use crate::conv3d::Params;
 use crate::gemm::testing::{
     assert_gradient, assert_near, assert_rounded, definition, eighths, on_every_cpu, values, wide,
 };
-use crate::simd::turns::hold;
 use crate::{add, gelu};
 use engine::{DType, memory};
 
@@ -69,7 +68,6 @@ fn gradients_match_differences() {
 #[test]
 fn with_a_residual_or_gelu_they_are_the_operations_one_after_the_other() {
     memory::check(true);
-    let _turn = hold();
     for dtype in [DType::F32, DType::BF16, DType::F64] {
         for (rows, inputs, outputs) in [(1, 1, 1), (37, 5, 3), (700, 48, 144)] {
             let of = |dims: [usize; 2], seed| values(&dims, seed).to_dtype(dtype).expect("dtype");

@@ -124,7 +124,7 @@ fn add_scaled<S: Stored>(to: &mut [S::Real], from: &[S], weight: S::Real) {
 #[cfg(test)]
 mod tests {
     use crate::resize::{backward, forward};
-    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random};
+    use crate::testing::{assert_bf16, assert_close, numeric_gradient, random, run_on};
     use engine::{DType, Device, Tensor};
 
     /// One voxel at a time, from the definition: sampled input positions and their eight neighbours.
@@ -208,11 +208,8 @@ mod tests {
     #[test]
     fn threads_do_not_change_a_bit() {
         let dy = random(1, &[2, 11, 12, 13, 3], DType::F32);
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-            pool.install(|| backward(&dy, &[2, 5, 17, 6, 3], false).and_then(|t| t.to_vec::<f32>()).expect("dx"))
-        };
-        assert_eq!(run(1), run(3));
+        let run = || backward(&dy, &[2, 5, 17, 6, 3], false).and_then(|t| t.to_vec::<f32>()).expect("dx");
+        assert_eq!(run_on(1, run), run_on(3, run));
     }
 
     #[test]

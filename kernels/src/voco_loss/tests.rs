@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::run_on;
 use engine::random;
 
 /// Overlap of a crop centred at (cx, cy) with each of the 3 x 3 bases of 64 x 64, as a share of the crop.
@@ -297,9 +298,7 @@ fn threads_do_not_change_bits_and_nan_shows() {
         let out = case.forward(DType::F32);
         [read(&out.terms), read(&out.logits), case.backward(&[1.0; 3], DType::F32)]
     };
-    let pools = [1, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("pool"));
-    let [one, three] = pools.map(|pool| pool.install(|| run(&case)));
-    assert!(one == three);
+    assert!(run_on(1, || run(&case)) == run_on(3, || run(&case)));
     case.student[0] = f64::NAN;
     let [terms, logits, dx] = run(&case);
     assert!(terms[0].is_nan() && terms[1].is_nan() && logits[0].is_nan() && dx[0].is_nan());

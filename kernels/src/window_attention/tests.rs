@@ -1,10 +1,7 @@
 use super::grid::{PADDING, Window};
 use super::*;
-use crate::simd::{
-    Level,
-    turns::{hold, limit},
-};
-use crate::testing::assert_bf16;
+use crate::simd::{Level, testing::run_at};
+use crate::testing::{assert_bf16, run_on};
 
 fn grid(size: [usize; 3], window: [usize; 3], shift: [usize; 3]) -> Grid {
     Grid::new(size, Params { heads: 1, window, shift })
@@ -268,11 +265,10 @@ fn f64_gradients_are_those_of_differences() {
 fn f32_is_f64_at_every_width_whatever_the_threads() {
     engine::memory::check(true);
     for at_most in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let _turn = limit(at_most);
         for case in CASES {
             let inputs = Inputs::new(case, 4);
             let narrow = inputs.to(DType::F32);
-            let (got, want) = (narrow.run(), inputs.run());
+            let (got, want) = (run_at(at_most, 2, || narrow.run()), inputs.run());
             for (name, (got, want)) in ["y", "lse", "dqkv", "dpad", "dtable"].iter().zip(got.iter().zip(&want)) {
                 let error = error(&values(got), &values(want));
                 assert!(error < 2e-6, "{at_most:?} {case:?}: {name} is off by {error}");
@@ -280,12 +276,8 @@ fn f32_is_f64_at_every_width_whatever_the_threads() {
         }
     }
     let inputs = Inputs::new((2, [9, 8, 10], 3, 16, [7; 3], [3; 3]), 5).to(DType::F32);
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| inputs.run().map(|t| t.to_vec::<f32>().expect("f32")))
-    };
-    let _turn = hold();
-    assert!(run(1) == run(3), "results depend on the number of threads");
+    let run = || inputs.run().map(|t| t.to_vec::<f32>().expect("f32"));
+    assert!(run_on(1, run) == run_on(3, run), "results depend on the number of threads");
 }
 
 /// Without the windows of one token, where gradients of q and k are zero but for rounding.
@@ -330,8 +322,7 @@ fn large_scores_neither_overflow_nor_vanish() {
         [values(&y), values(&lse), [values(&dqkv), values(&dpad)].concat(), values(&dtable)]
     };
     for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        let _turn = limit(level);
-        for (got, want) in parts(inputs.run()).iter().zip(&parts(wide.run())) {
+        for (got, want) in parts(run_at(level, 2, || inputs.run())).iter().zip(&parts(wide.run())) {
             // Scores reach 200 here, so that their rounding, 8e-6 each, shows in the weights; most weights are next to 0 or 1.
             let error = error(got, want);
             assert!(error < 1e-5, "{level:?}: off by {error}");
