@@ -113,9 +113,11 @@ fn all_three_match_their_definitions() {
 #[test]
 fn bf16_is_the_exact_result_rounded_once() {
     memory::check(true);
-    for (x_dims, w_dims, p) in
-        shapes().into_iter().chain(patches()).chain([many_rows(20, 19), many_rows(1, 16), many_rows(48, 50)])
-    {
+    for (x_dims, w_dims, p) in shapes().into_iter().chain(patches()).chain(tiles()).chain([
+        many_rows(20, 19),
+        many_rows(1, 16),
+        many_rows(48, 50),
+    ]) {
         let (x, w) = (eighths(&x_dims, 1), eighths(&w_dims, 2));
         let bias = eighths(&w_dims[..1], 3).to_dtype(DType::F32).expect("bias");
         let dy = eighths(&output_dims(&x_dims, &w_dims, p).expect("dims"), 4);

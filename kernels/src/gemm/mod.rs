@@ -49,12 +49,12 @@ pub fn multiply(
     target: &mut Tensor,
 ) -> Result<()> {
     match source.dtype() {
-        DType::F32 => multiply_lanes::<f32>(winograd::run, maps, source, weight, bias, target),
+        DType::F32 => multiply_lanes(multiply_f32, maps, source, weight, bias, target),
         #[cfg(target_arch = "x86_64")]
         DType::BF16 if amx::suits(maps, source.channels()) => {
             multiply_lanes::<bf16>(amx::run, maps, source, weight, bias, target)
         }
-        DType::BF16 => multiply_lanes::<bf16>(product::run, maps, source, weight, bias, target),
+        DType::BF16 => multiply_lanes(multiply_bf16, maps, source, weight, bias, target),
         DType::F64 => {
             let (k, n) = (source.channels(), target.channels());
             let (source, weight) = (source.as_slice::<f64>()?, view(weight)?);
@@ -66,6 +66,14 @@ pub fn multiply(
         }
         dtype => Err(Error::Unsupported { op, dtype, device: source.device() }),
     }
+}
+
+fn multiply_f32(products: &[Product<f32>], target: &mut [f32]) -> Result<()> {
+    winograd::run(products, target, along_w::run)
+}
+
+fn multiply_bf16(products: &[Product<bf16>], target: &mut [bf16]) -> Result<()> {
+    winograd::run(products, target, product::run)
 }
 
 fn multiply_lanes<S: Operand>(
@@ -94,7 +102,7 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
     match y.dtype() {
         DType::F32 => {
             let (gradient, dw) = (Gradient { map, y: y.as_slice()?, m, x: x.as_slice()?, n }, target.as_mut_slice()?);
-            match winograd::for_gradient(map, n, m) {
+            match winograd::for_gradient::<f32>(map, n, m) {
                 Some(tiles) => winograd::weight_gradient(&gradient, &tiles, dw),
                 None if along_w::fits_gradient(&gradient) => along_w::weight_gradient(&gradient, dw),
                 None => gradient.run(dw),
@@ -105,7 +113,10 @@ pub fn weight_gradient(op: &'static str, map: &Map, y: &Tensor, x: &Tensor, targ
             match () {
                 #[cfg(target_arch = "x86_64")]
                 () if amx::suits_gradient(map, n) => amx::weight_gradient(&gradient, dw),
-                () => gradient.run(dw),
+                () => match winograd::for_gradient::<bf16>(map, n, m) {
+                    Some(tiles) => winograd::weight_gradient(&gradient, &tiles, dw),
+                    None => gradient.run(dw),
+                },
             }
         }
         DType::F64 => naive::weight_gradient::<f64>(map, y.as_slice()?, m, x.as_slice()?, n, target.as_mut_slice()?),

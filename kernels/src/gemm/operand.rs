@@ -1,7 +1,7 @@
 //! What products multiply: f32, or bf16 in pairs. Packed factors are lanes of 32 bits, each of one f32 or of two bf16 that the sum
 //! takes one after the other, and the tiles work on lanes.
 
-use crate::simd::{Lane, Vector};
+use crate::simd::{self, Lane, Level, Vector};
 use engine::bf16;
 
 /// # Safety
@@ -10,6 +10,9 @@ use engine::bf16;
 pub trait Operand: Lane {
     /// Values in a lane.
     const PER_LANE: usize;
+
+    /// Whether an instruction of this CPU multiplies all values of its lanes: then twice as many of bf16 as of f32.
+    fn multiplies_pairs() -> bool;
 
     /// Lanes for a sum over so many values; what the last one lacks is zero.
     fn lanes(values: usize) -> usize {
@@ -29,6 +32,10 @@ pub trait Operand: Lane {
 
 impl Operand for f32 {
     const PER_LANE: usize = 1;
+
+    fn multiplies_pairs() -> bool {
+        false
+    }
 
     #[inline(always)]
     fn join([row, _]: [&[f32]; 2], lanes: &mut [f32]) {
@@ -50,6 +57,10 @@ impl Operand for f32 {
 
 impl Operand for bf16 {
     const PER_LANE: usize = 2;
+
+    fn multiplies_pairs() -> bool {
+        simd::level() >= Level::Avx512Bf16
+    }
 
     #[inline(always)]
     fn join([low, high]: [&[bf16]; 2], lanes: &mut [f32]) {

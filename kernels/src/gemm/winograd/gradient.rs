@@ -3,6 +3,7 @@
 //! copies are added in order, and taken back to 3 x 3 taps.
 
 use super::super::gradient::{Gradient, cut_blocks, sum_chunks};
+use super::super::operand::Operand;
 use super::super::tile::{Factor, Outer, Target};
 use super::POSITIONS;
 use super::tiles::{SOURCE_SIDE, Tiles};
@@ -17,7 +18,7 @@ const LINES: usize = 2;
 const PARTS: usize = SOURCE_SIDE / LINES;
 
 /// Writes `dw`, `[m][depth][TAPS][TAPS][n]`.
-pub fn run(gradient: &Gradient<f32>, tiles: &Tiles, dw: &mut [f32]) {
+pub fn run<S: Operand>(gradient: &Gradient<S>, tiles: &Tiles, dw: &mut [f32]) {
     let (m, n) = (gradient.m, gradient.n);
     let mut sums = vec![0.0; POSITIONS * tiles.depth * m * n];
     let (chunks, chunk) = cut_blocks(tiles.blocks(), gradient.map.rows(), PARTS, sums.len());
@@ -26,7 +27,7 @@ pub fn run(gradient: &Gradient<f32>, tiles: &Tiles, dw: &mut [f32]) {
             let (i, part) = (unit / PARTS, unit % PARTS);
             let blocks = i * chunk..tiles.blocks().min((i + 1) * chunk);
             let lines = part * LINES..(part + 1) * LINES;
-            dispatch(Unit { gradient, tiles, blocks, lines, to: targets[i], scratch });
+            S::dispatch(Unit { gradient, tiles, blocks, lines, to: targets[i], scratch });
         });
     });
     parallel::each(dw.chunks_exact_mut(tiles.depth * TAPS * TAPS * n).enumerate(), |(i, dw)| {
@@ -43,8 +44,8 @@ struct Scratch {
     y: Vec<*const f32>,
 }
 
-struct Unit<'a> {
-    gradient: &'a Gradient<'a, f32>,
+struct Unit<'a, S> {
+    gradient: &'a Gradient<'a, S>,
     tiles: &'a Tiles,
     blocks: Range<usize>,
     lines: Range<usize>,
@@ -53,7 +54,7 @@ struct Unit<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for Unit<'_> {
+impl<S: Operand> Kernel for Unit<'_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -64,8 +65,8 @@ impl Kernel for Unit<'_> {
         s.gradient.resize(LINES * SOURCE_SIDE, most, g.m);
         for i in self.blocks.clone() {
             let block = tiles.block(i);
-            from_source::<V>(tiles, &block, self.lines.clone(), g.x, &mut s.source);
-            from_gradient::<V>(tiles, &block, self.lines.clone(), g.y, &mut s.gradient);
+            from_source::<S, V>(tiles, &block, self.lines.clone(), g.x, &mut s.source);
+            from_gradient::<S, V>(tiles, &block, self.lines.clone(), g.y, &mut s.gradient);
             let rows = block.planes() * block.tiles();
             for position in 0..LINES * SOURCE_SIDE {
                 s.y.clear();

@@ -1,7 +1,7 @@
 //! Rows times weights: a unit is a block of tiles, and all outputs.
 
-use super::super::along_w;
-use super::super::pack;
+use super::super::operand::Operand;
+use super::super::pack::{self, Packing, Weight};
 use super::super::product::Product;
 use super::super::tile::{Ahead, MAX_ROWS, Strip, Target};
 use super::tiles::{Block, SOURCE_SIDE, Tiles};
@@ -13,20 +13,24 @@ use engine::{DType, Device, Result, Tensor, parallel};
 /// Most lanes of a step, see [`super::super::product`].
 const STEP_LANES: usize = 192;
 
-/// Writes the target pixels that the rows of all products name: by tiles those that suit, and the others.
-pub fn run(products: &[Product<f32>], target: &mut [f32]) -> Result<()> {
+/// Writes the target pixels that the rows of all products name: by tiles those that suit, and by `rest` the others.
+pub fn run<S: Operand>(
+    products: &[Product<S>],
+    target: &mut [S],
+    rest: impl FnOnce(&[Product<S>], &mut [S]) -> Result<()>,
+) -> Result<()> {
     let mut others = Vec::new();
     for product in products {
-        match for_product(product.map, product.channels, product.n) {
+        match for_product::<S>(product.map, product.channels, product.n) {
             Some(tiles) => Plan::new(product, tiles)?.run(target)?,
             None => others.push(*product),
         }
     }
-    along_w::run(&others, target)
+    rest(&others, target)
 }
 
-struct Plan<'a> {
-    product: &'a Product<'a, f32>,
+struct Plan<'a, S> {
+    product: &'a Product<'a, S>,
     tiles: Tiles,
     /// Columns of a panel.
     width: usize,
@@ -36,23 +40,31 @@ struct Plan<'a> {
     bias: Vec<f32>,
 }
 
-impl<'a> Plan<'a> {
-    fn new(product: &'a Product<'a, f32>, tiles: Tiles) -> Result<Self> {
+impl<'a, S: Operand> Plan<'a, S> {
+    fn new(product: &'a Product<'a, S>, tiles: Tiles) -> Result<Self> {
         let width = pack::width();
-        let packed = product.packing(width, &product.taps(), 0..product.channels).all()?;
+        let packed = pack_wide(product, width)?;
         let weights = transform(&packed, tiles.depth, product.channels * width)?;
         let mut bias = product.bias.map_or(vec![], <[f32]>::to_vec);
         bias.resize(product.n + MAX_LANES, 0.0);
         Ok(Plan { product, tiles, width, weights, zeros: vec![0.0; width], bias })
     }
 
-    fn run(&self, target: &mut [f32]) -> Result<()> {
+    fn run(&self, target: &mut [S]) -> Result<()> {
         let (to, weights) = (Target(target.as_mut_ptr()), self.weights.as_slice()?);
         parallel::run_with(self.tiles.blocks(), Scratch::default, |scratch, i| {
-            dispatch(Unit { plan: self, block: self.tiles.block(i), weights, to, scratch });
+            S::dispatch(Unit { plan: self, block: self.tiles.block(i), weights, to, scratch });
         });
         Ok(())
     }
+}
+
+/// The weights in f32, packed: `[panels, depth, TAPS, TAPS, channels, width]`.
+fn pack_wide<S: Operand>(product: &Product<S>, width: usize) -> Result<Tensor> {
+    let Product { channels, weight, n, .. } = *product;
+    let mut scratch = vec![0.0; if S::PER_LANE > 1 { weight.data.len() } else { 0 }];
+    let wide = Weight { data: S::wide(weight.data, &mut scratch), tap: weight.tap, k: weight.k, n: weight.n };
+    Packing { weight: &wide, n, width, taps: &product.taps(), channels: 0..channels, joined: 1 }.all()
 }
 
 /// `G w Gᵀ` of packed weights: `[panels, depth, TAPS, TAPS, size]` to `[panels, POSITIONS, depth, size]`.
@@ -101,22 +113,22 @@ struct Scratch {
     c: Vec<*mut f32>,
 }
 
-struct Unit<'a> {
-    plan: &'a Plan<'a>,
+struct Unit<'a, S> {
+    plan: &'a Plan<'a, S>,
     block: Block,
     weights: &'a [f32],
-    to: Target<f32>,
+    to: Target<S>,
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for Unit<'_> {
+impl<S: Operand> Kernel for Unit<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let Plan { product: p, tiles, .. } = self.plan;
         self.list();
-        from_source::<V>(tiles, &self.block, 0..SOURCE_SIDE, p.source, &mut self.scratch.source);
+        from_source::<S, V>(tiles, &self.block, 0..SOURCE_SIDE, p.source, &mut self.scratch.source);
         let rows = self.block.planes() * self.block.tiles();
         for position in 0..POSITIONS {
             for panel in 0..p.n.div_ceil(self.plan.width) {
@@ -127,7 +139,7 @@ impl Kernel for Unit<'_> {
                 }
             }
         }
-        to_target::<V>(tiles, &self.block, &self.scratch.sums, &self.plan.bias, self.to);
+        to_target::<S, V>(tiles, &self.block, &self.scratch.sums, &self.plan.bias, self.to);
     }
 }
 
@@ -140,7 +152,7 @@ struct Step {
     channels: usize,
 }
 
-impl Unit<'_> {
+impl<S: Operand> Unit<'_, S> {
     /// Makes room, and lists the rows of the first position: those of the source in all planes, and those of the sums. Lists end in
     /// rows that do not count.
     fn list(&mut self) {
@@ -162,7 +174,7 @@ impl Unit<'_> {
     }
 
     /// All taps at once where they have few channels, otherwise one by one, in parts of their channels.
-    fn steps(&self) -> impl Iterator<Item = Step> + use<> {
+    fn steps(&self) -> impl Iterator<Item = Step> + use<S> {
         let (depth, channels) = (self.plan.tiles.depth, self.plan.product.channels);
         let taps = (STEP_LANES / channels).clamp(1, depth);
         let part = channels.div_ceil(channels.div_ceil(STEP_LANES));

@@ -1,5 +1,6 @@
 //! The way to the 16 positions of a tile and back.
 
+use super::super::operand::Operand;
 use super::super::tile::Target;
 use super::tiles::{Block, Line, SIDE, SOURCE_SIDE, Tiles};
 use crate::simd::{LINE, MAX_LANES, Vector, values_to_line};
@@ -86,29 +87,29 @@ impl Positions {
 }
 
 /// The pixels of a tile, one line of them at each pointer, with zeros for padding.
-struct Pixels<'a, const S: usize> {
-    values: &'a [f32],
+struct Pixels<'a, S, const N: usize> {
+    values: &'a [S],
     channels: usize,
-    zeros: Vec<f32>,
+    zeros: Vec<S>,
     /// Lines of a tile that reaches over an edge.
-    edge: [Vec<f32>; S],
+    edge: [Vec<S>; N],
 }
 
-impl<'a, const S: usize> Pixels<'a, S> {
-    fn new(values: &'a [f32], channels: usize) -> Self {
-        let line = || vec![0.0; S * channels];
+impl<'a, S: Operand, const N: usize> Pixels<'a, S, N> {
+    fn new(values: &'a [S], channels: usize) -> Self {
+        let line = || vec![S::zeroed(); N * channels];
         Pixels { values, channels, zeros: line(), edge: std::array::from_fn(|_| line()) }
     }
 
-    /// Of tile `i` of a line: S pixels each.
+    /// Of tile `i` of a line: N pixels each.
     #[inline(always)]
-    fn tile(&mut self, line: &Line<S>, i: usize) -> [*const f32; S] {
+    fn tile(&mut self, line: &Line<N>, i: usize) -> [*const S; N] {
         let (column, channels) = (line.column(i), self.channels);
-        let mut at = [self.zeros.as_ptr(); S];
-        if column >= 0 && column as usize + S <= line.wide {
+        let mut at = [self.zeros.as_ptr(); N];
+        if column >= 0 && column as usize + N <= line.wide {
             for (at, pixel) in at.iter_mut().zip(line.pixels) {
                 if let Some(pixel) = pixel {
-                    *at = self.values[(pixel + column as usize) * channels..][..S * channels].as_ptr();
+                    *at = self.values[(pixel + column as usize) * channels..][..N * channels].as_ptr();
                 }
             }
             return at;
@@ -120,7 +121,7 @@ impl<'a, const S: usize> Pixels<'a, S> {
                     at if at >= 0 && (at as usize) < line.wide => {
                         to.copy_from_slice(&self.values[(pixel + at as usize) * channels..][..channels])
                     }
-                    _ => to.fill(0.0),
+                    _ => to.fill(S::zeroed()),
                 }
             }
             *at = edge.as_ptr();
@@ -131,7 +132,13 @@ impl<'a, const S: usize> Pixels<'a, S> {
 
 /// For [`Vector`]s. Some lines of `Bᵀ x B`, of a block's tiles in all planes that it reads.
 #[inline(always)]
-pub fn from_source<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize>, source: &[f32], to: &mut Positions) {
+pub fn from_source<S: Operand, V: Vector>(
+    tiles: &Tiles,
+    block: &Block,
+    lines: Range<usize>,
+    source: &[S],
+    to: &mut Positions,
+) {
     let (channels, mut row) = (to.channels, 0);
     let mut pixels = Pixels::new(source, channels);
     for line in tiles.sources(block) {
@@ -140,7 +147,7 @@ pub fn from_source<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize>,
             for k in (0..channels).step_by(V::LANES) {
                 // SAFETY: the caller's instruction set; there are SOURCE_SIDE pixels at each pointer.
                 unsafe {
-                    let mut columns = turned(load::<V, SOURCE_SIDE>(&x, k, channels));
+                    let mut columns = turned(load::<S, V, SOURCE_SIDE>(&x, k, channels));
                     for column in &mut columns {
                         *column = source_positions(*column);
                     }
@@ -158,7 +165,13 @@ pub fn from_source<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize>,
 
 /// For [`Vector`]s. Some lines of `A dy Aᵀ` of a block's tiles.
 #[inline(always)]
-pub fn from_gradient<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize>, dy: &[f32], to: &mut Positions) {
+pub fn from_gradient<S: Operand, V: Vector>(
+    tiles: &Tiles,
+    block: &Block,
+    lines: Range<usize>,
+    dy: &[S],
+    to: &mut Positions,
+) {
     let (channels, mut row) = (to.channels, 0);
     let mut pixels = Pixels::new(dy, channels);
     for line in tiles.targets(block) {
@@ -167,7 +180,7 @@ pub fn from_gradient<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize
             for k in (0..channels).step_by(V::LANES) {
                 // SAFETY: the caller's instruction set; there are SIDE pixels at each pointer.
                 unsafe {
-                    let [left, right] = turned(load::<V, SIDE>(&y, k, channels));
+                    let [left, right] = turned(load::<S, V, SIDE>(&y, k, channels));
                     let columns = [gradient_positions(left), gradient_positions(right)];
                     for (i, line) in turned(columns).into_iter().enumerate() {
                         if lines.contains(&i) {
@@ -183,7 +196,13 @@ pub fn from_gradient<V: Vector>(tiles: &Tiles, block: &Block, lines: Range<usize
 
 /// For [`Vector`]s. `Aᵀ sums A + bias` of a block's tiles, to the pixels that are inside. `bias` ends in a whole vector.
 #[inline(always)]
-pub fn to_target<V: Vector>(tiles: &Tiles, block: &Block, sums: &Positions, bias: &[f32], target: Target<f32>) {
+pub fn to_target<S: Operand, V: Vector>(
+    tiles: &Tiles,
+    block: &Block,
+    sums: &Positions,
+    bias: &[f32],
+    target: Target<S>,
+) {
     let (n, mut row) = (sums.channels, 0);
     for line in tiles.targets(block) {
         for i in 0..line.tiles {
@@ -201,7 +220,8 @@ pub fn to_target<V: Vector>(tiles: &Tiles, block: &Block, sums: &Positions, bias
                         for (v, pixel) in pixels.into_iter().zip(line.pixels) {
                             let Some(pixel) = pixel else { continue };
                             let to = target.0.add((pixel + column + j) * n + k);
-                            if n - k >= V::LANES { v.add(bias).store(to) } else { v.add(bias).store_first(to, n - k) }
+                            let v = v.add(bias);
+                            if n - k >= V::LANES { S::store(v, to) } else { S::store_first(v, to, n - k) }
                         }
                     }
                 }
@@ -214,16 +234,16 @@ pub fn to_target<V: Vector>(tiles: &Tiles, block: &Block, sums: &Positions, bias
 /// Values of a tile's pixels from channel `k` on.
 ///
 /// # Safety
-/// As for [`Vector`]; there must be S pixels of `channels` values at each pointer.
+/// As for [`Vector`]; there must be N pixels of `channels` values at each pointer.
 #[inline(always)]
-unsafe fn load<V: Vector, const S: usize>(at: &[*const f32; S], k: usize, channels: usize) -> [[V; S]; S] {
+unsafe fn load<S: Operand, V: Vector, const N: usize>(at: &[*const S; N], k: usize, channels: usize) -> [[V; N]; N] {
     // SAFETY: the caller's.
     unsafe {
-        let (mut values, whole) = ([[V::zero(); S]; S], channels - k >= V::LANES);
+        let (mut values, whole) = ([[V::zero(); N]; N], channels - k >= V::LANES);
         for (values, at) in values.iter_mut().zip(at) {
             for (j, value) in values.iter_mut().enumerate() {
                 let at = at.add(j * channels + k);
-                *value = if whole { V::load(at) } else { V::load_first(at, channels - k) };
+                *value = if whole { S::load(at) } else { S::load_first(at, channels - k) };
             }
         }
         values
