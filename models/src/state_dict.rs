@@ -334,9 +334,8 @@ mod tests {
 
     #[test]
     fn weights_survive_a_round_trip_through_pytorchs_layout() {
-        let dir = std::env::temp_dir().join(format!("vocoe-state-dict-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("folder");
-        let path = dir.join("weights.safetensors");
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("weights.safetensors");
         let (from, mut to) = (store(1), store(2));
         save(&path, &export(&from).expect("export"), BTreeMap::new()).expect("save");
         let tensors = load(&path).expect("load");
@@ -348,7 +347,6 @@ mod tests {
             let values = |s: &ParamStore| s.value(id).and_then(|t| Ok(t.to_f64_vec()?)).expect("value");
             assert_eq!(values(&from), values(&to));
         }
-        std::fs::remove_dir_all(&dir).expect("clean up");
     }
 
     /// Bit for bit what a tensor that is permuted first leaves, in the masters and in what is rounded of them.
@@ -388,16 +386,14 @@ mod tests {
 
     #[test]
     fn equal_contents_are_equal_files() {
-        let dir = std::env::temp_dir().join(format!("vocoe-equal-files-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("folder");
+        let dir = tempfile::tempdir().expect("folder");
         let tensors = export(&store(1)).expect("export");
         let written = ["first.safetensors", "second.safetensors"].map(|name| {
             let said = ["step", "loss", "feature_size", "patch_merging"].map(|key| (key.to_string(), key.to_string()));
-            save(&dir.join(name), &tensors, said.into()).expect("save");
-            std::fs::read(dir.join(name)).expect("read")
+            save(&dir.path().join(name), &tensors, said.into()).expect("save");
+            std::fs::read(dir.path().join(name)).expect("read")
         });
         assert!(written[0] == written[1]);
-        std::fs::remove_dir_all(&dir).expect("clean up");
     }
 
     /// A network of 12 features with a decoder, for images of `channels` channels.

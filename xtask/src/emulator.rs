@@ -175,14 +175,15 @@ impl Emulator {
     /// # Errors
     /// When the compiler does not name its sanitizer's library.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, settings: &Settings) -> Result<Command> {
-        let program = program.as_ref();
-        let mut command = if self.sanitize == Sanitize::Thread {
-            // TSan wants the address space where it expects it.
-            let mut fixed = Command::new("setarch");
-            fixed.arg("-R").arg(program);
-            fixed
-        } else {
-            Command::new(program)
+        let mut command = match self.sanitize.runtime() {
+            Some(runtime) => {
+                let path = process::output(Command::new(COMPILER).arg(format!("-print-file-name={runtime}")))?;
+                let mut preloaded =
+                    if self.sanitize == Sanitize::Thread { fixed_addresses() } else { Command::new("env") };
+                preloaded.arg(format!("LD_PRELOAD={}", path.trim())).arg(program);
+                preloaded
+            }
+            None => Command::new(program),
         };
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map(|v| v.get_name().to_string()).unwrap_or_default()
@@ -191,17 +192,20 @@ impl Emulator {
             .env("LD_LIBRARY_PATH", library_path(&self.folder))
             .env("EMULATOR_SCHEDULE", name(&|| settings.schedule.to_possible_value()))
             .env("EMULATOR_ASYNC", name(&|| settings.async_.to_possible_value()))
-            .env("EMULATOR_SEED", settings.seed.to_string());
-        if let Some(runtime) = self.sanitize.runtime() {
-            let path = process::output(Command::new(COMPILER).arg(format!("-print-file-name={runtime}")))?;
-            command
-                .env("LD_PRELOAD", path.trim())
-                .env("ASAN_OPTIONS", "detect_leaks=0:handle_segv=1")
-                // Only the kernels are instrumented; what the program does in memcpy and free is its own business.
-                .env("TSAN_OPTIONS", "ignore_interceptors_accesses=1:report_thread_leaks=0:exitcode=66");
-        }
+            .env("EMULATOR_SEED", settings.seed.to_string())
+            .env("ASAN_OPTIONS", "detect_leaks=0:handle_segv=1")
+            // Only the kernels are instrumented; what the program does in memcpy and free is its own business.
+            .env("TSAN_OPTIONS", "ignore_interceptors_accesses=1:report_thread_leaks=0:exitcode=66");
         Ok(command)
     }
+}
+
+/// `env`, in a process whose addresses are not at random: TSan's library, which must be loaded after that is settled, looks for the
+/// program where it expects it.
+fn fixed_addresses() -> Command {
+    let mut command = Command::new("setarch");
+    command.args(["-R", "env"]);
+    command
 }
 
 /// Runs a command line on the emulator with all operations' kernels.
@@ -300,13 +304,11 @@ mod tests {
 
     #[test]
     fn what_another_command_made_or_what_is_not_finished_is_made_again() {
-        let folder = std::env::temp_dir().join(format!("vocoe-made-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("folder");
-        let [one, other] = ["-O2", "-O3"].map(|line| Made::new(folder.join("a.o"), line.into()));
+        let folder = tempfile::tempdir().expect("folder");
+        let [one, other] = ["-O2", "-O3"].map(|line| Made::new(folder.path().join("a.o"), line.into()));
         fs::write(one.unfinished(), "half").expect("a file");
         assert!(!one.is_of(&[]));
         one.finish().expect("finished");
         assert!(one.is_of(&[]) && !other.is_of(&[]) && !one.is_of(&[Some(SystemTime::now())]));
-        fs::remove_dir_all(folder).expect("removed");
     }
 }

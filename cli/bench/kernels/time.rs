@@ -77,7 +77,7 @@ mod tests {
             Ok(())
         };
         let timing = measure(Device::Cpu, count).expect("timing");
-        assert!(timing.seconds < 1e-4 && timing.batches >= LEAST && calls > 1000, "{timing:?} {calls}");
+        assert!(timing.seconds < 1e-4 && timing.batches >= LEAST && calls > timing.batches, "{timing:?} {calls}");
         assert!(measure(Device::Cpu, || Err(engine::Error::invalid("op", "no"))).is_err());
     }
 }

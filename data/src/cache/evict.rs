@@ -28,10 +28,15 @@ impl Budget {
         Budget { folder: folder.to_owned(), most, known: Mutex::new((total, 0)) }
     }
 
-    /// Counts the entry `new`, and removes others where they are too many.
+    /// Counts the entry `new`, and removes others where they are too many. Nothing has to make way for an entry that itself had to,
+    /// before its turn came.
     pub(super) fn grow(&self, new: &Path) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.1 += size(new);
+        let bytes = size(new);
+        if bytes == 0 {
+            return;
+        }
+        known.1 += bytes;
         let (total, since) = *known;
         if total + since > self.most || since > self.most / 16 {
             *known = (shrink(&self.folder, self.most, new), 0);

@@ -394,6 +394,17 @@ fn volumes_that_make_way_are_no_success() {
 }
 
 #[test]
+fn nothing_makes_way_for_an_entry_that_had_to_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = folder.path().join("a.zarr");
+    std::fs::create_dir(&entry).unwrap();
+    std::fs::write(entry.join("c"), [0; 100]).unwrap();
+    let budget = evict::Budget::new(folder.path(), 1);
+    budget.grow(&folder.path().join("b.zarr"));
+    assert!(entry.is_dir());
+}
+
+#[test]
 fn places_that_are_no_cache_are_refused_with_a_remedy() {
     let refusal = |place: &str, most| {
         let opened = Cache::open(Path::new(place), Bits::Sixteen, most);

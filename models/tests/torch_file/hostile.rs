@@ -4,6 +4,7 @@ use crate::build::{dict, legacy, one, parse, pickle, six, tensor, text, tuple, z
 use models::weights::Weights;
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -11,9 +12,15 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// More than the allowances for values and for copied tensors together; a length that is believed asks for far more.
 const LIMIT: usize = 400 << 20;
 
+/// More than this is not written again, so that the limit is that of reading.
+const MOST_WRITTEN: usize = 1 << 20;
+
 /// Reads the bytes, and what they hold once more as another file.
 fn survives(bytes: &[u8]) {
-    if let Ok(weights) = parse(bytes) {
+    let held = |weights: &Weights| weights.tensors.values().map(|t| t.data.len()).sum::<usize>();
+    if let Ok(weights) = parse(bytes)
+        && held(&weights) <= MOST_WRITTEN
+    {
         let mut again = Vec::new();
         models::torch_file::write(&weights, &mut again).expect("what was read can be written");
         let Weights { tensors, .. } = parse(&again).expect("and read");
@@ -67,8 +74,13 @@ fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
     bytes
 }
 
+/// Always the same files, so that one that fails can be had again.
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 2000, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
