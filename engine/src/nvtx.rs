@@ -59,13 +59,10 @@ type Initialize = extern "C" fn(extern "C" fn(c_uint) -> *const c_void) -> c_int
 
 /// Opens a range on this thread; false where nobody listens.
 pub(crate) fn push(name: &str) -> bool {
-    match (&*PROFILER, CString::new(name)) {
-        (Some(profiler), Ok(name)) => {
-            (profiler.push)(name.as_ptr());
-            true
-        }
-        _ => false,
-    }
+    let Some(profiler) = &*PROFILER else { return false };
+    let Ok(name) = CString::new(name) else { return false };
+    (profiler.push)(name.as_ptr());
+    true
 }
 
 /// Closes the range that was opened last.
