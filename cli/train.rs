@@ -225,7 +225,9 @@ pub fn command(args: Args) -> Result<bool> {
     say(config.to_toml()?.trim_end())?;
     let outcome = go(&config, saved, sources, room, args.profile.as_deref())?;
     if let Some(file) = &args.profile {
-        say(format!("profile: {}", file.display()))?;
+        let written =
+            if outcome.has_profile { "" } else { " was not written: the run ended before the second step from here" };
+        say(format!("profile: {}{written}", file.display()))?;
     }
     say(summary(&outcome.metrics))?;
     say(format!("best checkpoint: step {} (mean loss {:.4})", outcome.best.step, outcome.best.loss))?;

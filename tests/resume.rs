@@ -258,6 +258,11 @@ fn the_second_step_is_recorded_and_nothing_else_changes() {
     let backward = named("conv3d").into_iter().find(|e| e["args"]["forward"].is_string()).expect("a rule");
     let forward = backward["args"]["forward"].as_str().expect("place");
     assert!(forward.starts_with("step > forward > backbone.") && forward.ends_with(" > conv3d"), "{forward}");
+    // a run that has no step left leaves the file as it is
+    let before = std::fs::read(&file).expect("file");
+    let complete = Saved::read(&got.checkpoint).expect("checkpoint");
+    let again = train_recorded(&recorded, Some(complete), STEPS, Some(&file)).expect("complete");
+    assert!(got.has_profile && !again.has_profile && std::fs::read(&file).expect("file") == before);
     // a file that cannot be written is no run
     let nowhere = folder.path().join("absent/step.json");
     let error = train_recorded(&config("none"), None, STEPS, Some(&nowhere)).expect_err("no folder").to_string();

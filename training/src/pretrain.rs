@@ -25,6 +25,8 @@ pub struct Outcome {
     pub best: Best,
     /// Every step, those before a resume too.
     pub metrics: Vec<Metrics>,
+    /// Whether a step was recorded for [`Watch::profile`].
+    pub has_profile: bool,
 }
 
 /// How a run and the world around it talk to each other.
@@ -66,12 +68,15 @@ pub fn run(
     let mut diagnosis = Diagnosis::new(Plan::from(config));
     metrics.iter().for_each(|m| drop(diagnosis.see(m))); // what was said before a resume is not said again
     watch.profile.map_or(Ok(()), profile::prepare)?;
-    let mut steps = trainer.optimizer.steps();
+    let (mut steps, mut has_profile) = (trainer.optimizer.steps(), false);
     let profiled = (steps + 2).min(config.steps);
     while steps < config.steps {
         let mut step = || trainer.step(steps + 1, batches);
         let done = match watch.profile.filter(|_| steps + 1 == profiled) {
-            Some(file) => profile::record(file, config.device()?, step)?,
+            Some(file) => {
+                has_profile = true;
+                profile::record(file, config.device()?, step)?
+            }
             None => step()?,
         };
         steps = done.step;
@@ -93,12 +98,12 @@ pub fn run(
     }
     let checkpoint = checkpoint::path(&keeper.folder, steps);
     if steps < config.steps {
-        return Ok(Outcome { model: None, checkpoint, best: keeper.best, metrics });
+        return Ok(Outcome { model: None, checkpoint, best: keeper.best, metrics, has_profile });
     }
     let model = config.out.join("model.safetensors");
     let kept = format!("all of it is in {}; make room and resume", checkpoint.display());
     insist(watch, &kept, || checkpoint::save_weights(&model, &trainer.model, steps))?;
-    Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics })
+    Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics, has_profile })
 }
 
 /// The run's folder with that of its checkpoints and its settings.

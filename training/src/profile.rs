@@ -1,11 +1,10 @@
 //! A recorded step as a file for Perfetto or Chrome's tracing: what the host did, and what the GPU did for it.
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 use engine::trace::{Span, Trace, Work};
 use engine::{Device, trace};
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Processes of the file, and their threads.
@@ -15,20 +14,17 @@ const MAIN: u32 = 1;
 const KERNELS: u32 = 1;
 const OPERATIONS: u32 = 2;
 
-/// Errors unless the file can be written, before anything is done for it.
+/// Errors unless the file can be written, before anything is done for it. What is there stays until there is a recording.
 pub fn prepare(path: &Path) -> Result<()> {
-    File::create(path).map(drop).map_err(Error::io(path))
+    let is_new = !path.exists();
+    File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
+    if is_new { std::fs::remove_file(path).map_err(Error::io(path)) } else { Ok(()) }
 }
 
 /// Does `work`, records it with what `device` does of it, and writes the recording.
 pub fn record<T>(path: &Path, device: Device, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let (trace, done) = trace::record(device, work)?;
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        serde_json::to_writer(&mut file, &document(&trace, device))?;
-        file.flush()
-    };
-    write().map_err(Error::io(path))?;
+    file::replace(path, document(&trace, device).to_string())?;
     Ok(done)
 }
 
