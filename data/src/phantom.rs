@@ -82,13 +82,18 @@ pub fn generate(seed: u64, index: u64, dims: [usize; 3], spacing: [f64; 3]) -> P
 pub fn write_set(folder: &Path, count: usize, seed: u64, written: &(impl Fn(&Path) + Sync)) -> Result<Vec<PathBuf>> {
     let io = |e| crate::Error::io(folder, e, "name a folder that can be written to");
     std::fs::create_dir_all(folder).map_err(io)?;
+    let path = |index: usize, what: &str| folder.join(format!("phantom_{index:03}_{what}.nii.gz"));
+    let there = (0..count).flat_map(|index| [path(index, "ct"), path(index, "labels")]).find(|path| path.exists());
+    if let Some(path) = there {
+        return Err(crate::Error::file(&path, "is there already", "remove it, or name another folder"));
+    }
     let one = |index: usize| {
         let phantom = generate(seed, index as u64, DIMS, SPACING);
-        let path = folder.join(format!("phantom_{index:03}_ct.nii.gz"));
-        nifti::write_image(&path, &phantom.image)?;
-        nifti::write_label(&folder.join(format!("phantom_{index:03}_labels.nii.gz")), &phantom.labels)?;
-        written(&path);
-        Ok(path)
+        let image = path(index, "ct");
+        nifti::write_image(&image, &phantom.image)?;
+        nifti::write_label(&path(index, "labels"), &phantom.labels)?;
+        written(&image);
+        Ok(image)
     };
     (0..count).into_par_iter().map(one).collect()
 }

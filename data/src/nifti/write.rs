@@ -28,10 +28,13 @@ fn write<T: Copy, const N: usize>(path: &Path, volume: &Volume<T>, code: i16, by
         return Err(Error::file(path, problem, "write a smaller volume"));
     }
     let io = |e| Error::io(path, e, "check that the folder exists and has room");
-    let file = File::create(path).map_err(io)?;
-    stream(file, volume, code, bytes).map_err(|e| {
+    // a name that no dataset lists, until the volume is whole
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let file = File::create(&partial).map_err(io)?;
+    stream(file, volume, code, bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|e| {
         // half a volume helps nobody, and nothing else can be done when it cannot be removed
-        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(&partial);
         io(e)
     })
 }
