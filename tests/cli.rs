@@ -263,6 +263,9 @@ fn phantoms_are_written_and_the_seed_decides() {
     };
     let (a, b, c) = (write("a", "3"), write("b", "3"), write("c", "4"));
     assert!(!a.is_empty() && a == b && a != c);
+    let there = folder.path().join("a").to_string_lossy().into_owned();
+    refused(&["phantom", "--out", &there, "--count", "2"], &["phantom_000_ct.nii.gz", "is there already"]);
+    assert_eq!(std::fs::read_dir(&there).expect("folder").count(), 2);
 }
 
 #[test]
@@ -447,6 +450,9 @@ fn inspect_draws_a_sample_and_its_labels_are_the_counted_overlaps() {
         assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 1000, "{name}");
     }
     assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 4);
+    std::fs::write(out.join("crop-1.png"), "a drawing of the user's own").expect("file");
+    refused(&["inspect", &volume, "--out", &path], &["crop-1.png", "name another folder"]);
+    std::fs::remove_file(out.join("crop-1.png")).expect("the drawing");
     labels_are_counted(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"], 9, 32.0);
     labels_are_counted(&["inspect", &volume, "--out", &path, "--geometry", "cvpr", "--json"], 16, 96.0);
 }

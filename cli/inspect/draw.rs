@@ -136,14 +136,26 @@ impl Canvas {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, size[0], size[1]);
         encoder.set_color(png::ColorType::Rgb);
-        let writer = encoder.write_header();
-        let write = |mut writer: png::Writer<_>| {
+        let written = encoder.add_text_chunk(SOFTWARE.into(), MARK.into()).and_then(|()| {
+            let mut writer = encoder.write_header()?;
             writer.write_image_data(self.pixels.as_flattened())?;
             writer.finish()
-        };
-        writer.and_then(write).map_err(|e| Error::file(path, e))?;
+        });
+        written.map_err(|e| Error::file(path, e))?;
         Ok(training::file::replace(path, bytes)?)
     }
+}
+
+/// Under which keyword a PNG file says what wrote it, and what those of [`Canvas::save`] say.
+const SOFTWARE: &str = "Software";
+const MARK: &str = "vocoe inspect";
+
+/// Whether a file was written by [`Canvas::save`].
+pub fn is_ours(path: &Path) -> bool {
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    let reader = png::Decoder::new(std::io::BufReader::new(file)).read_info();
+    let is_mark = |text: &png::text_metadata::TEXtChunk| text.keyword == SOFTWARE && text.text == MARK;
+    reader.is_ok_and(|reader| reader.info().uncompressed_latin1_text.iter().any(is_mark))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct Args {
     /// A CT volume (NIfTI)
     #[arg(value_name = "VOLUME")]
     volume: PathBuf,
-    /// Folder for the pictures; it is created
+    /// Folder for the pictures; it is created, and those of an earlier look are replaced
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Body region: decides spacing, window and resizing
@@ -66,11 +66,11 @@ pub fn command(args: &Args) -> Result<bool> {
     if let Some(prediction) = &inspection.prediction {
         verbosity::note(&prediction.loaded);
     }
+    inspection.draw(&args.out)?;
     match args.json {
         true => verbosity::print(inspection.json())?,
         false => verbosity::say(inspection.table())?,
     }
-    inspection.draw(&args.out)?;
     inspection.layout.verify()?;
     Ok(true)
 }
@@ -116,14 +116,20 @@ impl Inspection {
     fn draw(&self, folder: &Path) -> Result<()> {
         let io = |e| Error::file(folder, format!("{e}; name a folder that can be written to"));
         std::fs::create_dir_all(folder).map_err(io)?;
+        let plane_file = |plane: &pictures::Plane| folder.join(format!("{}.png", plane.name));
+        let file = |number: usize| folder.join(format!("crop-{number}.png"));
+        let crops = (0..).map(file).take_while(|path| path.exists());
+        let earlier: Vec<_> =
+            pictures::PLANES.iter().map(plane_file).filter(|path| path.exists()).chain(crops).collect();
+        if let Some(path) = earlier.iter().find(|path| !draw::is_ours(path)) {
+            return Err(Error::file(path, "is no picture of an earlier look; name another folder"));
+        }
+        // those of an earlier look with more crops would pass for this one's
+        earlier.iter().try_for_each(std::fs::remove_file).map_err(io)?;
         for plane in pictures::PLANES {
             let picture = pictures::slice(&self.volume, &self.layout, plane);
-            save(&picture, &folder.join(format!("{}.png", plane.name)))?;
+            save(&picture, &plane_file(&plane))?;
         }
-        let file = |number: usize| folder.join(format!("crop-{number}.png"));
-        // those of an earlier look with more crops would pass for this one's
-        let mut earlier = (self.layout.crops.len()..).map(file).take_while(|path| path.exists());
-        earlier.try_for_each(std::fs::remove_file).map_err(io)?;
         for (number, crop) in self.layout.crops.iter().enumerate() {
             let picture = pictures::crop(&self.volume, &self.layout, number, crop, self.predicted(number));
             save(&picture, &file(number))?;
