@@ -123,6 +123,9 @@ fn plan_tells_parts_that_add_up_and_needs_neither_data_nor_memory() {
         (&huge["parameters"]["student"], &huge["parameters"]["teacher"]),
         (&6_818_816.into(), &6_818_816.into())
     );
+    let whole = plan(&["--size", "H", "--teacher", "whole"])["parameters"].clone();
+    let parts = ["backbone", "student", "teacher"].map(|part| whole[part].as_u64().expect("count"));
+    assert_eq!(parts, [847_276_194, 6_818_816, 847_276_194 + 6_818_816]);
     let memory = huge["memory"].as_object().expect("parts");
     let bytes = |name: &str| memory[name].as_u64().expect("bytes");
     let parts: u64 = memory.keys().filter(|name| *name != "total").map(|name| bytes(name)).sum();

@@ -74,7 +74,7 @@ impl Plan {
         let loader = (LoaderConfig::default().prefetch as u64 + 1) * (size(&batch.crops) + size(&batch.bases));
         let total = usage.held as u64 + loader + PROGRAM;
         Ok(Plan {
-            parameters: Parameters::of(&model)?,
+            parameters: Parameters::of(&model),
             flops: Flops { forward_per_crop: forward(config)?, step: account.flops() },
             memory: Memory {
                 parameters,
@@ -92,9 +92,13 @@ impl Plan {
 }
 
 impl Parameters {
-    fn of(model: &Voco) -> Result<Parameters> {
-        let student = model.teacher_params.count() as u64; // laid out alike
-        Ok(Parameters { backbone: model.params.count() as u64 - student, student, teacher: student })
+    fn of(model: &Voco) -> Parameters {
+        let of = |part: &str| {
+            let ids = model.params.ids().filter(|&id| model.params.name(id).starts_with(part));
+            ids.map(|id| model.params.dims(id).iter().product::<usize>() as u64).sum()
+        };
+        let teacher = model.teacher_params.count() as u64;
+        Parameters { backbone: of("backbone."), student: of("student."), teacher }
     }
 }
 
