@@ -123,26 +123,29 @@ pub(crate) fn room(config: &Config, resumed: bool) -> Result<u64> {
 fn advice(config: &Config, available: u64) -> Option<String> {
     let mut config = config.clone();
     let mut flags = Vec::new();
-    let mut try_with = |flag: &str, change: &dyn Fn(&mut Config)| {
-        let before = config.clone();
-        change(&mut config);
-        if config == before {
+    let mut try_with = |flag: &'static str, change: &dyn Fn(&mut Config)| {
+        let mut changed = config.clone();
+        change(&mut changed);
+        if changed == config || changed.check_recipe().is_err() {
             return None;
         }
-        flags.push(flag.to_string());
+        config = changed;
+        flags.retain(|earlier: &&str| earlier.split(' ').next() != flag.split(' ').next());
+        flags.push(flag);
         let total = Plan::new(&config).ok()?.memory.total;
         (total <= available).then(|| format!("with {} it needs {}", flags.join(" "), gb(total)))
     };
     try_with("--recompute", &|c| c.recompute = true)
         .or_else(|| try_with("--volumes 1", &|c| c.volumes = 1))
         .or_else(|| try_with("--crops 1 --grid 2", &|c| (c.crops, c.grid) = (1, 2)))
-        .or_else(|| try_with("--size B", &|c| c.feature_size = c.feature_size.min(train::Size::B.feature_size())))
-        .or_else(|| try_with("--size tiny", &|c| c.feature_size = c.feature_size.min(train::Size::Tiny.feature_size())))
+        .or_else(|| try_with("--feature-size 48", &|c| c.feature_size = c.feature_size.min(48)))
+        .or_else(|| try_with("--feature-size 12", &|c| c.feature_size = c.feature_size.min(12)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::geometry::Geometry;
 
     fn config(change: impl Fn(&mut Config)) -> Config {
         let mut config = train::settings(None, train::Options::default()).expect("defaults");
@@ -162,6 +165,12 @@ mod tests {
         assert_eq!(says(1 << 20), None);
         let large = config(|c| c.feature_size = 96);
         let text = advice(&large, one).expect("B fits");
-        assert!(text.starts_with("with --recompute --volumes 1 --crops 1 --grid 2 --size B it needs"), "{text}");
+        assert!(
+            text.starts_with("with --recompute --volumes 1 --crops 1 --grid 2 --feature-size 48 it needs"),
+            "{text}"
+        );
+        let cvpr = config(|c| (c.geometry, c.grid, c.feature_size) = (Geometry::Cvpr, 4, 96));
+        let text = advice(&cvpr, one).expect("12 fits");
+        assert!(text.starts_with("with --recompute --volumes 1 --feature-size 12 it needs"), "{text}");
     }
 }
