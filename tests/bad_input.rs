@@ -219,6 +219,7 @@ fn numbers_that_cannot_be_are_refused_with_their_flag() {
         ("--weight-decay", "-0.1"),
         ("--weight-decay", "nan"),
         ("--momentum", "1.5"),
+        ("--seed", "9223372036854775808"),
         ("--row-dropout", "1"),
         ("--inter-weight", "inf"),
         ("--bad-share", "-1"),

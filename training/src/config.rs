@@ -194,6 +194,16 @@ impl Config {
     /// The same, of all but the data.
     pub fn check_recipe(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Config(what));
+        let numbers = [
+            ("seed", self.seed),
+            ("steps", self.steps),
+            ("warmup", self.warmup),
+            ("checkpoint-every", self.checkpoint_every),
+        ];
+        let most = i64::MAX as u64; // a run's settings are kept in a file that holds no larger ones
+        if let Some((name, number)) = numbers.into_iter().find(|(_, number)| *number > most) {
+            return refuse(format!("{name} {number}: at most {most} (--{name})"));
+        }
         if self.steps == 0 {
             return refuse("steps = 0: train for at least one step (--steps)".into());
         }
