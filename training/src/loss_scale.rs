@@ -10,6 +10,8 @@ const GROWTH: f64 = 2.0;
 const BACKOFF: f64 = 0.5;
 /// Updates in a row, all with one scale, after which it grows.
 const INTERVAL: u64 = 2000;
+/// The scale below which no overflow is the scale's doing: 65504, the largest number of fp16, over it is 10^9.
+const LEAST: f64 = 1.0 / 16384.0;
 
 /// The scale and its history; part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,11 @@ impl Default for LossScale {
 }
 
 impl LossScale {
+    /// Whether a gradient that overflows now would do so without a scale too.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.scale < LEAST
+    }
+
     /// Takes note of a step, of whether its update was made.
     pub(crate) fn see(&mut self, updated: bool) {
         if !updated {
@@ -67,6 +74,15 @@ mod tests {
         let runs = [(true, 1999), (false, 1), (true, 1999), (true, 1), (false, 3)];
         assert_eq!(scales(&runs), [65536.0, 32768.0, 32768.0, 65536.0, 8192.0]);
         assert_eq!(scales(&[(true, 2000 * 200)]), [2f64.powi(127)]);
+    }
+
+    #[test]
+    fn a_gradient_that_always_overflows_exhausts_it() {
+        let mut scale = LossScale::default();
+        (0..30).for_each(|_| scale.see(false));
+        assert!(!scale.is_exhausted());
+        scale.see(false);
+        assert!(scale.is_exhausted());
     }
 
     #[test]

@@ -256,7 +256,8 @@ impl<'c> Trainer<'c> {
         }
         let lr = self.config.lr * warmup_cosine(step - 1, self.config.warmup, self.config.steps);
         let grad_norm = grad_norm.item()? / self.model.loss_scale; // waits for the device, so that the time is the step's
-        if self.optimizer.scaling().is_none() && !grad_norm.is_finite() {
+        let is_fatal = self.optimizer.scaling().is_none_or(|scaling| scaling.is_exhausted());
+        if is_fatal && !grad_norm.is_finite() {
             let signature = diagnosis::not_a_number(&[("the gradient", grad_norm)]);
             return Err(Error::Diverged { step, loss, signature });
         }
