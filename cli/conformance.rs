@@ -37,10 +37,10 @@ pub fn command(args: &Args) -> Result<bool> {
     let mut right = true;
     for verdict in conformance::run(device, args.seed) {
         let verdict = verdict?;
-        if args.json {
-            print(object(&verdict))?
-        } else {
-            say(line(&verdict))?
+        match () {
+            () if args.json => print(object(&verdict))?,
+            () if verdict.wrong > 0 => print(line(&verdict))?,
+            () => say(line(&verdict))?,
         }
         right &= verdict.wrong == 0;
     }

@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use engine::Tensor;
 use kernels::adamw::{self, Params, State};
 use serde::Deserialize;
+use training::schedule::warmup_cosine;
 
 #[derive(Deserialize)]
 struct Attrs {
@@ -48,13 +49,4 @@ pub fn adamw(case: &Case, context: &Context) -> Result<Computed> {
     }
     let params = Tensor::from_slice(&after, grads.dims())?;
     Ok(Computed::from([("out.params".into(), params), ("out.lrs".into(), Tensor::from_slice(&rates, &[rates.len()])?)]))
-}
-
-/// Linear from 0 over the warm-up, then half a cosine down to 0.
-fn warmup_cosine(step: u64, warmup: u64, total: u64) -> f64 {
-    if step < warmup {
-        return step as f64 / warmup as f64;
-    }
-    let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-    (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
 }
