@@ -1,13 +1,12 @@
-//! Keeping a cache within its size, and clear of what killed writers left.
+//! Keeping a cache within its size, and clear of what killed writers left. Files of other names are the user's, and are left alone.
 
+use super::folder::{is_entry, is_temporary, temporary};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use walkdir::WalkDir;
 
-/// Ending of names under which something is being written, or removed.
-pub(super) const TEMPORARY: &str = "tmp";
 /// Writing an entry takes seconds; what is older than this was left behind.
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// How exactly the time of an entry's last use is kept.
@@ -68,7 +67,7 @@ fn shrink(folder: &Path, most: u64, keep: &Path) -> u64 {
 
 fn entries(folder: &Path) -> Vec<Stored> {
     let Ok(found) = std::fs::read_dir(folder) else { return Vec::new() };
-    let paths = found.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "zarr"));
+    let paths = found.flatten().map(|e| e.path()).filter(|p| is_entry(p));
     let stored = |path: PathBuf| {
         let used = path.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         Stored { used, bytes: size(&path), path }
@@ -92,7 +91,7 @@ pub(super) fn mark_used(entry: &Path) {
 
 /// Takes an entry away at once under its name, then its files, and says whether that was possible. Who reads it goes on reading.
 pub(super) fn remove(entry: &Path) -> bool {
-    let aside = super::folder::temporary(entry);
+    let aside = temporary(entry);
     let renamed = std::fs::rename(entry, &aside).is_ok();
     if renamed {
         // best effort: the next to open the cache removes what stays
@@ -104,7 +103,7 @@ pub(super) fn remove(entry: &Path) -> bool {
 /// Removes what was being written or removed an hour ago or more.
 pub(super) fn remove_leftovers(folder: &Path) {
     let Ok(found) = std::fs::read_dir(folder) else { return };
-    for path in found.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == TEMPORARY)) {
+    for path in found.flatten().map(|e| e.path()).filter(|p| is_temporary(p)) {
         let old =
             path.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > ABANDONED));
         if old {

@@ -92,7 +92,30 @@ pub(super) fn temporary(place: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let started = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    place.with_extension(format!("{process}-{started}-{count}.{}", evict::TEMPORARY))
+    place.with_extension(format!("{process}-{started}-{count}.tmp"))
+}
+
+/// Whether the name is that of an entry, `KEY.zarr`.
+pub(super) fn is_entry(path: &Path) -> bool {
+    name(path).strip_suffix(".zarr").is_some_and(is_key)
+}
+
+/// Whether the name is one that [`temporary`] gives beside an entry or a remembered line.
+pub(super) fn is_temporary(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let parts = name(path).strip_suffix(".tmp").and_then(|name| name.split_once('.'));
+    parts.is_some_and(|(key, numbers)| {
+        is_key(key) && numbers.split('-').count() == 3 && numbers.split('-').all(is_number)
+    })
+}
+
+/// 32 hexadecimal digits.
+fn is_key(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// Writes a small file whole or not at all.

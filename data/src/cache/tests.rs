@@ -199,7 +199,7 @@ fn what_a_killed_writer_left_is_no_entry_and_goes_after_an_hour() {
     let at = folder.path().join("cache");
     let source = &sources(folder.path(), 1, Region::Abdomen)[0];
     let cache = open(&at, Bits::Sixteen);
-    let (old, new) = (temporary(&at.join("old.zarr")), temporary(&at.join("new.zarr")));
+    let [old, new] = [1, 2].map(|i| temporary(&at.join(format!("{i:032x}.zarr"))));
     for left in [&old, &new] {
         std::fs::create_dir(left).unwrap();
         std::fs::write(left.join("zarr.json"), "{").unwrap();
@@ -208,6 +208,23 @@ fn what_a_killed_writer_left_is_no_entry_and_goes_after_an_hour() {
     File::open(&old).unwrap().set_modified(SystemTime::now() - Duration::from_secs(4000)).unwrap();
     open(&at, Bits::Sixteen);
     assert_eq!((old.exists(), new.exists()), (false, true));
+}
+
+#[test]
+fn files_of_others_in_the_folder_stay_and_do_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let key = "0123456789abcdef".repeat(2);
+    let theirs = ["atlas.zarr", "results.tmp", "notes.1-2-3.tmp", &format!("{key}.tmp"), &format!("{key}.1-2.tmp")];
+    for name in theirs {
+        std::fs::create_dir_all(at.join(name)).unwrap();
+        std::fs::write(at.join(name).join("data"), [0; 100]).unwrap();
+        File::open(at.join(name)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    }
+    let cache = Cache::open(&at, Bits::Eight, Some(1)).unwrap();
+    cache.prepare(&sources(folder.path(), 1, Region::Abdomen)[0], &TINY).unwrap();
+    assert!(theirs.iter().all(|name| at.join(name).join("data").exists()));
+    assert_eq!(entry_names(&at).len(), theirs.len() + 1);
 }
 
 #[test]
@@ -396,11 +413,11 @@ fn volumes_that_make_way_are_no_success() {
 #[test]
 fn nothing_makes_way_for_an_entry_that_had_to_itself() {
     let folder = tempfile::tempdir().unwrap();
-    let entry = folder.path().join("a.zarr");
+    let [entry, other] = [1, 2].map(|i| folder.path().join(format!("{i:032x}.zarr")));
     std::fs::create_dir(&entry).unwrap();
     std::fs::write(entry.join("c"), [0; 100]).unwrap();
     let budget = evict::Budget::new(folder.path(), 1);
-    budget.grow(&folder.path().join("b.zarr"));
+    budget.grow(&other);
     assert!(entry.is_dir());
 }
 
