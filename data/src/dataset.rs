@@ -17,8 +17,13 @@ use walkdir::WalkDir;
 
 /// Names that end like this (before the extension) are labels, not images.
 const LABEL_ENDINGS: [&str; 6] = ["_label", "_labels", "_seg", "_mask", "_gtv", "_oar"];
-/// What is in folders of these names, in lower case, are labels: MSD's and nnU-Net's, and those of TotalSegmentator.
-const LABEL_FOLDERS: [&str; 6] = ["labels", "labelstr", "labelsts", "masks", "segmentation", "segmentations"];
+/// Names that begin like this are labels: KiTS's `segmentation`, LiTS's `segmentation-0`.
+const LABEL_BEGINNING: &str = "segmentation";
+/// Names that are one of these words are labels, as is a word before digits, `-` or `_`: BTCV's `label0001`.
+const LABEL_WORDS: [&str; 2] = ["label", "mask"];
+/// What is in folders of these names, in lower case, are labels: MSD's and nnU-Net's, BTCV's, and those of TotalSegmentator.
+const LABEL_FOLDERS: [&str; 9] =
+    ["label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation", "segmentations"];
 
 /// Part of the body: decides the chain's settings and how often a volume is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,7 +125,7 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     pub images: Vec<PathBuf>,
-    /// Files left out because their names end like labels, or because they are in a folder of labels.
+    /// Files left out because their names are like labels', or because they are in a folder of labels.
     pub labels: usize,
     /// Files left out by an exclusion.
     pub excluded: usize,
@@ -232,7 +237,7 @@ fn listed(list: &Path, paths: Vec<PathBuf>, globs: &GlobSet) -> Found {
     found
 }
 
-/// The name up to the first of the NIfTI extensions ends like a label's, or a folder on the way is one of labels.
+/// The name up to the first of the NIfTI extensions is like a label's, or a folder on the way is one of labels.
 fn is_label(path: &Path) -> bool {
     let folders = path.parent().into_iter().flat_map(Path::iter);
     if folders.map(|f| f.to_string_lossy().to_lowercase()).any(|f| LABEL_FOLDERS.contains(&&*f)) {
@@ -241,7 +246,11 @@ fn is_label(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
     let stem = name.strip_suffix(".gz").unwrap_or(&name);
     let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
+    let after_word = |word: &&str| stem.strip_prefix(word).map(|rest| rest.bytes().next());
+    let is_word = |next| matches!(next, None | Some(b'0'..=b'9' | b'-' | b'_'));
     LABEL_ENDINGS.iter().any(|end| stem.ends_with(end))
+        || stem.starts_with(LABEL_BEGINNING)
+        || LABEL_WORDS.iter().filter_map(after_word).any(is_word)
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -328,6 +337,36 @@ mod tests {
         assert_eq!(names(&found, &root), ["imagesTr/a.nii.gz", "s1/ct.nii.gz"]);
         assert_eq!(found.labels, 3);
         assert_eq!(find(&root.path().join("labelsTr"), &[]).unwrap().images.len(), 1);
+    }
+
+    #[test]
+    fn names_of_labels_are_told_from_those_of_images() {
+        let labels = [
+            "case_00000/segmentation.nii.gz",
+            "segmentation-0.nii",
+            "Training/label/img0001.nii.gz",
+            "label0001.nii.gz",
+            "Mask.nii",
+            "mask_3.nii",
+            "label-3.hdr",
+            "MASK/a.nii",
+            "Seg/b.nii",
+        ];
+        let images = [
+            "case_00000/imaging.nii.gz",
+            "volume-0.nii",
+            "Training/img/img0001.nii.gz",
+            "labelled_ct.nii.gz",
+            "masked.nii",
+            "unlabel/a.nii",
+            "segments/a.nii",
+            "seg0001.nii",
+            "ct_segmentation-free.nii",
+        ];
+        let wrong: Vec<_> = labels.iter().filter(|l| !is_label(l.as_ref())).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let wrong: Vec<_> = images.iter().filter(|i| is_label(i.as_ref())).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 
     #[cfg(unix)]
