@@ -284,7 +284,7 @@ fn json(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = entries.map_err(|e| Error::io(&images, e, "put imagesTr beside the dataset.json"))?;
     let first_channel = format!("_0000{ending}");
     let names = entries.iter().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<_> = names.filter(|name| name.ends_with(&first_channel)).collect();
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(&first_channel) && !name.starts_with("._")).collect();
     names.sort();
     Ok(names.into_iter().map(|name| Path::new("imagesTr").join(name)).collect())
 }
@@ -396,8 +396,8 @@ mod tests {
 
     #[test]
     fn msd_and_nnunet_descriptions_are_understood() {
-        let root =
-            tree(&["imagesTr/b_0000.nii.gz", "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "dataset.json"]);
+        let images = ["b_0000.nii.gz", "a_0000.nii.gz", "a_0001.nii.gz", "._a_0000.nii.gz"];
+        let root = tree(&images.map(|name| format!("imagesTr/{name}")).each_ref().map(|path| &path[..]));
         let json = root.path().join("dataset.json");
         let read = |text: &str| {
             std::fs::write(&json, text).unwrap();

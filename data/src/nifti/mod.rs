@@ -16,8 +16,9 @@ pub use write::{write_image, write_label};
 
 use std::path::Path;
 
-/// Whether the name is that of a NIfTI file: `.nii`, `.nii.gz`, `.hdr` or `.hdr.gz`. The `.img` of a pair goes with its `.hdr`.
+/// Whether the name is that of a NIfTI file: `.nii`, `.nii.gz`, `.hdr` or `.hdr.gz`. The `.img` of a pair goes with its `.hdr`, and
+/// `._name` is what macOS notes beside a file on a foreign disk.
 pub fn is_volume(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    [".nii", ".nii.gz", ".hdr", ".hdr.gz"].iter().any(|end| name.ends_with(end))
+    !name.starts_with("._") && [".nii", ".nii.gz", ".hdr", ".hdr.gz"].iter().any(|end| name.ends_with(end))
 }
