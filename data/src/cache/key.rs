@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Raised when the chain's results change, or the form of an entry.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// Name of the entry for content `content` under these settings: 32 hexadecimal digits.
 pub(super) fn of(content: u128, region: Region, sampling: &Sampling, bits: Bits) -> String {
