@@ -2,7 +2,7 @@
 //! lines. An entry is there once its description is, which is written last and removed first. A sample fetches the shard whole:
 //! one request, where single chunks would be dozens.
 
-use super::entry::{Blobs, DESCRIPTION, Files, Problem, SHARD};
+use super::entry::{Blobs, DESCRIPTION, Fault, Files, Problem, SHARD};
 use super::store::Store;
 use crate::error::{Error, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -95,7 +95,7 @@ impl Bucket {
 
 impl Store for Bucket {
     /// What cannot be reached counts as not there, and is not removed as damaged: the attempt to write it anew says why.
-    fn open(&self, key: &str) -> Option<Result<Files, Problem>> {
+    fn open(&self, key: &str) -> Option<Result<Files, Fault>> {
         let description = self.get(&self.place(key, DESCRIPTION)).ok()??;
         let shard = self.get(&self.place(key, SHARD)).ok()?;
         Some(shard.map(|shard| Files::of(Blobs { description, shard })).ok_or_else(|| "its shard is gone".into()))

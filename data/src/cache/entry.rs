@@ -8,7 +8,7 @@ use crate::volume::Volume;
 use crc32c::crc32c;
 use serde_json::{Map, Value, json};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_128;
@@ -26,8 +26,41 @@ const CUT_SHORT: &str = "the shard is cut short";
 pub(super) const DESCRIPTION: &str = "zarr.json";
 pub(super) const SHARD: &str = "c/0/0/0";
 
-/// Why an entry cannot be written or read, in a few words.
+/// What went wrong, in a few words.
 pub(super) type Problem = String;
+
+/// Why an entry cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is not what was written, and of no use any more.
+    #[error("{0}")]
+    Damaged(Problem),
+    /// Nobody knows: it cannot be read at this time.
+    #[error("{0}")]
+    Unreachable(Problem),
+}
+
+impl From<Problem> for Fault {
+    fn from(problem: Problem) -> Fault {
+        Fault::Damaged(problem)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(problem: &str) -> Fault {
+        Fault::Damaged(problem.into())
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    /// Files that are gone or cut short stay so; a disk or network that fails, or too many open files, may be over soon.
+    fn from(error: std::io::Error) -> Fault {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::UnexpectedEof => Fault::Damaged(text(error)),
+            _ => Fault::Unreachable(text(error)),
+        }
+    }
+}
 
 /// A stored volume, open for reading. It stays readable when it is evicted meanwhile.
 pub struct Entry {
@@ -126,7 +159,7 @@ fn grid(dims: [usize; 3]) -> [usize; 3] {
 
 impl Entry {
     /// Errors: a description that is not word for word what [`encode`] writes for a volume.
-    pub(super) fn of(files: Files) -> Result<Entry, Problem> {
+    pub(super) fn of(files: Files) -> Result<Entry, Fault> {
         let found: Value = serde_json::from_slice(&files.description).map_err(text)?;
         let attributes = found.get("attributes").and_then(Value::as_object).ok_or("it has no attributes")?;
         let bits = match attributes.get("intensity_of_one").and_then(Value::as_f64) {
@@ -150,8 +183,8 @@ impl Entry {
 
     /// The box of `size` voxels at `corner`, 0 outside the volume. Only the chunks that it touches are read.
     ///
-    /// Errors: a chunk whose checksum is wrong, or a file that is cut short or gone.
-    pub fn read(&self, corner: [isize; 3], size: [usize; 3]) -> Result<Volume, Problem> {
+    /// Errors: a chunk whose checksum is wrong, a file that is cut short, or one that cannot be read now.
+    pub fn read(&self, corner: [isize; 3], size: [usize; 3]) -> Result<Volume, Fault> {
         let low = corner.map(|c| c.max(0) as usize);
         let high = [0, 1, 2].map(|i| (corner[i] + size[i] as isize).clamp(0, self.dims[i] as isize) as usize);
         let dims = [0, 1, 2].map(|i| high[i].saturating_sub(low[i]));
@@ -163,13 +196,14 @@ impl Entry {
     }
 
     /// Fills `to`, a box without voxels yet, whose first is at `low` in the volume.
-    fn fill(&self, low: [usize; 3], to: &mut Volume) -> Result<(), Problem> {
+    fn fill(&self, low: [usize; 3], to: &mut Volume) -> Result<(), Fault> {
         if to.dims.contains(&0) {
             return Ok(());
         }
         let grid = grid(self.dims);
         let index = self.files.index(grid.iter().product())?;
-        let (mut unpacker, mut stored) = (Unpacker::new(self.bits, VOXELS)?, Vec::new());
+        let mut unpacker = Unpacker::new(self.bits, VOXELS).map_err(Fault::Unreachable)?;
+        let mut stored = Vec::new();
         let first = [0, 1, 2].map(|i| low[i] / CHUNK[i]);
         let past = [0, 1, 2].map(|i| (low[i] + to.dims[i]).div_ceil(CHUNK[i]));
         for x in first[0]..past[0] {
@@ -232,13 +266,13 @@ impl<T: Read + Seek + Send> Shard for T {}
 
 impl Files {
     /// Those of the array in folder `at`; `None` where there is none.
-    pub(super) fn open(at: &Path) -> Option<Result<Files, Problem>> {
+    pub(super) fn open(at: &Path) -> Option<Result<Files, Fault>> {
         let open = || {
             let shard = File::open(at.join(SHARD))?;
             let length = shard.metadata()?.len();
             Ok(Files { description: std::fs::read(at.join(DESCRIPTION))?, shard: Mutex::new(Box::new(shard)), length })
         };
-        at.join(DESCRIPTION).exists().then(|| open().map_err(|e: std::io::Error| text(e)))
+        at.join(DESCRIPTION).exists().then(|| open().map_err(|e: std::io::Error| e.into()))
     }
 
     #[cfg(feature = "object-store")]
@@ -248,7 +282,7 @@ impl Files {
     }
 
     /// Offset and length in the shard of each of its `chunks` chunks: pairs of u64 at its end, followed by their CRC-32C.
-    fn index(&self, chunks: usize) -> Result<Vec<[u64; 2]>, Problem> {
+    fn index(&self, chunks: usize) -> Result<Vec<[u64; 2]>, Fault> {
         let length = index_length(chunks);
         let mut bytes = Vec::new();
         self.read_at(self.length.checked_sub(length).ok_or(CUT_SHORT)?, length, &mut bytes)?;
@@ -262,7 +296,7 @@ impl Files {
     }
 
     /// Reads chunks into `bytes`, which then begins at the offset that is returned. Those of one row follow each other in the shard.
-    fn read_chunks(&self, places: &[[u64; 2]], bytes: &mut Vec<u8>) -> Result<u64, Problem> {
+    fn read_chunks(&self, places: &[[u64; 2]], bytes: &mut Vec<u8>) -> Result<u64, Fault> {
         let places = places.iter().filter(|place| **place != ALL_ZERO);
         let Some(begin) = places.clone().map(|[offset, _]| *offset).min() else { return Ok(0) };
         let ends = places.map(|[offset, length]| offset.checked_add(*length)).collect::<Option<Vec<u64>>>();
@@ -271,20 +305,50 @@ impl Files {
         Ok(begin)
     }
 
-    fn read_at(&self, offset: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Problem> {
+    fn read_at(&self, offset: u64, length: u64, bytes: &mut Vec<u8>) -> Result<(), Fault> {
         if offset.checked_add(length).is_none_or(|end| end > self.length) {
             return Err(CUT_SHORT.into());
         }
         bytes.resize(length as usize, 0);
         // the position is set before every use, also after a panic
         let mut shard = self.shard.lock().unwrap_or_else(PoisonError::into_inner);
-        shard.seek(SeekFrom::Start(offset)).and_then(|_| shard.read_exact(bytes)).map_err(text)
+        shard.seek(SeekFrom::Start(offset))?;
+        Ok(shard.read_exact(bytes)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk that answers with an error.
+    struct Failing(ErrorKind);
+
+    impl Seek for Failing {
+        fn seek(&mut self, _: SeekFrom) -> std::io::Result<u64> {
+            Ok(0)
+        }
+    }
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_damage() {
+        let volume = Volume { data: vec![0.5; 8], dims: [2; 3], affine: crate::affine::IDENTITY };
+        let read = |kind| {
+            let Blobs { description, shard } = encode(&volume, Bits::Eight, &Map::new()).unwrap();
+            let (length, shard) = (shard.len() as u64, Mutex::new(Box::new(Failing(kind)) as Box<dyn Shard>));
+            Entry::of(Files { description, shard, length }).unwrap().read([0; 3], [2; 3]).unwrap_err()
+        };
+        assert!(matches!(read(ErrorKind::UnexpectedEof), Fault::Damaged(_)));
+        for kind in [ErrorKind::StaleNetworkFileHandle, ErrorKind::PermissionDenied, ErrorKind::Other] {
+            assert!(matches!(read(kind), Fault::Unreachable(_)), "{kind:?}");
+        }
+    }
 
     #[test]
     fn sizes_that_no_volume_has_are_none() {

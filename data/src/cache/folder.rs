@@ -1,7 +1,7 @@
 //! A cache in a folder: `DIR/KEY.zarr` is an entry, `DIR/names` remembers lines. Everything is written under a temporary name and
 //! renamed, so that of two writers the first wins, and what a killed one leaves is removed by a later one.
 
-use super::entry::{Blobs, DESCRIPTION, Files, Problem, SHARD};
+use super::entry::{Blobs, DESCRIPTION, Fault, Files, Problem, SHARD};
 use super::evict::{self, Budget};
 use super::store::Store;
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ impl Folder {
 }
 
 impl Store for Folder {
-    fn open(&self, key: &str) -> Option<Result<Files, Problem>> {
+    fn open(&self, key: &str) -> Option<Result<Files, Fault>> {
         let place = self.place(key);
         let files = Files::open(&place)?;
         if self.budget.is_some() {

@@ -1,7 +1,7 @@
 //! Processed volumes, each written once, of which a sample reads only the chunks that it touches.
 //!
 //! Entry `KEY.zarr` is a volume, named by its content and settings; the content of files is remembered beside them. An entry is
-//! whole or not there, and every chunk has a checksum; one that is damaged is written anew.
+//! whole or not there, and every chunk has a checksum; one that is damaged is written anew, one that cannot be read stays.
 
 mod bits;
 #[cfg(feature = "object-store")]
@@ -17,7 +17,7 @@ mod sums;
 mod tests;
 
 pub use bits::Bits;
-pub use entry::Entry;
+pub use entry::{Entry, Fault};
 
 use crate::dataset::{Origin, Source};
 use crate::error::{Error, Result};
@@ -68,19 +68,18 @@ impl Cache {
     /// Errors: what [`Source::load`] refuses.
     pub fn draw(&self, source: &Source, sampling: &Sampling, seed: u64) -> Result<Sample> {
         let key = self.key(source, sampling)?;
-        match self.find(&key) {
-            Some(Ok(entry)) => {
-                let sample = sampling.draw_from(entry.dims, seed, |corner, size| entry.read(corner, size));
-                match sample {
-                    Ok(sample) => return Ok(sample),
-                    Err(problem) => self.discard(&key, source, &problem),
-                }
+        let fetch = |entry: Entry| sampling.draw_from(entry.dims, seed, |corner, size| entry.read(corner, size));
+        let damage = match self.find(&key).map(|entry| entry.and_then(fetch)) {
+            Some(Ok(sample)) => return Ok(sample),
+            Some(Err(Fault::Unreachable(problem))) => {
+                self.report(format!("{}: its cache entry {key} cannot be read now ({problem})", source.name()));
+                return Ok(sampling.draw(&self.quantised(source, sampling)?, seed));
             }
-            Some(Err(problem)) => self.discard(&key, source, &problem),
-            None => {}
-        }
+            Some(Err(Fault::Damaged(problem))) => Some(problem),
+            None => None,
+        };
         let volume = self.quantised(source, sampling)?;
-        if let Err(problem) = self.write(&key, source, &volume) {
+        if let Err(problem) = self.write(&key, source, &volume, damage) {
             self.report(format!("{}: not cached: {problem}", source.name()));
         }
         Ok(sampling.draw(&volume, seed))
@@ -98,20 +97,22 @@ impl Cache {
 
     /// Makes sure that the volume is in the cache, whole. Also the bytes it takes there, and as float32.
     ///
-    /// Errors: what [`Source::load`] refuses, and an entry that cannot be written.
+    /// Errors: what [`Source::load`] refuses, and an entry that cannot be written, or not be read at this time.
     pub fn prepare(&self, source: &Source, sampling: &Sampling) -> Result<(Prepared, u64, u64)> {
         let key = self.key(source, sampling)?;
-        let mut done = Prepared::Written;
-        match self.find(&key).map(|entry| entry.and_then(|entry| entry.read([0; 3], entry.dims))) {
+        let damage = match self.find(&key).map(|entry| entry.and_then(|entry| entry.read([0; 3], entry.dims))) {
             Some(Ok(volume)) => return Ok((Prepared::Found, self.store.size(&key), float_bytes(&volume))),
-            Some(Err(problem)) => {
-                self.discard(&key, source, &problem);
-                done = Prepared::Mended;
+            Some(Err(Fault::Unreachable(problem))) => {
+                let problem = format!("its cache entry {key} cannot be read ({problem})");
+                let remedy = "prepare it again, and look at the cache's disk if this stays";
+                return Err(Error::file(Path::new(&source.name()), problem, remedy));
             }
-            None => {}
-        }
+            Some(Err(Fault::Damaged(problem))) => Some(problem),
+            None => None,
+        };
+        let done = if damage.is_some() { Prepared::Mended } else { Prepared::Written };
         let volume = self.quantised(source, sampling)?;
-        self.write(&key, source, &volume).map_err(|problem| {
+        self.write(&key, source, &volume, damage).map_err(|problem| {
             Error::file(
                 &self.place,
                 format!("cannot be written to ({problem})"),
@@ -131,7 +132,7 @@ impl Cache {
         self.key(source, sampling).map_or(0, |key| self.store.size(&key))
     }
 
-    /// What went wrong since the last call, a line each: entries that were damaged, or could not be written.
+    /// What went wrong since the last call, a line each: entries that were damaged, or could not be read or written.
     pub fn take_problems(&self) -> Vec<String> {
         std::mem::take(&mut self.problems.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -149,7 +150,7 @@ impl Cache {
         Ok(key::of(content, source.region, sampling, self.bits))
     }
 
-    fn find(&self, key: &str) -> Option<Result<Entry, String>> {
+    fn find(&self, key: &str) -> Option<Result<Entry, Fault>> {
         Some(self.store.open(key)?.and_then(Entry::of))
     }
 
@@ -160,14 +161,16 @@ impl Cache {
         Ok(volume)
     }
 
-    fn write(&self, key: &str, source: &Source, volume: &Volume) -> Result<(), String> {
+    /// Writes the volume's entry, in place of the one with this damage where there is one.
+    fn write(&self, key: &str, source: &Source, volume: &Volume, damage: Option<String>) -> Result<(), String> {
         let about = Map::from_iter([("source".into(), json!(source.name())), ("region".into(), json!(source.region))]);
-        self.store.write(key, &entry::encode(volume, self.bits, &about)?)
-    }
-
-    fn discard(&self, key: &str, source: &Source, problem: &str) {
-        self.report(format!("{}: its cache entry {key} is damaged ({problem}); written anew", source.name()));
+        let entry = entry::encode(volume, self.bits, &about)?;
+        let Some(damage) = damage else { return self.store.write(key, &entry) };
+        let damaged = format!("its cache entry {key} was damaged ({damage})");
         self.store.remove(key);
+        self.store.write(key, &entry).map_err(|problem| format!("{damaged}, and then: {problem}"))?;
+        self.report(format!("{}: {damaged}; written anew", source.name()));
+        Ok(())
     }
 
     fn report(&self, line: String) {

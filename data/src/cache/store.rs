@@ -1,6 +1,6 @@
 //! Where entries are kept: a folder, or a bucket of an object store.
 
-use super::entry::{Blobs, Files, Problem};
+use super::entry::{Blobs, Fault, Files, Problem};
 use super::folder::Folder;
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// Entries are whole or not there, whatever becomes of their writers. Threads, processes and machines may share a store.
 pub(super) trait Store: Send + Sync {
     /// An entry's files; None where it is not there.
-    fn open(&self, key: &str) -> Option<Result<Files, Problem>>;
+    fn open(&self, key: &str) -> Option<Result<Files, Fault>>;
     fn write(&self, key: &str, entry: &Blobs) -> Result<(), Problem>;
     /// As far as that is possible; an entry that stays is found damaged again.
     fn remove(&self, key: &str);

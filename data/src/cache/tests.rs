@@ -124,6 +124,27 @@ fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
     assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_entry_that_cannot_be_read_for_a_while_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let source = &sources(folder.path(), 1, Region::Abdomen)[0];
+    let cache = open(&at, Bits::Sixteen);
+    cache.prepare(source, &TINY).unwrap();
+    let want = cache.draw(source, &TINY, 5).unwrap();
+    let (shard, aside) = (shard(&at), folder.path().join("aside"));
+    std::fs::rename(&shard, &aside).unwrap();
+    std::os::unix::fs::symlink(&shard, &shard).unwrap(); // a link to itself cannot be opened, but is no missing file
+    assert!(cache.draw(source, &TINY, 5).unwrap() == want);
+    let problems = cache.take_problems();
+    assert!(problems.len() == 1 && problems[0].contains("cannot be read now"), "{problems:?}");
+    let error = cache.prepare(source, &TINY).unwrap_err();
+    assert!(error.to_string().contains("0.nii.gz") && !cache.is_at_fault(&error), "{error}");
+    std::fs::rename(&aside, &shard).unwrap();
+    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
+}
+
 #[test]
 fn chunks_of_zeros_are_read_as_such() {
     let dims = [130, 65, 67];
@@ -181,8 +202,8 @@ fn two_writers_leave_one_whole_entry() {
     // both have found nothing there before either writes
     let volume = one.quantised(source, &TINY).unwrap();
     let key = one.key(source, &TINY).unwrap();
-    one.write(&key, source, &volume).unwrap();
-    other.write(&key, source, &volume).unwrap();
+    one.write(&key, source, &volume, None).unwrap();
+    other.write(&key, source, &volume, None).unwrap();
     assert_eq!(entry_names(&at), [format!("{key}.zarr")]);
     std::thread::scope(|scope| {
         for cache in [&one, &other] {
