@@ -181,6 +181,13 @@ impl Entry {
         Ok(Entry { files, bits, dims, affine })
     }
 
+    /// All of it.
+    ///
+    /// Errors: as [`Entry::read`].
+    pub(super) fn read_all(&self) -> Result<Volume, Fault> {
+        self.read([0; 3], self.dims)
+    }
+
     /// The box of `size` voxels at `corner`, 0 outside the volume. Only the chunks that it touches are read.
     ///
     /// Errors: a chunk whose checksum is wrong, a file that is cut short, or one that cannot be read now.
@@ -265,14 +272,19 @@ trait Shard: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Shard for T {}
 
 impl Files {
-    /// Those of the array in folder `at`; `None` where there is none.
+    /// Those of the array in folder `at`; `None` where nothing is there, or where it made way meanwhile.
     pub(super) fn open(at: &Path) -> Option<Result<Files, Fault>> {
-        let open = || {
-            let shard = File::open(at.join(SHARD))?;
-            let length = shard.metadata()?.len();
-            Ok(Files { description: std::fs::read(at.join(DESCRIPTION))?, shard: Mutex::new(Box::new(shard)), length })
-        };
-        at.join(DESCRIPTION).exists().then(|| open().map_err(|e: std::io::Error| e.into()))
+        let is_gone = || at.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        match Files::both(at) {
+            Err(_) if is_gone() => None,
+            opened => Some(opened.map_err(Fault::from)),
+        }
+    }
+
+    fn both(at: &Path) -> std::io::Result<Files> {
+        let shard = File::open(at.join(SHARD))?;
+        let length = shard.metadata()?.len();
+        Ok(Files { description: std::fs::read(at.join(DESCRIPTION))?, shard: Mutex::new(Box::new(shard)), length })
     }
 
     #[cfg(feature = "object-store")]

@@ -1,7 +1,7 @@
 //! A cache in a folder: `DIR/KEY.zarr` is an entry, `DIR/names` remembers lines. Everything is written under a temporary name and
 //! renamed, so that of two writers the first wins, and what a killed one leaves is removed by a later one.
 
-use super::entry::{Blobs, DESCRIPTION, Fault, Files, Problem, SHARD};
+use super::entry::{Blobs, DESCRIPTION, Entry, Fault, Files, Problem, SHARD};
 use super::evict::{self, Budget};
 use super::store::Store;
 use crate::error::{Error, Result};
@@ -49,9 +49,15 @@ impl Store for Folder {
         if let Err(problem) = written {
             // best effort: a later writer removes what stays
             let _ = std::fs::remove_dir_all(&temporary);
-            // another writer was first, with the same bytes, which may have made way again since
             let taken = [ErrorKind::DirectoryNotEmpty, ErrorKind::AlreadyExists].contains(&problem.kind());
-            return if taken || place.is_dir() { Ok(()) } else { Err(problem.to_string()) };
+            return match Files::open(&place).map(|files| Entry::of(files?)?.read_all()) {
+                // another writer was first, with the same bytes
+                Some(Ok(_)) => Ok(()),
+                // which made way again since
+                None if taken => Ok(()),
+                Some(Err(fault)) if taken => Err(format!("{key}.zarr is there already, but not whole: {fault}")),
+                _ => Err(problem.to_string()),
+            };
         }
         if let Some(budget) = &self.budget {
             budget.grow(&place);

@@ -100,7 +100,7 @@ impl Cache {
     /// Errors: what [`Source::load`] refuses, and an entry that cannot be written, or not be read at this time.
     pub fn prepare(&self, source: &Source, sampling: &Sampling) -> Result<(Prepared, u64, u64)> {
         let key = self.key(source, sampling)?;
-        let damage = match self.find(&key).map(|entry| entry.and_then(|entry| entry.read([0; 3], entry.dims))) {
+        let damage = match self.find(&key).map(|entry| entry.and_then(|entry| entry.read_all())) {
             Some(Ok(volume)) => return Ok((Prepared::Found, self.store.size(&key), float_bytes(&volume))),
             Some(Err(Fault::Unreachable(problem))) => {
                 let problem = format!("its cache entry {key} cannot be read ({problem})");

@@ -9,6 +9,7 @@ use std::path::Path;
 pub(super) trait Store: Send + Sync {
     /// An entry's files; None where it is not there.
     fn open(&self, key: &str) -> Option<Result<Files, Fault>>;
+    /// Errors: an entry that cannot be written, and a place that is taken by one that is not whole.
     fn write(&self, key: &str, entry: &Blobs) -> Result<(), Problem>;
     /// As far as that is possible; an entry that stays is found damaged again.
     fn remove(&self, key: &str);

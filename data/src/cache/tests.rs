@@ -119,8 +119,10 @@ fn a_damaged_byte_is_noticed_by_its_checksum_and_mended() {
         );
         assert!(std::fs::read(shard(&at)).unwrap() == good);
     }
-    std::fs::remove_file(shard(&at)).unwrap();
-    assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
+    for missing in [shard(&at), at.join(&entry_names(&at)[0]).join(entry::DESCRIPTION)] {
+        std::fs::remove_file(missing).unwrap();
+        assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Mended);
+    }
     assert_eq!(cache.prepare(source, &TINY).unwrap().0, Prepared::Found);
 }
 
@@ -205,6 +207,11 @@ fn two_writers_leave_one_whole_entry() {
     one.write(&key, source, &volume, None).unwrap();
     other.write(&key, source, &volume, None).unwrap();
     assert_eq!(entry_names(&at), [format!("{key}.zarr")]);
+    // a place that is taken by half an entry is no success
+    let good = std::fs::read(shard(&at)).unwrap();
+    std::fs::write(shard(&at), &good[..good.len() / 2]).unwrap();
+    assert!(other.write(&key, source, &volume, None).is_err_and(|problem| problem.contains("not whole")));
+    std::fs::write(shard(&at), good).unwrap();
     std::thread::scope(|scope| {
         for cache in [&one, &other] {
             scope.spawn(|| (0..5).for_each(|_| assert!(cache.prepare(source, &TINY).is_ok())));
