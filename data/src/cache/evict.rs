@@ -49,13 +49,17 @@ struct Stored {
     bytes: u64,
 }
 
-/// Removes the entries that were not used for the longest time, but not `keep`; returns what is left.
+/// Where there is more than may be, removes the entries that were not used for the longest time, but not `keep`; returns what is
+/// left. A sixteenth is made free, as far as whole entries do not take more, so that not every entry after it comes here again.
 fn shrink(folder: &Path, most: u64, keep: &Path) -> u64 {
     let mut all = entries(folder);
     all.sort_by_key(|e| e.used);
-    let mut total = all.iter().map(|e| e.bytes).sum();
+    let mut total: u64 = all.iter().map(|e| e.bytes).sum();
+    if total <= most {
+        return total;
+    }
     for entry in all.iter().filter(|e| e.path != keep) {
-        if total <= most {
+        if total <= most && total - entry.bytes < most - most / 16 {
             break;
         }
         if remove(&entry.path) {

@@ -450,6 +450,31 @@ fn nothing_makes_way_for_an_entry_that_had_to_itself() {
 }
 
 #[test]
+fn a_full_cache_makes_room_for_more_than_one_entry_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |i: usize, bytes: usize| {
+        let entry = folder.path().join(format!("{i:032x}.zarr"));
+        std::fs::create_dir(&entry).unwrap();
+        std::fs::write(entry.join("c"), vec![0; bytes]).unwrap();
+        File::open(&entry).unwrap().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(i as u64)).unwrap();
+        entry
+    };
+    let count = || std::fs::read_dir(folder.path()).unwrap().count();
+    (0..64).for_each(|i| drop(put(i, 100)));
+    let budget = evict::Budget::new(folder.path(), 6400);
+    let counts = [64, 65, 66, 67, 68].map(|i| {
+        budget.grow(&put(i, 100));
+        count()
+    });
+    assert_eq!(counts, [60, 61, 62, 63, 64]);
+    budget.grow(&put(69, 100));
+    assert_eq!(count(), 60);
+    // the others make way for a large one, which stays
+    budget.grow(&put(70, 7000));
+    assert_eq!(count(), 1);
+}
+
+#[test]
 fn places_that_are_no_cache_are_refused_with_a_remedy() {
     let refusal = |place: &str, most| {
         let opened = Cache::open(Path::new(place), Bits::Sixteen, most);
