@@ -141,7 +141,7 @@ impl Found {
 }
 
 /// Finds the images of a folder (every NIfTI file below it), of a `dataset.json` (MSD or nnU-Net), or of a list file (one path a
-/// line, relative to the list or to the folder above it; `#` begins a comment). A glob in `exclude` is matched against the path
+/// line, relative to the list or to the folder above it; `#` at a line's start or after a blank begins a comment). A glob in `exclude` is matched against the path
 /// below the folder, against the path as listed, and against the file name.
 ///
 /// Errors: unreadable folders or lists, malformed globs or JSON, and no image at all.
@@ -260,8 +260,15 @@ fn text(path: &Path) -> Result<String> {
 
 fn lines(path: &Path) -> Result<Vec<PathBuf>> {
     let content = text(path)?;
-    let lines = content.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let lines = content.lines().map(without_comment);
     Ok(lines.filter(|line| !line.is_empty()).map(PathBuf::from).collect())
+}
+
+/// `#` is also part of names: only at the start or after a blank it begins a comment.
+fn without_comment(line: &str) -> &str {
+    let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
+    let comment = line.match_indices('#').map(|(at, _)| at).find(begins);
+    line[..comment.unwrap_or(line.len())].trim()
 }
 
 /// The training images of a `dataset.json`: MSD's `"training"` list, or nnU-Net's `imagesTr` folder beside it, where every case
@@ -385,12 +392,13 @@ mod tests {
 
     #[test]
     fn a_list_is_relative_to_itself_and_keeps_its_order() {
-        let root = tree(&["lists/x.txt", "ct/b.nii.gz", "ct/a_mask.nii.gz"]);
+        let root = tree(&["lists/x.txt", "ct/b.nii.gz", "ct/a_mask.nii.gz", "ct/CT#59.nii"]);
         let list = root.path().join("lists/x.txt");
-        std::fs::write(&list, "# header\n../ct/b.nii.gz  # good\n\nct/a_mask.nii.gz\n../ct/none.nii\n").unwrap();
+        let lines = "# header\n../ct/b.nii.gz  # good\n\nct/a_mask.nii.gz\n../ct/none.nii\nct/CT#59.nii\t#59\n #\n";
+        std::fs::write(&list, lines).unwrap();
         let found = find(&list, &[]).unwrap();
-        assert_eq!(found.images.len(), 2);
-        assert!(found.images[0].ends_with("ct/b.nii.gz"));
+        assert_eq!(found.images.len(), 3);
+        assert!(found.images[0].ends_with("ct/b.nii.gz") && found.images[2].ends_with("ct/CT#59.nii"));
         assert_eq!(found.missing.len(), 1);
     }
 
