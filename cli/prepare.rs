@@ -7,6 +7,7 @@ use data::prepare::{self, Report, Shard};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+use training::source::Volumes;
 
 /// Process every volume once and write it to a cache, for `train --cache`; volumes that are there already stay.
 ///
@@ -34,7 +35,7 @@ Examples:
   vocoe prepare --config mixed.toml --cache CACHE --cache-bits 16 --max-size 500GB
   vocoe prepare --config mixed.toml --cache CACHE --shard 2/8";
 
-/// Whether every volume is in the cache.
+/// Whether every volume that was named is in the cache.
 pub fn command(args: Args) -> Result<bool> {
     let config = train::settings(args.config.as_deref(), args.options)?;
     config.check()?;
@@ -43,7 +44,7 @@ pub fn command(args: Args) -> Result<bool> {
     }
     let cache = training::source::cache(&config)?;
     let cache = cache.ok_or_else(|| Error::Message("prepare: name a folder to write to with --cache DIR".into()))?;
-    let sources = training::source::volumes(&config, &mut |line| note(line))?;
+    let Volumes { sources, missing } = training::source::volumes(&config, &mut |line| note(line))?;
     let sources = args.shard.unwrap_or(Shard::ALL).of(sources);
     let progress = Mutex::new(Progress::patient(sources.len() as u64, "volume"));
     let show = |done: usize| {
@@ -52,22 +53,24 @@ pub fn command(args: Args) -> Result<bool> {
     };
     let started = Instant::now();
     let threads = rayon::current_num_threads();
-    let report = prepare::run(&sources, &config.sampling(), &cache, threads, &show)?;
+    let mut report = prepare::run(&sources, &config.sampling(), &cache, threads, &show)?;
+    report.missing = missing.iter().map(|path| path.display().to_string()).collect();
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     cache.take_problems().into_iter().for_each(note);
     match args.json {
         true => print(serde_json::to_string(&report).map_err(|e| Error::Message(e.to_string()))?)?,
         false => summary(&report, started.elapsed().as_secs_f64())?,
     }
-    Ok(report.skipped.is_empty() && report.evicted == 0)
+    Ok(report.skipped.is_empty() && report.missing.is_empty() && report.evicted == 0)
 }
 
 fn summary(report: &Report, seconds: f64) -> Result<()> {
-    let Report { written, found, mended, skipped, evicted, bytes, float_bytes } = report;
+    let Report { written, found, mended, missing, skipped, evicted, bytes, float_bytes } = report;
     skipped.iter().try_for_each(|line| say(format!("skipped: {line}")))?;
-    let skipped = skipped.len();
+    let (skipped, missing) = (skipped.len(), missing.len());
     say(format!(
-        "{written} written, {found} there already, {mended} damaged and mended, {skipped} skipped; {seconds:.1} s"
+        "{written} written, {found} there already, {mended} damaged and mended, {skipped} skipped, {missing} missing; \
+         {seconds:.1} s"
     ))?;
     if *evicted > 0 {
         say(format!("{evicted} of them made way for others again: give a larger --max-size, or none"))?;

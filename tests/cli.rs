@@ -431,6 +431,19 @@ fn training_starts_from_weights_and_says_what_it_took() {
     assert!(error.contains(" tensors loaded, 0 mismatched, 0 missing, 0 unused"), "{error}");
 }
 
+#[test]
+fn prepare_fails_where_listed_volumes_are_missing_and_names_them() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (list, cache) = (folder.path().join("list.txt"), folder.path().join("cache"));
+    std::fs::write(&list, phantom(folder.path()) + "\nabsent_1.nii\nabsent_2.nii.gz\n").expect("list");
+    let [data, cache] = [&list, &cache].map(|path| path.to_string_lossy());
+    let (code, out, error) = vocoe(&["prepare", "--data", &data, "--region", "chest", "--cache", &cache, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).expect("json");
+    assert_eq!((code, &report["written"]), (1, &serde_json::json!(1)), "{error}");
+    assert_eq!(report["missing"].as_array().map(Vec::len), Some(2), "{out}");
+    assert!(error.contains("absent_1.nii") && error.contains("absent_2.nii.gz"), "{error}");
+}
+
 /// One phantom's image.
 fn phantom(folder: &Path) -> String {
     assert_eq!(vocoe(&["phantom", "--out", &folder.to_string_lossy(), "--count", "1"]).0, 0);

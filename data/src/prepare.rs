@@ -45,9 +45,11 @@ pub struct Report {
     pub found: usize,
     /// There, but damaged; written anew.
     pub mended: usize,
+    /// Listed, but not there: for who made the list to fill in.
+    pub missing: Vec<String>,
     /// Why volumes are not in the cache, a line each that names the file.
     pub skipped: Vec<String>,
-    /// How many of those made way for others again, because all together are larger than the cache may be.
+    /// How many of the volumes made way for others again, because all together are larger than the cache may be.
     pub evicted: usize,
     /// Of all but the skipped ones: bytes there, and as float32.
     pub bytes: u64,

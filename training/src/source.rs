@@ -6,12 +6,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How many absent volumes are named, of a list that may have been written for another disk.
+const NAMED: usize = 5;
 /// Phantom patients of the demo.
 const PATIENTS: u64 = 8;
 
 /// Everything that `config` names. `notice` gets one line for each thing worth saying: what was found and left out.
 pub fn find(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source>> {
-    if config.demo { phantoms(config) } else { volumes(config, notice) }
+    if config.demo { phantoms(config) } else { Ok(volumes(config, notice)?.sources) }
 }
 
 /// Starts the loader on `sources`. `notice` gets a line for each volume that could not be used. Batch `first` comes first: the
@@ -56,23 +58,42 @@ pub fn cache(config: &Config) -> Result<Option<Cache>> {
     Ok(config.cache.as_ref().map(open).transpose()?)
 }
 
+/// What lists and folders name.
+#[derive(Default)]
+pub struct Volumes {
+    pub sources: Vec<Source>,
+    /// Listed, but not there.
+    pub missing: Vec<PathBuf>,
+}
+
 /// Every volume that `config` names; `notice` is told what was found.
-pub fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Vec<Source>> {
-    let mut sources = Vec::new();
+pub fn volumes(config: &Config, notice: &mut dyn FnMut(String)) -> Result<Volumes> {
+    let mut volumes = Volumes::default();
     for source in &config.sources {
         let found = data::dataset::find(&source.path, &config.exclude)?;
         notice(format!(
-            "{}: {} volumes ({:?}), left out {} label files, {} excluded, {} missing",
+            "{}: {} volumes ({:?}), left out {} label files, {} excluded, {}",
             source.path.display(),
             found.images.len(),
             source.region,
             found.labels,
             found.excluded,
-            found.missing.len()
+            missing(&found.missing)
         ));
-        sources.extend(found.sources(source.region));
+        volumes.sources.extend(found.sources(source.region));
+        volumes.missing.extend(found.missing);
     }
-    Ok(sources)
+    Ok(volumes)
+}
+
+/// How many, and the first of them by name.
+fn missing(paths: &[PathBuf]) -> String {
+    let names: Vec<_> = paths.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    match paths.len() {
+        0 => "0 missing".into(),
+        all @ 1..=NAMED => format!("{all} missing: {}", names.join(", ")),
+        all => format!("{all} missing: {} and {} more", names.join(", "), all - NAMED),
+    }
 }
 
 /// The volumes in order, a line each: what a run's samples depend on beside its settings.
@@ -127,6 +148,14 @@ fn patient(config: &Config, index: u64) -> Result<Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn absent_volumes_are_named_up_to_a_few() {
+        let said = |count: usize| missing(&(1..=count).map(|i| format!("{i}.nii").into()).collect::<Vec<_>>());
+        assert_eq!(said(0), "0 missing");
+        assert_eq!(said(2), "2 missing: 1.nii, 2.nii");
+        assert_eq!(said(9), "9 missing: 1.nii, 2.nii, 3.nii, 4.nii, 5.nii and 4 more");
+    }
 
     #[test]
     fn a_run_that_goes_on_with_other_volumes_says_so() {
