@@ -13,7 +13,7 @@ use crate::volume::Volume;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine::random::derive;
 use rayon::Yield;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -267,14 +267,7 @@ impl Loader {
 
     /// Errors when more volumes were unusable than may be; `newest` are those of this batch.
     fn tolerate(&self, newest: &[String]) -> Result<()> {
-        let (bad, all, share) = (self.reported.len(), self.shared.sources.len(), self.shared.config.bad_share);
-        match newest.last() {
-            Some(last) if bad < all && bad as f64 > share * all as f64 => {
-                let problem = format!("{bad} of {all} volumes cannot be used, the last because: {last}");
-                Err(Error::setting(problem, "look at them, or let more of them be bad (--bad-share)"))
-            }
-            _ => Ok(()),
-        }
+        newest.last().map_or(Ok(()), |last| self.shared.tolerate(self.reported.len(), last))
     }
 }
 
@@ -358,22 +351,40 @@ impl Shared {
         self.slots[source].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sample at a position: of the volume there, or of the next usable one.
+    /// Errors when more than so many volumes may be unusable; `last` says why one of them is. That all are is for others to say.
+    fn tolerate(&self, bad: usize, last: &str) -> Result<()> {
+        let (all, share) = (self.sources.len(), self.config.bad_share);
+        if bad == all || bad as f64 <= share * all as f64 {
+            return Ok(());
+        }
+        let problem = format!("{bad} of {all} volumes cannot be used, the last because: {last}");
+        Err(Error::setting(problem, "look at them, or let more of them be bad (--bad-share)"))
+    }
+
+    /// Why a source cannot be used.
+    fn reason(&self, source: usize) -> String {
+        self.slot(source).bad.clone().unwrap_or_default()
+    }
+
+    /// The sample at a position: of the volume there, or of the next usable one, as long as few enough are not.
     fn draw(&self, task: &Task) -> Answer {
         let Epoch { number, order, .. } = &*task.epoch;
-        let mut rejected = Vec::new();
+        let seed = derive(self.config.seed, &[*number, task.position as u64]);
+        let (mut rejected, mut tried) = (Vec::new(), HashSet::new());
         for i in 0..order.len() {
             let source = order[(task.position + i) % order.len()];
-            if rejected.contains(&source) || !self.fits(source, order[task.position % order.len()]) {
+            if !self.fits(source, order[task.position % order.len()]) || !tried.insert(source) {
                 continue;
             }
-            let seed = derive(self.config.seed, &[*number, task.position as u64]);
-            match self.sample(source, seed) {
-                Some(sample) => return Answer { sample: Ok((sample, source)), rejected },
-                None => rejected.push(source),
+            if let Some(sample) = self.sample(source, seed) {
+                return Answer { sample: Ok((sample, source)), rejected };
+            }
+            rejected.push(source);
+            if let Err(error) = self.tolerate(rejected.len(), &self.reason(source)) {
+                return Answer { sample: Err(error), rejected };
             }
         }
-        let first = rejected.first().and_then(|&source| self.slot(source).bad.clone()).unwrap_or_default();
+        let first = rejected.first().map(|&source| self.reason(source)).unwrap_or_default();
         let problem = format!("none of {} volumes can be used, the first because: {first}", rejected.len());
         Answer { sample: Err(Error::setting(problem, "check that they are CT volumes")), rejected }
     }
@@ -589,6 +600,16 @@ mod tests {
         let mut loader = Loader::new(sources, LoaderConfig { bad_share: 0.3, ..config(1, 0) }).unwrap();
         let error = (0..3).find_map(|_| loader.next_batch().err()).expect("an error").to_string();
         assert!(error.contains("2 of 5 volumes") && error.contains("--bad-share") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn no_more_volumes_are_tried_than_may_be_unusable() {
+        let (_folder, sources) = files(0, 10);
+        let few = LoaderConfig { bad_share: 0.2, volumes: 1, prefetch: 0, ..config(1, 0) };
+        let mut loader = Loader::new(sources, few).unwrap();
+        let error = loader.next_batch().unwrap_err().to_string();
+        assert!(error.contains("3 of 10 volumes") && error.contains("--bad-share"), "{error}");
+        assert_eq!((0..10).filter(|&source| loader.shared.slot(source).bad.is_some()).count(), 3);
     }
 
     #[test]
