@@ -7,9 +7,11 @@ use crate::error::{Error, Result};
 use crate::nifti;
 use crate::sample::Sampling;
 use serde_json::json;
+use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -26,19 +28,32 @@ pub(super) fn of(content: u128, region: Region, sampling: &Sampling, bits: Bits)
     hex(xxh3_128(format!("{} {settings}", hex(content)).as_bytes()))
 }
 
-/// Hash of the files of a volume, remembered in `store` under their paths, sizes and times, so that a file is read for it once.
-pub(super) fn content(path: &Path, store: &dyn Store) -> Result<u128> {
+/// Contents by what files are known by: their paths, sizes and times.
+pub(super) type Contents = Mutex<HashMap<u128, u128>>;
+
+/// Hash of the files of a volume, remembered in `memory` and in `store`, so that a file is read for it once; where nothing can be
+/// written to the store, once by every process.
+pub(super) fn content(path: &Path, store: &dyn Store, memory: &Contents) -> Result<u128> {
     let files = nifti::files(path);
-    let name = hex(xxh3_128(&identity(&files)?));
-    let known = store.recall(&name).and_then(|text| u128::from_str_radix(&text, 16).ok());
+    let identity = xxh3_128(&identity(&files)?);
+    let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = memory().get(&identity).copied();
     if let Some(content) = known {
         return Ok(content);
     }
+    let stored = store.recall(&hex(identity)).and_then(|text| u128::from_str_radix(&text, 16).ok());
+    let content = stored.map_or_else(|| read_content(&files), Ok)?;
+    if stored.is_none() {
+        store.remember(&hex(identity), &hex(content));
+    }
+    memory().insert(identity, content);
+    Ok(content)
+}
+
+fn read_content(files: &[PathBuf]) -> Result<u128> {
     let mut hasher = Xxh3::new();
     files.iter().try_for_each(|file| hash(file, &mut hasher))?;
-    let content = hasher.digest128();
-    store.remember(&name, &hex(content));
-    Ok(content)
+    Ok(hasher.digest128())
 }
 
 fn identity(files: &[PathBuf]) -> Result<Vec<u8>> {

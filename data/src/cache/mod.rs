@@ -24,8 +24,9 @@ use crate::error::{Error, Result};
 use crate::sample::{Sample, Sampling};
 use crate::volume::Volume;
 use serde_json::{Map, json};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use store::Store;
 
 /// A folder or bucket of entries. Threads, processes and machines may share it.
@@ -34,7 +35,17 @@ pub struct Cache {
     store: Box<dyn Store>,
     bits: Bits,
     has_limit: bool,
-    problems: Mutex<Vec<String>>,
+    contents: key::Contents,
+    problems: Mutex<Problems>,
+}
+
+const REMEDY: &str = "make room there, or check that it exists and may be written to";
+
+/// Lines that nobody has taken yet, and everything that is not to be said again.
+#[derive(Default)]
+struct Problems {
+    lines: Vec<String>,
+    said: HashSet<String>,
 }
 
 /// What [`Cache::prepare`] found or did.
@@ -53,8 +64,12 @@ impl Cache {
     ///
     /// Errors: a folder that cannot be made, a URL that cannot be used.
     pub fn open(place: &Path, bits: Bits, max_bytes: Option<u64>) -> Result<Cache> {
-        let store = store::open(place, max_bytes)?;
-        Ok(Cache { place: place.to_owned(), store, bits, has_limit: max_bytes.is_some(), problems: Mutex::default() })
+        Ok(Cache::of(place, store::open(place, max_bytes)?, bits, max_bytes.is_some()))
+    }
+
+    fn of(place: &Path, store: Box<dyn Store>, bits: Bits, has_limit: bool) -> Cache {
+        let (contents, problems) = Default::default();
+        Cache { place: place.to_owned(), store, bits, has_limit, contents, problems }
     }
 
     /// Whether sources of this kind are kept: files are, volumes in memory are not.
@@ -72,7 +87,8 @@ impl Cache {
         let damage = match self.find(&key).map(|entry| entry.and_then(fetch)) {
             Some(Ok(sample)) => return Ok(sample),
             Some(Err(Fault::Unreachable(problem))) => {
-                self.report(format!("{}: its cache entry {key} cannot be read now ({problem})", source.name()));
+                let line = format!("{}: its cache entry {key} cannot be read now ({problem})", source.name());
+                self.report_once(line.clone(), line);
                 return Ok(sampling.draw(&self.quantised(source, sampling)?, seed));
             }
             Some(Err(Fault::Damaged(problem))) => Some(problem),
@@ -80,7 +96,9 @@ impl Cache {
         };
         let volume = self.quantised(source, sampling)?;
         if let Err(problem) = self.write(&key, source, &volume, damage) {
-            self.report(format!("{}: not cached: {problem}", source.name()));
+            let (name, place) = (source.name(), self.place.display());
+            let line = format!("{name}: not cached in {place}: {problem}; {REMEDY} (said once, for all volumes)");
+            self.report_once(problem, line);
         }
         Ok(sampling.draw(&volume, seed))
     }
@@ -112,13 +130,8 @@ impl Cache {
         };
         let done = if damage.is_some() { Prepared::Mended } else { Prepared::Written };
         let volume = self.quantised(source, sampling)?;
-        self.write(&key, source, &volume, damage).map_err(|problem| {
-            Error::file(
-                &self.place,
-                format!("cannot be written to ({problem})"),
-                "make room there, or check that it exists and may be written to",
-            )
-        })?;
+        self.write(&key, source, &volume, damage)
+            .map_err(|problem| Error::file(&self.place, format!("cannot be written to ({problem})"), REMEDY))?;
         Ok((done, self.store.size(&key), float_bytes(&volume)))
     }
 
@@ -132,9 +145,10 @@ impl Cache {
         self.key(source, sampling).map_or(0, |key| self.store.size(&key))
     }
 
-    /// What went wrong since the last call, a line each: entries that were damaged, or could not be read or written.
+    /// What went wrong since the last call, a line each: entries that were damaged, or could not be read or written. What every draw
+    /// would say again is said by the first.
     pub fn take_problems(&self) -> Vec<String> {
-        std::mem::take(&mut self.problems.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.problems().lines)
     }
 
     /// Whether the error of [`Cache::prepare`] is the cache's, and not the volume's.
@@ -146,7 +160,7 @@ impl Cache {
         let Origin::File(path) = &source.origin else {
             return Err(Error::setting(format!("{} is no file", source.name()), "only files are cached"));
         };
-        let content = key::content(path, &*self.store)?;
+        let content = key::content(path, &*self.store, &self.contents)?;
         Ok(key::of(content, source.region, sampling, self.bits))
     }
 
@@ -174,7 +188,19 @@ impl Cache {
     }
 
     fn report(&self, line: String) {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(line.replace('\n', " "));
+        self.problems().lines.push(line.replace('\n', " "));
+    }
+
+    /// Unless a line was reported for this cause before.
+    fn report_once(&self, cause: String, line: String) {
+        let is_new = self.problems().said.insert(cause);
+        if is_new {
+            self.report(line);
+        }
+    }
+
+    fn problems(&self) -> MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

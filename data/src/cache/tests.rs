@@ -341,6 +341,26 @@ fn a_cache_that_cannot_be_written_stops_preparing_but_not_training() {
 }
 
 #[test]
+fn a_cache_that_cannot_be_written_says_so_once_and_reads_no_file_twice_for_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("cache");
+    let sources = sources(folder.path(), 2, Region::Abdomen);
+    let cache = open(&at, Bits::Sixteen);
+    std::fs::remove_dir_all(&at).unwrap();
+    for source in sources.iter().chain(&sources) {
+        cache.draw(source, &TINY, 3).unwrap();
+    }
+    let problems = cache.take_problems();
+    assert!(problems.len() == 1 && problems[0].contains("make room"), "{problems:?}");
+    let mut contents = cache.contents.lock().unwrap();
+    assert_eq!(contents.len(), 2);
+    contents.values_mut().for_each(|content| *content = 7); // as no file's content is
+    drop(contents);
+    let remembered = key::of(7, Region::Abdomen, &TINY, Bits::Sixteen);
+    assert_eq!(cache.key(&sources[0], &TINY).unwrap(), remembered);
+}
+
+#[test]
 fn shards_are_disjoint_and_complete() {
     let folder = tempfile::tempdir().unwrap();
     let all: Vec<Source> =
@@ -367,8 +387,7 @@ fn a_bucket_is_a_cache_as_a_folder_is() {
     let bucket = || {
         let store: Box<dyn ObjectStore> = Box::new(objects.clone());
         let store = Box::new(bucket::Bucket::new(store, Key::from("caches/first")).unwrap());
-        let (place, problems) = ("s3://bucket/caches/first".into(), Mutex::default());
-        Cache { place, store, bits: Bits::Sixteen, has_limit: false, problems }
+        Cache::of(Path::new("s3://bucket/caches/first"), store, Bits::Sixteen, false)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
