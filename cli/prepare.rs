@@ -53,7 +53,7 @@ pub fn command(args: Args) -> Result<bool> {
     };
     let started = Instant::now();
     let threads = rayon::current_num_threads();
-    let mut report = prepare::run(&sources, &config.sampling(), &cache, threads, &show)?;
+    let (mut report, outcome) = prepare::run(&sources, &config.sampling(), &cache, threads, &show);
     report.missing = missing.iter().map(|path| path.display().to_string()).collect();
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     cache.take_problems().into_iter().for_each(note);
@@ -61,6 +61,7 @@ pub fn command(args: Args) -> Result<bool> {
         true => print(serde_json::to_string(&report).map_err(|e| Error::Message(e.to_string()))?)?,
         false => summary(&report, started.elapsed().as_secs_f64())?,
     }
+    outcome?;
     Ok(report.skipped.is_empty() && report.missing.is_empty() && report.evicted == 0)
 }
 

@@ -91,7 +91,8 @@ fn measure(args: &Args, temporary: &Path) -> Result<Measured> {
     let sources = sources(args, temporary)?;
     let folder = args.cache.clone().unwrap_or_else(|| temporary.join("cache"));
     let cache = Arc::new(Cache::open(&folder, args.cache_bits, None)?);
-    let report = prepare::run(&sources, &sampling, &cache, rayon::current_num_threads(), &|_| ())?;
+    let (report, outcome) = prepare::run(&sources, &sampling, &cache, rayon::current_num_threads(), &|_| ());
+    outcome?;
     if let Some(line) = report.skipped.first() {
         return Err(Error::Message(format!("bench loader: {line}")));
     }

@@ -57,7 +57,7 @@ pub struct Report {
 }
 
 /// Puts every source into `cache` on `threads` threads. `done` is told after each how many are. A volume that cannot be
-/// processed is skipped.
+/// processed is skipped. The report is of what was done until the end, or until an error.
 ///
 /// Errors: the cache cannot be written to.
 pub fn run(
@@ -66,7 +66,7 @@ pub fn run(
     cache: &Cache,
     threads: usize,
     done: &(dyn Fn(usize) + Sync),
-) -> Result<Report> {
+) -> (Report, Result<()>) {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let state = Mutex::new((Report::default(), Ok(())));
     let work = || {
@@ -88,14 +88,13 @@ pub fn run(
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let (mut report, outcome) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    outcome?;
     report.skipped.sort();
-    if cache.has_limit() {
+    if cache.has_limit() && outcome.is_ok() {
         let sizes = sources.iter().map(|source| cache.size(source, sampling));
         report.bytes = sizes.clone().sum();
         report.evicted = sizes.filter(|&size| size == 0).count().saturating_sub(report.skipped.len());
     }
-    Ok(report)
+    (report, outcome)
 }
 
 impl Report {

@@ -314,7 +314,7 @@ fn preparing_goes_on_where_it_stopped_and_says_what_was_skipped() {
     let bad = folder.path().join("bad.nii");
     std::fs::write(&bad, "no volume").unwrap();
     all.insert(1, Source::file(bad, Region::Abdomen));
-    let run = |part: &[Source]| prepare::run(part, &TINY, &open(&at, Bits::Sixteen), 2, &|_| ()).unwrap();
+    let run = |part: &[Source]| prepare::run(part, &TINY, &open(&at, Bits::Sixteen), 2, &|_| ()).0;
     assert_eq!(run(&all[..2]).written, 1);
     let report = run(&all);
     assert_eq!((report.written, report.found, report.mended), (3, 1, 0));
@@ -332,7 +332,12 @@ fn a_cache_that_cannot_be_written_stops_preparing_but_not_training() {
     let want = batches(&sources, Some(open(&at, Bits::Sixteen)), 1);
     let (first, second) = (open(&at, Bits::Sixteen), open(&at, Bits::Sixteen));
     std::fs::remove_dir_all(&at).unwrap();
-    let error = prepare::run(&sources, &TINY, &first, 2, &|_| ()).unwrap_err().to_string();
+    let bad = folder.path().join("bad.nii");
+    std::fs::write(&bad, "no volume").unwrap();
+    let with_bad = [vec![Source::file(bad, Region::Abdomen)], sources.clone()].concat();
+    let (report, outcome) = prepare::run(&with_bad, &TINY, &first, 1, &|_| ());
+    assert!(report.skipped.len() == 1 && report.skipped[0].contains("bad.nii"), "{report:?}");
+    let error = outcome.unwrap_err().to_string();
     assert!(error.contains("cannot be written to") && !error.contains('\n'), "{error}");
     assert!(want == batches(&sources, Some(second), 1));
     let file = folder.path().join("file");
@@ -446,7 +451,8 @@ fn volumes_that_make_way_are_no_success() {
     let sources = sources(folder.path(), 3, Region::Abdomen);
     let run = |most| {
         let cache = Cache::open(&folder.path().join("cache"), Bits::Eight, most).unwrap();
-        let report = crate::prepare::run(&sources, &TINY, &cache, 2, &|_| {}).unwrap();
+        let (report, outcome) = crate::prepare::run(&sources, &TINY, &cache, 2, &|_| {});
+        outcome.unwrap();
         ([report.written, report.found, report.evicted], report.bytes)
     };
     let (counts, one) = run(Some(1));
