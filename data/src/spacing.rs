@@ -159,7 +159,8 @@ fn trilinear(volume: &Volume, at: [f64; 3]) -> f32 {
     let low = at.map(|p| p as usize);
     let high = [0, 1, 2].map(|i| (low[i] + 1).min(dims[i] - 1));
     let w = [0, 1, 2].map(|i| at[i] - low[i] as f64);
-    let mix = |a: f64, b: f64, w: f64| a + w * (b - a);
+    // as a tap mixes: an infinite voxel beside one that is met adds nothing, and no sum is NaN
+    let mix = |a: f64, b: f64, w: f64| if w == 0.0 || a.is_infinite() { a } else { a + w * (b - a) };
     let line = |x: usize, y: usize| {
         let row = (x * dims[1] + y) * dims[2];
         mix(volume.data[row + low[2]] as f64, volume.data[row + high[2]] as f64, w[2])
@@ -233,6 +234,21 @@ mod tests {
         let general = grid.gather(|at| trilinear(&volume, at));
         let fast = resampled(&volume, &grid).data;
         assert!(fast.iter().zip(&general).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn an_infinite_voxel_of_a_sheared_volume_spoils_none_that_is_met() {
+        let at = |p: [f64; 3]| {
+            let mut data = vec![1.0; 27];
+            data[13] = f32::INFINITY; // in the middle
+            trilinear(&Volume { data, dims: [3; 3], affine: IDENTITY }, p)
+        };
+        for met in [[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0; 3]] {
+            assert_eq!(at(met), 1.0, "{met:?}");
+        }
+        for between in [[1.0; 3], [1.0, 1.0, 0.5], [1.0, 1.5, 1.0], [0.5, 0.5, 0.5]] {
+            assert_eq!(at(between), f32::INFINITY, "{between:?}");
+        }
     }
 
     #[test]
