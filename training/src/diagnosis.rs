@@ -5,6 +5,7 @@
 
 use crate::Config;
 use crate::metrics::Metrics;
+use crate::recent::Recent;
 use serde::Deserialize;
 use std::collections::VecDeque;
 
@@ -121,28 +122,28 @@ pub fn not_a_number(numbers: &[(&str, f64)]) -> String {
     format!("{} {}", broken.join(", "), Kind::NotANumber.signature())
 }
 
-/// Sums over the first window, and the newest values.
-#[derive(Debug, Default)]
+/// Sums over the first window and over the newest one, and its values.
+#[derive(Debug)]
 struct Window {
     size: usize,
     first: (usize, f64),
     newest: VecDeque<f64>,
-    sum: f64,
+    recent: Recent,
 }
 
 impl Window {
     fn new(size: usize) -> Self {
-        Window { size, ..Window::default() }
+        Window { size, first: (0, 0.0), newest: VecDeque::new(), recent: Recent::new(size) }
     }
 
     fn push(&mut self, value: f64) {
         if self.first.0 < self.size {
             self.first = (self.first.0 + 1, self.first.1 + value);
         }
+        self.recent.push(value);
         self.newest.push_back(value);
-        self.sum += value;
         if self.newest.len() > self.size {
-            self.sum -= self.newest.pop_front().unwrap_or(0.0);
+            self.newest.pop_front();
         }
     }
 
@@ -151,7 +152,7 @@ impl Window {
     }
 
     fn mean(&self) -> f64 {
-        self.sum / self.newest.len().max(1) as f64
+        self.recent.mean()
     }
 
     fn median(&self) -> f64 {
@@ -392,6 +393,13 @@ mod tests {
         let mut steps = healthy();
         steps.iter_mut().for_each(|m| m.inter = 5.0 * m.intra);
         only(&steps, NEAR as u64, "outgrows");
+    }
+
+    #[test]
+    fn one_huge_value_says_nothing_about_the_steps_after_it() {
+        let mut steps = healthy();
+        steps[99].intra = 1e18;
+        assert_eq!(Diagnosis::of(PLAN, &steps), Vec::<String>::new());
     }
 
     #[test]

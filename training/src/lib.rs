@@ -12,6 +12,7 @@ pub mod optimizer;
 pub mod plan;
 pub mod pretrain;
 pub mod profile;
+pub mod recent;
 pub mod report;
 pub mod schedule;
 pub mod source;

@@ -1,5 +1,6 @@
 //! One curve as SVG: thin raw values, a thick running mean, a dashed level.
 
+use crate::recent::Recent;
 use std::fmt::Write;
 
 const WIDTH: f64 = 480.0;
@@ -116,13 +117,12 @@ fn level_name((level, name): (f64, &str)) -> String {
 
 /// Means over the newest `window` values.
 pub fn running_mean(values: &[f64], window: usize) -> Vec<f64> {
-    let mut sum = 0.0;
-    let mut means = Vec::with_capacity(values.len());
-    for (i, value) in values.iter().enumerate() {
-        sum += value - if i >= window { values[i - window] } else { 0.0 };
-        means.push(sum / window.min(i + 1) as f64);
-    }
-    means
+    let mut recent = Recent::new(window);
+    let mean = |value: &f64| {
+        recent.push(*value);
+        recent.mean()
+    };
+    values.iter().map(mean).collect()
 }
 
 fn places(points: &[(f64, f64)], window: usize) -> Vec<Place> {
