@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 use training::Config;
-use training::metrics::{Metrics, ends};
+use training::metrics::{Metrics, crops_per_s, ends};
 
 /// Train every run of a matrix on the same samples in the same order, and compare.
 ///
@@ -161,7 +161,7 @@ impl Row {
             position_top1: mean(|m| m.position_top1),
             position_correlation: mean_of(last, |m| m.position_correlation),
             base_cosine: mean_of(last, |m| m.base_cosine),
-            crops_per_s: mean(|m| m.crops_per_s),
+            crops_per_s: crops_per_s(last),
         }
     }
 }

@@ -36,6 +36,9 @@ pub struct Metrics {
     pub position_correlation: Option<f64>,
 }
 
+/// Crops per second that none, in a file that somebody made, is taken for.
+const SLOWEST: f64 = 1e-9;
+
 fn null_is_infinite<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(number)?.unwrap_or(f64::INFINITY))
 }
@@ -59,6 +62,15 @@ impl Metrics {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// How much the step counts in a mean of the scalar `name`. One of rates, or of shares of time, goes by the time that the steps
+    /// took: a loader that stalls does so in few of them. The time is that of a crop, as nearly all steps have as many crops.
+    pub fn weight(&self, name: &str) -> f64 {
+        match name {
+            "crops_per_s" | "data_wait" => 1.0 / self.crops_per_s.max(SLOWEST),
+            _ => 1.0,
+        }
     }
 
     /// One of [`Metrics::scalars`].
@@ -140,6 +152,11 @@ pub fn ends(metrics: &[Metrics]) -> (&[Metrics], &[Metrics]) {
     (&metrics[..sixth], &metrics[metrics.len() - sixth..])
 }
 
+/// Crops per second over all of these steps.
+pub fn crops_per_s(metrics: &[Metrics]) -> f64 {
+    metrics.len() as f64 / metrics.iter().map(|m| m.weight("crops_per_s")).sum::<f64>()
+}
+
 /// A file with these lines in place of what was there, open for more.
 fn replace(path: &Path, lines: &[Metrics]) -> Result<File> {
     let partial = path.with_extension("partial");
@@ -215,6 +232,24 @@ pub(crate) mod tests {
         let mut want = serde_json::Map::from_iter([("step".to_string(), 3.into())]);
         want.extend(metrics.scalars().map(|(name, value)| (name.to_string(), value.into())));
         assert_eq!(serde_json::to_value(metrics).expect("JSON"), serde_json::Value::Object(want));
+    }
+
+    /// The 22 crops of a step in a second, but of every fifth in a hundred, 99 of which are spent waiting.
+    pub(crate) fn stalling() -> Vec<Metrics> {
+        let stalls = |step: u64| step.is_multiple_of(5);
+        let rates = |step| if stalls(step) { (0.22, 0.99) } else { (22.0, 0.0) };
+        (1..=75)
+            .map(|step| {
+                let (crops_per_s, data_wait) = rates(step);
+                Metrics { crops_per_s, data_wait, ..metrics(step, 1.0) }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn crops_per_second_are_all_crops_over_all_seconds() {
+        assert!((crops_per_s(&stalling()) - 5.0 * 22.0 / 104.0).abs() < 1e-12);
+        assert!(crops_per_s(&[Metrics { crops_per_s: 0.0, ..metrics(1, 1.0) }]) < 1e-6);
     }
 
     #[test]

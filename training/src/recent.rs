@@ -39,7 +39,6 @@ impl Recent {
         self.start + self.ends.get(self.block.len()).unwrap_or(&0.0)
     }
 
-    /// How many there are: `size` once there were as many.
     fn len(&self) -> usize {
         if self.ends.is_empty() { self.block.len() } else { self.size }
     }

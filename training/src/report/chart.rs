@@ -22,6 +22,14 @@ pub struct Chart<'a> {
     pub window: usize,
 }
 
+/// A step's value, and how much it counts in a mean.
+#[derive(Clone, Copy)]
+pub struct Point {
+    pub step: f64,
+    pub value: f64,
+    pub weight: f64,
+}
+
 /// What is drawn at one place: the last step there, the range of its raw values, the running mean.
 struct Place {
     step: f64,
@@ -38,14 +46,14 @@ struct Axes {
 }
 
 impl Chart<'_> {
-    /// A card with the curve through `points` of (step, value).
-    pub fn draw(&self, points: &[(f64, f64)]) -> String {
+    /// A card with the curve through `points`.
+    pub fn draw(&self, points: &[Point]) -> String {
         let title = self.title;
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return format!("<article><h3>{title}</h3><p class=\"hint\">Not on record.</p></article>\n");
         };
         let places = places(points, self.window);
-        let axes = Axes { x: (first.0, last.0), y: self.range(points, &places) };
+        let axes = Axes { x: (first.step, last.step), y: self.range(points, &places) };
         let newest = places.last().map_or(String::new(), |p| short(p.mean));
         format!(
             "<article><h3>{title}{name}<span class=\"reading\">{newest}</span></h3>\n\
@@ -67,8 +75,8 @@ impl Chart<'_> {
     }
 
     /// Holds the means, the level, and nearly all raw values; 0 too, where that costs little room.
-    fn range(&self, points: &[(f64, f64)], places: &[Place]) -> (f64, f64) {
-        let mut sorted: Vec<f64> = points.iter().map(|p| p.1).collect();
+    fn range(&self, points: &[Point], places: &[Place]) -> (f64, f64) {
+        let mut sorted: Vec<f64> = points.iter().map(|p| p.value).collect();
         sorted.sort_by(f64::total_cmp);
         let cut = (sorted.len() as f64 * CUT) as usize;
         let raw = [sorted[cut], sorted[sorted.len() - 1 - cut]];
@@ -115,25 +123,25 @@ fn level_name((level, name): (f64, &str)) -> String {
     format!("<span class=\"level\">{name}: {}</span>", short(level))
 }
 
-/// Means over the newest `window` values.
-pub fn running_mean(values: &[f64], window: usize) -> Vec<f64> {
-    let mut recent = Recent::new(window);
-    let mean = |value: &f64| {
-        recent.push(*value);
-        recent.mean()
+/// Means over the newest `window` points.
+pub fn running_mean(points: &[Point], window: usize) -> Vec<f64> {
+    let (mut values, mut weights) = (Recent::new(window), Recent::new(window));
+    let mean = |p: &Point| {
+        values.push(p.weight * p.value);
+        weights.push(p.weight);
+        values.sum() / weights.sum()
     };
-    values.iter().map(mean).collect()
+    points.iter().map(mean).collect()
 }
 
-fn places(points: &[(f64, f64)], window: usize) -> Vec<Place> {
-    let values: Vec<f64> = points.iter().map(|p| p.1).collect();
-    let means = running_mean(&values, window);
+fn places(points: &[Point], window: usize) -> Vec<Place> {
+    let means = running_mean(points, window);
     let size = points.len().div_ceil(PLACES).max(1);
-    let place = |(points, means): (&[(f64, f64)], &[f64])| {
+    let place = |(points, means): (&[Point], &[f64])| {
         let (last, mean) = (points.last()?, means.last()?);
-        let low = points.iter().map(|p| p.1).fold(f64::MAX, f64::min);
-        let high = points.iter().map(|p| p.1).fold(f64::MIN, f64::max);
-        Some(Place { step: last.0, low, high, last: last.1, mean: *mean })
+        let low = points.iter().map(|p| p.value).fold(f64::MAX, f64::min);
+        let high = points.iter().map(|p| p.value).fold(f64::MIN, f64::max);
+        Some(Place { step: last.step, low, high, last: last.value, mean: *mean })
     };
     points.chunks(size).zip(means.chunks(size)).filter_map(place).collect()
 }
@@ -198,15 +206,22 @@ mod tests {
         assert_eq!(far, [500_000.0, 1_000_000.0, 1_500_000.0, 2_000_000.0]);
     }
 
+    fn point((step, value): (f64, f64)) -> Point {
+        Point { step, value, weight: 1.0 }
+    }
+
     #[test]
-    fn means_start_with_what_there_is() {
-        assert_eq!(running_mean(&[1.0, 3.0, 5.0, 7.0], 2), [1.0, 2.0, 4.0, 6.0]);
+    fn means_start_with_what_there_is_and_follow_the_weights() {
+        let mut points = [(1.0, 1.0), (2.0, 3.0), (3.0, 5.0), (4.0, 7.0)].map(point);
+        assert_eq!(running_mean(&points, 2), [1.0, 2.0, 4.0, 6.0]);
+        points[3].weight = 3.0;
+        assert_eq!(running_mean(&points, 2), [1.0, 2.0, 4.0, 6.5]);
     }
 
     #[test]
     fn a_spike_neither_squeezes_the_axis_nor_gets_lost_in_a_long_run() {
-        let mut points: Vec<(f64, f64)> = (0..100_000).map(|i| (i as f64, 1.0 + (i % 7) as f64 / 100.0)).collect();
-        points[50_000].1 = 1000.0;
+        let mut points: Vec<Point> = (0..100_000).map(|i| point((i as f64, 1.0 + (i % 7) as f64 / 100.0))).collect();
+        points[50_000].value = 1000.0;
         let chart = Chart { title: "t", level: None, window: 3000 };
         let places = places(&points, chart.window);
         assert!(places.len() <= PLACES && places.iter().any(|p| p.high == 1000.0));
@@ -217,7 +232,8 @@ mod tests {
     #[test]
     fn one_point_and_huge_values_make_finite_coordinates() {
         for points in [&[(1.0, 0.0)][..], &[(1.0, 5.0)], &[(1.0, -3e38), (2.0, 3e38)]] {
-            let svg = Chart { title: "t", level: Some((0.25, "chance")), window: 5 }.draw(points);
+            let points: Vec<Point> = points.iter().copied().map(point).collect();
+            let svg = Chart { title: "t", level: Some((0.25, "chance")), window: 5 }.draw(&points);
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
     }

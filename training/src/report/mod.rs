@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::{Error, Result, file};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use chart::{Chart, running_mean, short};
+use chart::{Chart, Point, running_mean, short};
 use std::path::{Path, PathBuf};
 
 /// The browser enforces what the first line of this file promises.
@@ -76,17 +76,16 @@ impl Run {
 
     /// Where the run stands, by the running means.
     fn tiles(&self) -> String {
-        let tile = |label: &str, value: fn(&Metrics) -> f64, show: fn(f64) -> String| {
-            let values: Vec<f64> = self.metrics.iter().map(value).collect();
-            let newest = running_mean(&values, self.window()).last().map_or("–".into(), |v| show(*v));
+        let tile = |label: &str, name: &str, show: fn(f64) -> String| {
+            let newest = running_mean(&self.points(name), self.window()).last().map_or("–".into(), |v| show(*v));
             format!("<div class=\"tile\"><span>{label}</span><strong>{newest}</strong></div>")
         };
         let percent = |v: f64| format!("{:.1} %", 100.0 * v);
         let tiles = [
-            tile("Loss", |m| m.loss, short),
-            tile("Position top-1", |m| m.position_top1, percent),
-            tile("Crops per second", |m| m.crops_per_s, short),
-            tile("Time waiting for data", |m| m.data_wait, percent),
+            tile("Loss", "loss", short),
+            tile("Position top-1", "position_top1", percent),
+            tile("Crops per second", "crops_per_s", short),
+            tile("Time waiting for data", "data_wait", percent),
         ];
         format!("<div class=\"tiles\">{}</div>\n", tiles.concat())
     }
@@ -123,16 +122,20 @@ impl Run {
         ];
         let draw = |(name, title)| {
             let level = (name == "position_top1").then(|| (self.plan.chance(), "always the most frequent base"));
-            let points: Vec<(f64, f64)> = self
-                .metrics
-                .iter()
-                .filter_map(|m| Some((m.step as f64, m.get(name).filter(|v| v.is_finite())?)))
-                .collect();
             // A schedule has no noise; a mean would only lag behind it.
             let window = if name == "lr" { 1 } else { self.window() };
-            Chart { title, level, window }.draw(&points)
+            Chart { title, level, window }.draw(&self.points(name))
         };
         charts.into_iter().map(draw).collect()
+    }
+
+    /// The steps that have a scalar of this name.
+    fn points(&self, name: &str) -> Vec<Point> {
+        let point = |m: &Metrics| {
+            let value = m.get(name).filter(|v| v.is_finite())?;
+            Some(Point { step: m.step as f64, value, weight: m.weight(name) })
+        };
+        self.metrics.iter().filter_map(point).collect()
     }
 
     fn pictures(&self) -> String {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::tests::metrics;
+use crate::metrics::tests::{metrics, stalling};
 
 /// A run's folder with these lines of metrics.
 fn folder(lines: &str) -> tempfile::TempDir {
@@ -31,6 +31,16 @@ fn a_page_holds_curves_settings_and_pictures_and_asks_for_nothing() {
     assert!(page.contains("overlap &amp; logits") && page.matches("<figure>").count() == 1);
     assert!(page.contains("Nothing in these numbers looks wrong"));
     assert!(!page.contains("http://") && !page.contains("https://"));
+}
+
+#[test]
+fn rates_are_means_over_time_and_not_over_steps() {
+    let lines: Vec<String> = stalling().iter().map(|m| serde_json::to_string(m).expect("JSON")).collect();
+    let page = report(&folder(&lines.join("\n")));
+    for (label, value) in [("Crops per second", "1.058"), ("Time waiting for data", "95.2 %")] {
+        assert!(page.contains(&format!("<span>{label}</span><strong>{value}</strong>")), "{page}");
+    }
+    assert!(page.contains("crops per second<span class=\"reading\">1.058"), "{page}");
 }
 
 #[test]
