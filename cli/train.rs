@@ -282,9 +282,11 @@ fn steps(
     Ok(outcome?)
 }
 
-/// A run is worth no less when its report cannot be written, and one that failed needs it most.
+/// A run is worth no less when its report cannot be written, and one that failed needs it most; but one that found the folder
+/// taken is none of it.
 fn write_report(out: &Path, error: Option<&training::Error>) {
-    if !out.join("metrics.jsonl").exists() {
+    let taken = matches!(error, Some(training::Error::Locked { .. }));
+    if taken || !out.join("metrics.jsonl").exists() {
         return; // it never began
     }
     match training::report::write(out, error.map(ToString::to_string).as_deref()) {

@@ -631,6 +631,12 @@ fn a_run_is_resumed_from_its_folder_and_keeps_its_settings() {
     refused(&["train", "--resume", &checkpoint, "--out", &elsewhere], &["goes on there"]);
     assert!(!folder.path().join("elsewhere").exists());
     refused(&["train", "--resume", "/no/such/checkpoint.safetensors"], &["/no/such/checkpoint.safetensors"]);
+    let page = Path::new(&out).join("report.html");
+    std::fs::remove_file(&page).expect("page");
+    let held = training::file::lock(Path::new(&out)).expect("free");
     let (code, _, error) = vocoe(&["train", "--resume", "--out", &out]);
-    assert!(code == 0 && error.contains("after step 1"), "{error}");
+    assert!(code == 1 && error.contains("another run is writing there") && !page.exists(), "{error}");
+    drop(held);
+    let (code, _, error) = vocoe(&["train", "--resume", "--out", &out]);
+    assert!(code == 0 && error.contains("after step 1") && page.exists(), "{error}");
 }

@@ -12,7 +12,7 @@ use training::config::{LossKind, Precision, TeacherKind};
 use training::metrics::Metrics;
 use training::optimizer::AdamW;
 use training::pretrain::{self, Outcome, Watch};
-use training::{Config, LossScale, Result};
+use training::{Config, Error, LossScale, Result, file};
 
 const STEPS: u64 = 4;
 const ROI: usize = 64;
@@ -95,6 +95,14 @@ fn train_recorded(config: &Config, saved: Option<Saved>, until: u64, profile: Op
     pretrain::run(config, saved, "", &mut (first..).map(|i| Ok(batch(i))), &mut watch)
 }
 
+/// Fails at the step after `until`, for which there is no batch.
+fn fail(config: &Config, until: u64) -> Error {
+    let stop = AtomicBool::new(false);
+    let mut watch = Watch { observe: &mut |_| (), note: &mut |line| panic!("{line}"), stop: &stop, profile: None };
+    let mut batches = (0..until).map(|i| Ok(batch(i)));
+    pretrain::run(config, None, "", &mut batches, &mut watch).expect_err("no more batches")
+}
+
 fn losses(outcome: &Outcome) -> Vec<(u64, u64)> {
     outcome.metrics.iter().map(|m| (m.step, m.loss.to_bits())).collect()
 }
@@ -159,6 +167,19 @@ fn a_run_that_goes_back_to_an_earlier_step_forgets_the_later_ones() {
     let saved = Saved::newest(&checkpoints, &mut |line| panic!("{line}")).expect("newest");
     assert_eq!(saved.step, 2);
     assert_eq!(train(&config, Some(saved), STEPS).expect("the rest").metrics.len(), 4);
+}
+
+#[test]
+fn a_run_that_cannot_begin_leaves_nothing_in_a_folder_of_another_and_no_folder() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = config(&folder.path().join("run"));
+    let held = file::lock(&config.out).expect("free");
+    let error = fail(&config, 1);
+    assert!(matches!(&error, Error::Locked { .. }) && !error.to_string().contains("--out"), "{error}");
+    assert_eq!(std::fs::read_dir(&config.out).expect("folder").count(), 0);
+    drop(held);
+    let lost = Config { weights: Some("/no/such.pt".into()), out: folder.path().join("other"), ..config };
+    assert!(fail(&lost, 1).to_string().contains("/no/such.pt") && !lost.out.exists());
 }
 
 fn weights(outcome: &Outcome) -> BTreeMap<String, Vec<f32>> {

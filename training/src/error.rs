@@ -17,6 +17,8 @@ pub enum Error {
     Config(String),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: another run is writing there; wait until it has ended", folder.display())]
+    Locked { folder: PathBuf },
     #[error("step {step}: the loss is {loss}; {signature}")]
     Diverged { step: u64, loss: f64, signature: String },
 }

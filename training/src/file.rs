@@ -19,15 +19,12 @@ pub fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
 
 /// Makes a folder one process's own until the lock is dropped; creates it. Where the file system knows no locks, it is nobody's.
 ///
-/// Errors: another process has it.
+/// [`Error::Locked`]: another process has it.
 pub fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let opened = File::open(folder).map_err(Error::io(folder))?;
     match opened.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            let folder = folder.display();
-            Err(Error::Config(format!("{folder}: another run is writing there")))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { folder: folder.to_path_buf() }),
         _ => Ok(opened),
     }
 }

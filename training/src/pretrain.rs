@@ -44,8 +44,27 @@ pub struct Watch<'a> {
 /// Trains on `batches` up to step `config.steps`, from the start or from where `saved` was written (then the first batch must be
 /// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`,
 /// `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under `config.out`, where no other run may be
-/// writing; these last files it writes whenever there is room for them. Errors when the batches run out or a number is none any more.
+/// writing; these last files it writes whenever there is room for them. Errors when the batches run out or a number is none any more;
+/// [`Error::Locked`] is of no run of this folder.
 pub fn run(
+    config: &Config,
+    saved: Option<Saved>,
+    volumes: &str,
+    batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
+    watch: &mut Watch,
+) -> Result<Outcome> {
+    let new = !config.out.exists();
+    let _lock = file::lock(&config.out).map_err(unwritable)?;
+    let outcome = train(config, saved, volumes, batches, watch);
+    if new && outcome.is_err() {
+        // Where the run came to putting something into the folder, this fails, and the folder stays.
+        let _ = std::fs::remove_dir(&config.out);
+    }
+    outcome
+}
+
+/// What [`run`] does in a folder that is its own.
+fn train(
     config: &Config,
     saved: Option<Saved>,
     volumes: &str,
@@ -56,8 +75,6 @@ pub fn run(
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
-    let unwritable = |e| Error::Config(format!("{e}; give an --out that can be written to"));
-    let _lock = file::lock(&config.out).map_err(unwritable)?;
     prepare(&keeper.folder, config).map_err(unwritable)?;
     source::record(&config.out, volumes, goes_on, watch.note)?;
     if goes_on {
@@ -104,6 +121,14 @@ pub fn run(
     let kept = format!("all of it is in {}; make room and resume", checkpoint.display());
     insist(watch, &kept, || checkpoint::save_weights(&model, &trainer.model, steps))?;
     Ok(Outcome { model: Some(model), checkpoint, best: keeper.best, metrics, has_profile })
+}
+
+/// Another --out helps no one to go on with a run that another process has.
+fn unwritable(error: Error) -> Error {
+    match error {
+        Error::Locked { .. } => error,
+        error => Error::Config(format!("{error}; give an --out that can be written to")),
+    }
 }
 
 /// The run's folder with that of its checkpoints and its settings.
