@@ -95,12 +95,11 @@ fn train_recorded(config: &Config, saved: Option<Saved>, until: u64, profile: Op
     pretrain::run(config, saved, "", &mut (first..).map(|i| Ok(batch(i))), &mut watch)
 }
 
-/// Fails at the step after `until`, for which there is no batch.
-fn fail(config: &Config, until: u64) -> Error {
+/// Fails at the first step, for which there is no batch.
+fn fail(config: &Config) -> Error {
     let stop = AtomicBool::new(false);
     let mut watch = Watch { observe: &mut |_| (), note: &mut |line| panic!("{line}"), stop: &stop, profile: None };
-    let mut batches = (0..until).map(|i| Ok(batch(i)));
-    pretrain::run(config, None, "", &mut batches, &mut watch).expect_err("no more batches")
+    pretrain::run(config, None, "", &mut std::iter::empty(), &mut watch).expect_err("no more batches")
 }
 
 fn losses(outcome: &Outcome) -> Vec<(u64, u64)> {
@@ -170,16 +169,27 @@ fn a_run_that_goes_back_to_an_earlier_step_forgets_the_later_ones() {
 }
 
 #[test]
+fn the_error_that_ended_a_run_is_kept_until_it_goes_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = Config { steps: 1, ..config(&folder.path().join("run")) };
+    let ended = config.out.join("ended.txt");
+    let error = fail(&config).to_string();
+    assert_eq!(std::fs::read_to_string(&ended).expect("kept"), error + "\n");
+    train(&config, None, 1).expect("a step");
+    assert!(!ended.exists());
+}
+
+#[test]
 fn a_run_that_cannot_begin_leaves_nothing_in_a_folder_of_another_and_no_folder() {
     let folder = tempfile::tempdir().expect("folder");
     let config = config(&folder.path().join("run"));
     let held = file::lock(&config.out).expect("free");
-    let error = fail(&config, 1);
+    let error = fail(&config);
     assert!(matches!(&error, Error::Locked { .. }) && !error.to_string().contains("--out"), "{error}");
     assert_eq!(std::fs::read_dir(&config.out).expect("folder").count(), 0);
     drop(held);
     let lost = Config { weights: Some("/no/such.pt".into()), out: folder.path().join("other"), ..config };
-    assert!(fail(&lost, 1).to_string().contains("/no/such.pt") && !lost.out.exists());
+    assert!(fail(&lost).to_string().contains("/no/such.pt") && !lost.out.exists());
 }
 
 fn weights(outcome: &Outcome) -> BTreeMap<String, Vec<f32>> {

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod diagnosis;
+pub mod ending;
 pub mod error;
 pub mod events;
 pub mod file;

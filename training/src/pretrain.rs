@@ -7,7 +7,7 @@ use crate::metrics::{Metrics, MetricsFile, position_correlation, position_top1};
 use crate::optimizer::AdamW;
 use crate::schedule::warmup_cosine;
 use crate::steps::{Done, Steps};
-use crate::{Config, Error, Result, file, profile, source};
+use crate::{Config, Error, Result, ending, file, profile, source};
 use engine::{Tensor, memory, random, trace};
 use models::Voco;
 use models::voco::Values;
@@ -45,7 +45,7 @@ pub struct Watch<'a> {
 /// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`,
 /// `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under `config.out`, where no other run may be
 /// writing; these last files it writes whenever there is room for them. Errors when the batches run out or a number is none any more;
-/// [`Error::Locked`] is of no run of this folder.
+/// what ended the run is then in `ended.txt`, but for [`Error::Locked`], which is of no run of this folder.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
@@ -56,9 +56,14 @@ pub fn run(
     let new = !config.out.exists();
     let _lock = file::lock(&config.out).map_err(unwritable)?;
     let outcome = train(config, saved, volumes, batches, watch);
-    if new && outcome.is_err() {
-        // Where the run came to putting something into the folder, this fails, and the folder stays.
-        let _ = std::fs::remove_dir(&config.out);
+    if let Err(error) = &outcome {
+        if let Err(unkept) = ending::record(&config.out, error) {
+            (watch.note)(unkept.to_string());
+        }
+        if new {
+            // Where the run came to putting something into the folder, this fails, and the folder stays.
+            let _ = std::fs::remove_dir(&config.out);
+        }
     }
     outcome
 }
@@ -76,6 +81,7 @@ fn train(
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
     prepare(&keeper.folder, config).map_err(unwritable)?;
+    ending::forget(&config.out)?;
     source::record(&config.out, volumes, goes_on, watch.note)?;
     if goes_on {
         checkpoint::forget_after(&keeper.folder, trainer.optimizer.steps())?;

@@ -4,7 +4,7 @@ mod chart;
 
 use crate::diagnosis::{Diagnosis, Plan};
 use crate::metrics::Metrics;
-use crate::{Error, Result, file};
+use crate::{Error, Result, ending, file};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chart::{Chart, Point, running_mean, short};
@@ -21,13 +21,17 @@ struct Run {
     skipped: usize,
     config: toml::Table,
     plan: Plan,
+    /// The error that ended it.
+    ended_by: Option<String>,
     /// Name and content of each picture.
     pictures: Vec<(String, Vec<u8>)>,
 }
 
-/// Writes `report.html` about the run in `folder`; its path. `ended_by` is the error that ended the run.
+/// Writes `report.html` about the run in `folder`; its path. `ended_by` is the error that ended the run, in
+/// place of the one that the folder tells, which may be none as the disk was full.
 pub fn write(folder: &Path, ended_by: Option<&str>) -> Result<PathBuf> {
-    let page = Run::read(folder)?.page(ended_by);
+    let run = Run::read(folder)?;
+    let page = run.page(ended_by.or(run.ended_by.as_deref()));
     let path = folder.join("report.html");
     let failed = |e| Error::Config(format!("{e}; the folder must allow writing, and have room"));
     file::replace(&path, page).map_err(failed)?;
@@ -45,7 +49,8 @@ impl Run {
         let plan = config.clone().try_into().unwrap_or_default();
         let name = folder.canonicalize().unwrap_or_else(|_| folder.into());
         let name = name.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned());
-        Ok(Run { name, metrics, skipped, config, plan, pictures: pictures(&folder.join("pictures"))? })
+        let (ended_by, pictures) = (ending::read(folder)?, pictures(&folder.join("pictures"))?);
+        Ok(Run { name, metrics, skipped, config, plan, ended_by, pictures })
     }
 
     fn page(&self, ended_by: Option<&str>) -> String {

@@ -69,6 +69,15 @@ fn a_run_that_ended_before_its_first_step_has_a_page() {
 }
 
 #[test]
+fn the_error_that_ended_a_run_is_told_again() {
+    let folder = folder(&(1..=4).map(line).collect::<String>());
+    std::fs::write(folder.path().join("ended.txt"), "step 5: the loss is NaN\n").expect("written");
+    let page = report(&folder);
+    assert!(page.contains("The run ended with an error: step 5: the loss is NaN<"), "{page}");
+    assert!(!page.contains("Nothing in these numbers looks wrong"));
+}
+
+#[test]
 fn a_folder_without_a_run_is_refused() {
     let folder = tempfile::tempdir().expect("folder");
     let error = write(folder.path(), None).expect_err("no metrics").to_string();
