@@ -11,6 +11,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub struct Progress {
     bar: ProgressBar,
     unit: &'static str,
+    /// Units that were done before.
+    first: u64,
     total: u64,
     terminal: bool,
     started: Instant,
@@ -22,11 +24,18 @@ pub struct Progress {
 impl Progress {
     /// Of `total` units, shown from the start.
     pub fn new(total: u64, unit: &'static str) -> Self {
+        Progress::going_on(0, total, unit)
+    }
+
+    /// Of `total` units, the `first` of which were done at another time and say nothing about the rate.
+    pub fn going_on(first: u64, total: u64, unit: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {per_sec} [{elapsed} < {eta}]  {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let terminal = std::io::stderr().is_terminal();
-        Progress { bar, unit, total, terminal, started: Instant::now(), patience: Duration::ZERO, last_line: None }
+        bar.set_position(first);
+        bar.reset_eta();
+        let (terminal, started) = (std::io::stderr().is_terminal(), Instant::now());
+        Progress { bar, unit, first, total, terminal, started, patience: Duration::ZERO, last_line: None }
     }
 
     /// Shown only once it has taken two seconds.
@@ -70,13 +79,13 @@ impl Progress {
         waited || done == self.total || Verbosity::chosen() == Verbosity::Verbose
     }
 
-    /// At the mean rate so far.
+    /// At the mean rate since the start.
     fn time_left(&self, done: u64) -> String {
-        let left = self.total.saturating_sub(done);
-        if done == 0 || left == 0 {
+        let (since, left) = (done.saturating_sub(self.first), self.total.saturating_sub(done));
+        if since == 0 || left == 0 {
             return String::new();
         }
-        let seconds = self.started.elapsed().as_secs_f64() * left as f64 / done as f64;
+        let seconds = self.started.elapsed().as_secs_f64() * left as f64 / since as f64;
         format!("{} left", clock(seconds.round() as u64))
     }
 }
@@ -93,6 +102,23 @@ mod tests {
     #[test]
     fn times_are_read_as_a_clock() {
         assert_eq!([0, 61, 3599, 360_000].map(clock), ["0:00:00", "0:01:01", "0:59:59", "100:00:00"]);
+    }
+
+    #[test]
+    fn time_left_is_by_the_units_since_the_start() {
+        let started = Instant::now().checked_sub(Duration::from_secs(60)).expect("a minute ago");
+        let progress = Progress { started, ..Progress::going_on(900, 1000, "step") };
+        assert_eq!([900, 910, 1000].map(|done| progress.time_left(done)), ["", "0:09:00 left", ""]);
+        let progress = Progress { started, ..Progress::new(20, "step") };
+        assert_eq!(progress.time_left(10), "0:01:00 left");
+    }
+
+    #[test]
+    fn the_bars_rate_is_by_the_units_since_the_start() {
+        let progress = Progress::going_on(1_000_000, 2_000_000, "step");
+        std::thread::sleep(Duration::from_millis(10));
+        progress.bar.set_position(1_000_001);
+        assert!(progress.bar.per_sec() < 1000.0, "{}", progress.bar.per_sec());
     }
 
     #[test]

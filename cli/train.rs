@@ -266,7 +266,7 @@ fn steps(
     let mut left_out = note;
     let mut batches = training::source::batches(config, sources, first, room / 2, &mut left_out)?;
     let stop = stop_on_signals()?;
-    let progress = RefCell::new(Progress::new(config.steps, "step"));
+    let progress = RefCell::new(Progress::going_on(first, config.steps, "step"));
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
     let mut hint = |line: String| progress.borrow().suspend(|| note(format!("note: {line}")));
     let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop, profile };
