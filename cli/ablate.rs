@@ -5,6 +5,7 @@ use crate::{Error, Result};
 use crate::{config, plan, train};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
 use training::Config;
 use training::metrics::{Metrics, crops_per_s, ends};
@@ -77,11 +78,15 @@ pub fn command(args: &Args) -> Result<bool> {
             "no [[run]] in it; give each run a [[run]] with its name and what differs",
         ));
     }
+    let stop = train::stop_on_signals()?;
     let mut rows = Vec::new();
     for (name, config) in configs {
-        match metrics(&name, &config)? {
+        match metrics(&name, &config, &stop)? {
             Some(metrics) => rows.push(Row::new(name, &metrics)),
-            None => return Ok(false), // interrupted
+            None => {
+                note("stopped; the same command goes on from here");
+                return Ok(false);
+            }
         }
     }
     table(&rows, args.json)?;
@@ -113,8 +118,12 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     Ok((name, config))
 }
 
-/// What the run wrote, after running it where that is not done yet. None when it was interrupted.
-fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
+/// What the run wrote, after running it where that is not done yet. None when it was interrupted, which may
+/// have been at the end of the run before.
+fn metrics(name: &str, config: &Config, stop: &AtomicBool) -> Result<Option<Vec<Metrics>>> {
+    if stop.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
     let file = config.out.join("config.toml");
     if let Ok(stored) = std::fs::read_to_string(&file)
         && let Some(setting) = changed(&stored, config).map_err(|e| Error::file(&file, e))?
@@ -132,7 +141,7 @@ fn metrics(name: &str, config: &Config) -> Result<Option<Vec<Metrics>>> {
     let saved = train::saved(&config.out)?;
     let sources = training::source::find(config, &mut note)?;
     let room = plan::room(config, saved.is_some())?;
-    let outcome = train::go(config, saved, sources, room, None)?;
+    let outcome = train::go(config, saved, sources, room, None, stop)?;
     Ok(outcome.model.is_some().then_some(outcome.metrics))
 }
 

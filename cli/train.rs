@@ -223,7 +223,8 @@ pub fn command(args: Args) -> Result<bool> {
     let sources = training::source::find(&config, &mut note)?;
     let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
-    let outcome = go(&config, saved, sources, room, args.profile.as_deref())?;
+    let stop = stop_on_signals()?;
+    let outcome = go(&config, saved, sources, room, args.profile.as_deref(), &stop)?;
     if let Some(file) = &args.profile {
         let written =
             if outcome.has_profile { "" } else { " was not written: the run ended before the second step from here" };
@@ -240,15 +241,17 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(true)
 }
 
-/// Trains on `sources`, with `room` bytes of memory for the loader, and shows how it goes. Writes the `profile` of a step.
+/// Trains on `sources`, with `room` bytes of memory for the loader, until the end or until `stop`, and shows how it goes. Writes the
+/// `profile` of a step.
 pub(crate) fn go(
     config: &Config,
     saved: Option<Saved>,
     sources: Vec<Source>,
     room: u64,
     profile: Option<&Path>,
+    stop: &AtomicBool,
 ) -> Result<Outcome> {
-    let run = || steps(config, saved, sources, room, profile);
+    let run = || steps(config, saved, sources, room, profile, stop);
     // A thread that waits for a GPU is better none of the pool's.
     if config.device()? == Device::Cpu { inside(run) } else { run() }
 }
@@ -259,17 +262,17 @@ fn steps(
     sources: Vec<Source>,
     room: u64,
     profile: Option<&Path>,
+    stop: &AtomicBool,
 ) -> Result<Outcome> {
     let first = saved.as_ref().map_or(0, |s| s.step);
     // half of it for volumes to keep, the other half for those being read
     let volumes = training::source::list(&sources);
     let mut left_out = note;
     let mut batches = training::source::batches(config, sources, first, room / 2, &mut left_out)?;
-    let stop = stop_on_signals()?;
     let progress = RefCell::new(Progress::going_on(first, config.steps, "step"));
     let mut observe = |m: &Metrics| progress.borrow_mut().show(m.step, &line(m));
     let mut hint = |line: String| progress.borrow().suspend(|| note(format!("note: {line}")));
-    let mut watch = Watch { observe: &mut observe, note: &mut hint, stop: &stop, profile };
+    let mut watch = Watch { observe: &mut observe, note: &mut hint, stop, profile };
     let outcome = pretrain::run(config, saved, &volumes, &mut batches, &mut watch);
     progress.borrow().finish();
     engine::memory::flush(); // the pictures need buffers of other sizes
@@ -369,8 +372,9 @@ pub(crate) fn changed(a: &Config, b: &Config) -> Result<Option<String>> {
     Ok(names.into_iter().find(|k| a.get(*k) != b.get(*k)).cloned())
 }
 
-/// True after an interrupt or a request to terminate. A second one ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+/// True after an interrupt or a request to terminate. A second one ends the process at once. One for all that the process does, so
+/// that none is lost that comes between two runs.
+pub(crate) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())

@@ -313,6 +313,27 @@ fn a_matrix_is_run_once_and_its_runs_are_known_again_by_their_settings() {
     assert!(code == 1 && error.contains("a run with another lr; remove its folder"), "{error}");
 }
 
+/// An interrupt at the end of one run is not lost before the next begins.
+#[test]
+#[cfg(unix)]
+fn a_matrix_ends_at_an_interrupt_that_comes_after_a_runs_last_step() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (matrix, out) = (folder.path().join("matrix.toml"), folder.path().join("out"));
+    let base = "[base]\ndemo = true\nsteps = 1\ncrops = 1\nprojection = 8\n";
+    std::fs::write(&matrix, base.to_owned() + "[[run]]\nname = \"a\"\n[[run]]\nname = \"b\"\nsteps = 30\n")
+        .expect("matrix");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vocoe"));
+    let mut child = command.arg("-q").arg("ablate").arg(&matrix).arg("--out").arg(&out).spawn().expect("started");
+    while !std::fs::read_to_string(out.join("a/metrics.jsonl")).is_ok_and(|lines| lines.contains('\n')) {
+        assert!(child.try_wait().expect("child").is_none(), "ended before the first step");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", child.id())).status().expect("sh");
+    assert!(sent.success());
+    assert_eq!(child.wait().expect("ended").code(), Some(1));
+    assert!(out.join("a/model.safetensors").exists() && !out.join("b/model.safetensors").exists());
+}
+
 /// A PyTorch checkpoint of f32 tensors.
 fn checkpoint(path: &Path, tensors: &[(&str, &[usize], &[f32])]) {
     let mut weights = Weights::default();
