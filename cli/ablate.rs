@@ -1,9 +1,10 @@
 //! `vocoe ablate`: one recipe with parts of it changed, run by run, and a table of what came of each.
 
-use crate::verbosity::{note, print, say};
+use crate::verbosity::{note, print, say, tell};
 use crate::{Error, Result};
 use crate::{config, plan, train};
 use serde::{Deserialize, Serialize};
+use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
@@ -13,7 +14,7 @@ use training::metrics::{Metrics, crops_per_s, ends};
 /// Train every run of a matrix on the same samples in the same order, and compare.
 ///
 /// MATRIX.toml has a table [base] with settings of `train`, and a [[run]] for each run, with its `name` and what differs. A run
-/// that is complete already is not repeated.
+/// that is complete already is not repeated, and one that fails keeps no other from being run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -43,10 +44,23 @@ struct Matrix {
     run: Vec<Table>,
 }
 
-/// The means of a run's last sixth.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
+    #[serde(flatten)]
+    end: End,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum End {
+    Trained(Means),
+    Failed { error: String },
+}
+
+/// Of a run's last sixth.
+#[derive(Debug, Serialize)]
+struct Means {
     loss: f64,
     intra: f64,
     inter: f64,
@@ -78,19 +92,28 @@ pub fn command(args: &Args) -> Result<bool> {
             "no [[run]] in it; give each run a [[run]] with its name and what differs",
         ));
     }
+    let Some(rows) = rows(configs)? else {
+        note("stopped; the same command goes on from here");
+        return Ok(false);
+    };
+    table(&rows, args.json)?;
+    Ok(rows.iter().all(|row| matches!(row.end, End::Trained(_))))
+}
+
+/// What came of each run; an error is one run's alone. None when an interrupt ended it.
+fn rows(configs: Vec<(String, Config)>) -> Result<Option<Vec<Row>>> {
     let stop = train::stop_on_signals()?;
     let mut rows = Vec::new();
     for (name, config) in configs {
-        match metrics(&name, &config, &stop)? {
-            Some(metrics) => rows.push(Row::new(name, &metrics)),
-            None => {
-                note("stopped; the same command goes on from here");
-                return Ok(false);
-            }
-        }
+        let end = match metrics(&name, &config, &stop) {
+            Ok(Some(metrics)) => End::Trained(Means::of(&metrics)),
+            Ok(None) => return Ok(None),
+            Err(error) if stop.load(Ordering::Relaxed) => return Err(error),
+            Err(error) => End::failed(&name, &error),
+        };
+        rows.push(Row { name, end });
     }
-    table(&rows, args.json)?;
-    Ok(true)
+    Ok(Some(rows))
 }
 
 /// The name and the settings of one run.
@@ -157,12 +180,19 @@ fn read(path: &Path) -> Result<Vec<Metrics>> {
     text.lines().map(|l| serde_json::from_str(l).map_err(|e| Error::file(path, e))).collect()
 }
 
-impl Row {
-    fn new(name: String, metrics: &[Metrics]) -> Row {
+impl End {
+    /// Says so at once, as the table may be days away.
+    fn failed(name: &str, error: &Error) -> End {
+        tell(format!("error: run {name}: {error}"));
+        End::Failed { error: error.to_string() }
+    }
+}
+
+impl Means {
+    fn of(metrics: &[Metrics]) -> Means {
         let (_, last) = ends(metrics);
         let mean = |f: fn(&Metrics) -> f64| last.iter().map(f).sum::<f64>() / last.len() as f64;
-        Row {
-            name,
+        Means {
             loss: mean(|m| m.loss),
             intra: mean(|m| m.intra),
             inter: mean(|m| m.inter),
@@ -185,18 +215,27 @@ fn table(rows: &[Row], json: bool) -> Result<()> {
     if !json {
         say(format!("{:width$}    loss   intra   inter     reg   top-1    corr  bases  crops/s", "run"))?;
     }
-    for r in rows {
+    for row in rows {
         if json {
-            print(serde_json::to_string(r).map_err(|e| Error::Message(e.to_string()))?)?;
+            print(serde_json::to_string(row).map_err(|e| Error::Message(e.to_string()))?)?;
         } else {
-            let Row { name, loss, intra, inter, reg, position_top1, position_correlation, base_cosine, crops_per_s } =
-                r;
-            let [corr, bases] =
-                [position_correlation, base_cosine].map(|v| v.map_or("-".into(), |v| format!("{v:.3}")));
-            say(format!(
-                "{name:width$}  {loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {corr:>6}  {bases:>5}  {crops_per_s:7.2}"
-            ))?;
+            say(format!("{:width$}  {}", row.name, row.end))?;
         }
     }
     Ok(())
+}
+
+impl Display for End {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        let means = match self {
+            End::Trained(means) => means,
+            End::Failed { error } => return write!(f, "failed: {error}"),
+        };
+        let Means { loss, intra, inter, reg, position_top1, position_correlation, base_cosine, crops_per_s } = means;
+        let [corr, bases] = [position_correlation, base_cosine].map(|v| v.map_or("-".into(), |v| format!("{v:.3}")));
+        write!(
+            f,
+            "{loss:.4}  {intra:.4}  {inter:.4}  {reg:.4}  {position_top1:6.3}  {corr:>6}  {bases:>5}  {crops_per_s:7.2}"
+        )
+    }
 }

@@ -313,6 +313,35 @@ fn a_matrix_is_run_once_and_its_runs_are_known_again_by_their_settings() {
     assert!(code == 1 && error.contains("a run with another lr; remove its folder"), "{error}");
 }
 
+#[test]
+fn a_run_that_fails_keeps_no_other_of_its_matrix_from_being_run() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (matrix, out) = (folder.path().join("matrix.toml"), folder.path().join("out"));
+    let base = "[base]\ndemo = true\nsteps = 2\ncrops = 1\nprojection = 8\nwarmup = 0\n";
+    let runs = "[[run]]\nname = \"bad\"\nlr = 1e30\n[[run]]\nname = \"good\"\n";
+    std::fs::write(&matrix, base.to_owned() + runs).expect("matrix");
+    let ablate = |more: &[&str]| {
+        vocoe(&[&["ablate", &matrix.to_string_lossy(), "--out", &out.to_string_lossy()], more].concat())
+    };
+    let (code, table, error) = ablate(&["--json"]);
+    assert_eq!(code, 1, "{error}");
+    let rows: Vec<serde_json::Value> = table.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(rows.iter().map(|row| &row["name"]).collect::<Vec<_>>(), ["bad", "good"]);
+    let problem = rows[0]["error"].as_str().unwrap_or_default();
+    assert!(problem.contains("step 2: the loss is") && rows[0].get("loss").is_none(), "{table}");
+    assert!(rows[1]["loss"].is_f64() && rows[1].get("error").is_none(), "{table}");
+    assert!(error.contains(&format!("error: run bad: {problem}")), "{error}");
+
+    let report = |run: &str| vocoe(&["report", &out.join(run).to_string_lossy()]);
+    assert_eq!((report("bad").0, report("good").0), (0, 0));
+    let page = |run: &str| std::fs::read_to_string(out.join(run).join("report.html")).expect("page");
+    assert!(page("bad").contains("ended with an error: step 2") && !page("good").contains("ended with an error"));
+
+    let (code, table, error) = ablate(&[]);
+    assert!(code == 1 && error.contains("good: complete already"), "{error}");
+    assert!(table.contains("\nbad   failed: step 2") && table.contains("\ngood  "), "{table}");
+}
+
 /// An interrupt at the end of one run is not lost before the next begins.
 #[test]
 #[cfg(unix)]
