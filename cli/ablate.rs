@@ -132,6 +132,9 @@ fn config(base: &Table, run: &Table, out: &Path) -> Result<(String, Config)> {
     if name.is_empty() || name.contains(['/', '\\', '.']) {
         return Err(Error::Message(format!("run {name:?}: a name becomes a folder; use letters, digits, - and _")));
     }
+    if run.contains_key("size") {
+        all.remove("feature_size"); // as --size replaces a file's
+    }
     all.extend(run);
     all.insert("out".into(), Value::String(out.join(&name).to_string_lossy().into_owned()));
     let options = config::check(&all).and_then(|()| train::parse(all));
@@ -170,9 +173,10 @@ fn metrics(name: &str, config: &Config, stop: &AtomicBool) -> Result<Option<Vec<
 
 /// The first setting that decides a run's numbers and is another one in the settings that were stored.
 fn changed(stored: &str, config: &Config) -> Result<Option<String>> {
-    let table = stored.parse().map_err(|e: toml::de::Error| Error::Message(config::one_line(&e.to_string())))?;
-    let stored = train::parse(table).map_err(Error::Message)?.resolve()?;
-    train::changed(&stored, config)
+    let mut table: Table =
+        stored.parse().map_err(|e: toml::de::Error| Error::Message(config::one_line(&e.to_string())))?;
+    table.remove("device"); // where it computed need not be there any more, and does not matter
+    train::changed(&train::parse(table).map_err(Error::Message)?.resolve()?, config)
 }
 
 fn read(path: &Path) -> Result<Vec<Metrics>> {

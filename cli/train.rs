@@ -220,6 +220,12 @@ pub fn command(args: Args) -> Result<bool> {
         None => (fresh(args.config.as_deref(), args.options)?, None),
     };
     config.check()?;
+    if config.warmup >= config.steps {
+        let (warmup, steps) = (config.warmup, config.steps);
+        note(format!(
+            "note: {steps} steps end before a warm-up of {warmup} does, below the learning rate given: --warmup N"
+        ));
+    }
     let sources = training::source::find(&config, &mut note)?;
     let room = plan::room(&config, saved.is_some())?;
     say(config.to_toml()?.trim_end())?;
@@ -344,7 +350,8 @@ fn resume(flags: Options, from: Option<&Path>) -> Result<(Config, Saved)> {
         return Err(Error::file(&saved.path, problem));
     }
     stored.out = Some(run);
-    let was = stored.clone().resolve()?;
+    // where it computed need not be there any more, and does not matter
+    let was = Options { device: None, ..stored.clone() }.resolve()?;
     let config = flags.over(stored).resolve()?;
     if let Some(name) = changed(&was, &config)? {
         let rule = "a run goes on with the settings it began with; leave it out, or start a new run";
@@ -418,7 +425,7 @@ impl Options {
             exclude: if self.exclude.is_empty() { file.exclude } else { self.exclude },
             // A size given by flag replaces the file's feature size too.
             feature_size: self.feature_size.or(if self.size.is_some() { None } else { file.feature_size }),
-            projection: self.projection.or(if self.size.is_some() { None } else { file.projection }),
+            projection: self.projection.or(file.projection),
             size: self.size.or(file.size),
             steps: self.steps.or(file.steps),
             warmup: self.warmup.or(file.warmup),
@@ -473,7 +480,7 @@ impl Options {
             feature_size: self.feature_size.unwrap_or(size.feature_size()),
             projection: self.projection.unwrap_or(1024),
             steps,
-            warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP } else { (steps / 20).min(5000) }),
+            warmup: self.warmup.unwrap_or(if demo { DEMO_WARMUP.min(steps / 2) } else { (steps / 20).min(5000) }),
             volumes: self.volumes.unwrap_or(if demo { DEMO_VOLUMES } else { 2 }),
             same_region: self.same_region,
             crops: self.crops.unwrap_or(if demo { DEMO_CROPS } else { 2 }),

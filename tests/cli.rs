@@ -298,8 +298,9 @@ fn a_matrix_is_run_once_and_its_runs_are_known_again_by_their_settings() {
     let folder = tempfile::tempdir().expect("folder");
     let (matrix, out) = (folder.path().join("matrix.toml"), folder.path().join("out"));
     let ablate = |lr: &str, out: &Path| {
-        let base = format!("[base]\ndemo = true\nsteps = 2\ngrid = 2\ncrops = 1\nlr = {lr}\n");
-        let runs = "[[run]]\nname = \"whole\"\n[[run]]\nname = \"alone\"\ninter_weight = 0.0\n";
+        let base =
+            format!("[base]\ndemo = true\nsteps = 2\ngrid = 2\ncrops = 1\nlr = {lr}\nfeature_size = 24\nwarmup = 7\n");
+        let runs = "[[run]]\nname = \"whole\"\nsize = \"tiny\"\n[[run]]\nname = \"alone\"\nsize = \"tiny\"\ninter_weight = 0.0\n";
         std::fs::write(&matrix, base + runs).expect("matrix");
         vocoe(&["ablate", &matrix.to_string_lossy(), "--out", &out.to_string_lossy(), "--json"])
     };
@@ -307,6 +308,11 @@ fn a_matrix_is_run_once_and_its_runs_are_known_again_by_their_settings() {
     assert_eq!(code, 0, "{error}");
     let rows: Vec<serde_json::Value> = first.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     assert_eq!(rows.iter().map(|row| &row["name"]).collect::<Vec<_>>(), ["whole", "alone"]);
+    // the size of a run replaces the base's width, and where it computed need not be here
+    let settings = out.join("whole/config.toml");
+    let stored = std::fs::read_to_string(&settings).expect("settings");
+    assert!(stored.contains("feature_size = 12\n"), "{stored}");
+    std::fs::write(&settings, stored.replace("device = \"cpu\"", "device = \"cuda:7\"")).expect("settings");
     let (code, again, error) = ablate("1e-3", &folder.path().join("./out/../out"));
     assert!(code == 0 && again == first && error.matches("complete already").count() == 2, "{error}");
     let (code, _, error) = ablate("1e-4", &out);

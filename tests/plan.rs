@@ -123,6 +123,15 @@ fn plan_tells_parts_that_add_up_and_needs_neither_data_nor_memory() {
         (&huge["parameters"]["student"], &huge["parameters"]["teacher"]),
         (&6_818_816.into(), &6_818_816.into())
     );
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("settings.toml");
+    std::fs::write(&file, "size = \"B\"\nprojection = 2048\n").expect("settings");
+    let tiny = |more: &[&str]| plan(&[&["--size", "tiny"], more].concat())["parameters"]["student"].as_u64();
+    assert_eq!(
+        tiny(&["--config", &file.to_string_lossy()]),
+        tiny(&["--projection", "2048"]),
+        "a size is not a projection"
+    );
     let whole = plan(&["--size", "H", "--teacher", "whole"])["parameters"].clone();
     let parts = ["backbone", "student", "teacher"].map(|part| whole[part].as_u64().expect("count"));
     assert_eq!(parts, [847_276_194, 6_818_816, 847_276_194 + 6_818_816]);
