@@ -521,6 +521,8 @@ fn inspect_draws_a_sample_and_its_labels_are_the_counted_overlaps() {
     assert_eq!(std::fs::read_dir(&out).expect("folder").count(), 4);
     std::fs::write(out.join("crop-1.png"), "a drawing of the user's own").expect("file");
     refused(&["inspect", &volume, "--out", &path], &["crop-1.png", "name another folder"]);
+    std::fs::remove_file(out.join("crop-0.png")).expect("a picture");
+    refused(&["inspect", &volume, "--out", &path], &["crop-1.png", "name another folder"]);
     std::fs::remove_file(out.join("crop-1.png")).expect("the drawing");
     labels_are_counted(&["inspect", &volume, "--out", &path, "--region", "headneck", "--roi", "32", "--json"], 9, 32.0);
     labels_are_counted(&["inspect", &volume, "--out", &path, "--geometry", "cvpr", "--json"], 16, 96.0);

@@ -118,7 +118,9 @@ impl Inspection {
         std::fs::create_dir_all(folder).map_err(io)?;
         let plane_file = |plane: &pictures::Plane| folder.join(format!("{}.png", plane.name));
         let file = |number: usize| folder.join(format!("crop-{number}.png"));
-        let crops = (0..).map(file).take_while(|path| path.exists());
+        let count = self.layout.crops.len();
+        let crops = (0..count).map(file).filter(|path| path.exists());
+        let crops = crops.chain((count..).map(file).take_while(|path| path.exists()));
         let earlier: Vec<_> =
             pictures::PLANES.iter().map(plane_file).filter(|path| path.exists()).chain(crops).collect();
         if let Some(path) = earlier.iter().find(|path| !draw::is_ours(path)) {
