@@ -174,6 +174,8 @@ fn the_error_that_ended_a_run_is_kept_until_it_goes_on() {
     let config = Config { steps: 1, ..config(&folder.path().join("run")) };
     let ended = config.out.join("ended.txt");
     let error = fail(&config).to_string();
+    let absent = Config { weights: Some(folder.path().join("absent.pt")), ..config.clone() };
+    train(&absent, None, 1).expect_err("never began");
     assert_eq!(std::fs::read_to_string(&ended).expect("kept"), error + "\n");
     train(&config, None, 1).expect("a step");
     assert!(!ended.exists());

@@ -45,7 +45,7 @@ pub struct Watch<'a> {
 /// number `saved.step`); `volumes` is the list of what they are cut from ([`source::list`]). Writes `config.toml`, `volumes.txt`,
 /// `metrics.jsonl`, TensorBoard's events, `checkpoints/` and at the end `model.safetensors` under `config.out`, where no other run may be
 /// writing; these last files it writes whenever there is room for them. Errors when the batches run out or a number is none any more;
-/// what ended the run is then in `ended.txt`, but for [`Error::Locked`], which is of no run of this folder.
+/// what ended the run is then in `ended.txt`, but for errors that came before the run went on.
 pub fn run(
     config: &Config,
     saved: Option<Saved>,
@@ -55,9 +55,10 @@ pub fn run(
 ) -> Result<Outcome> {
     let new = !config.out.exists();
     let _lock = file::lock(&config.out).map_err(unwritable)?;
-    let outcome = train(config, saved, volumes, batches, watch);
+    let mut goes_on = false;
+    let outcome = train(config, saved, volumes, batches, watch, &mut goes_on);
     if let Err(error) = &outcome {
-        if let Err(unkept) = ending::record(&config.out, error) {
+        if goes_on && let Err(unkept) = ending::record(&config.out, error) {
             (watch.note)(unkept.to_string());
         }
         if new {
@@ -68,22 +69,24 @@ pub fn run(
     outcome
 }
 
-/// What [`run`] does in a folder that is its own.
+/// What [`run`] does in a folder that is its own. `goes_on` becomes true where it leaves the state that the folder tells of.
 fn train(
     config: &Config,
     saved: Option<Saved>,
     volumes: &str,
     batches: &mut dyn Iterator<Item = data::Result<data::Batch>>,
     watch: &mut Watch,
+    goes_on: &mut bool,
 ) -> Result<Outcome> {
-    let goes_on = saved.is_some();
+    let is_resumed = saved.is_some();
     let mut keeper = Keeper::new(config, saved.as_ref().map(|s| s.best));
     let mut trainer = Trainer::new(config, saved, watch.note)?;
     memory::flush(); // what reading weights took
     prepare(&keeper.folder, config).map_err(unwritable)?;
     ending::forget(&config.out)?;
-    source::record(&config.out, volumes, goes_on, watch.note)?;
-    if goes_on {
+    *goes_on = true;
+    source::record(&config.out, volumes, is_resumed, watch.note)?;
+    if is_resumed {
         checkpoint::forget_after(&keeper.folder, trainer.optimizer.steps())?;
     }
     let (mut lines, mut metrics) = MetricsFile::open(&config.out.join("metrics.jsonl"), trainer.optimizer.steps())?;
