@@ -3,18 +3,29 @@
 use crate::{Error, Result};
 use models::weights::PARTIAL;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Puts `contents` under the name `path`, in place of what was there; on an error that stays as it was.
 pub fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(PARTIAL);
+    let partial = partial(path);
     let written = std::fs::write(&partial, contents).and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|error| {
         // Nothing else can be done about a temporary file that cannot be removed.
         let _ = std::fs::remove_file(&partial);
         Error::io(path)(error)
     })
+}
+
+/// Errors where [`replace`] would not be allowed to write.
+pub fn try_replacing(path: &Path) -> Result<()> {
+    let partial = partial(path);
+    File::create(&partial).and_then(|_| std::fs::remove_file(&partial)).map_err(Error::io(path))
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(PARTIAL);
+    partial.into()
 }
 
 /// Makes a folder one process's own until the lock is dropped; creates it. Where the file system knows no locks, it is nobody's.

@@ -4,7 +4,6 @@ use crate::{Error, Result, file};
 use engine::trace::{Span, Trace, Work};
 use engine::{Device, trace};
 use serde_json::{Map, Value, json};
-use std::fs::File;
 use std::path::Path;
 
 /// Processes of the file, and their threads.
@@ -16,9 +15,10 @@ const OPERATIONS: u32 = 2;
 
 /// Errors unless the file can be written, before anything is done for it. What is there stays until there is a recording.
 pub fn prepare(path: &Path) -> Result<()> {
-    let is_new = !path.exists();
-    File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
-    if is_new { std::fs::remove_file(path).map_err(Error::io(path)) } else { Ok(()) }
+    if path.exists() && !path.is_file() {
+        return Err(Error::Config(format!("{}: is no regular file; name one", path.display())));
+    }
+    file::try_replacing(path)
 }
 
 /// Does `work`, records it with what `device` does of it, and writes the recording.
