@@ -74,7 +74,7 @@ fn summary(report: &Report, seconds: f64) -> Result<()> {
          {seconds:.1} s"
     ))?;
     if *evicted > 0 {
-        say(format!("{evicted} of them made way for others again: give a larger --max-size, or none"))?;
+        say(format!("{evicted} volumes made way for others again: give a larger --max-size, or none"))?;
     }
     if *bytes > 0 {
         let (mb, share) = (*bytes as f64 / 1e6, *float_bytes as f64 / *bytes as f64);

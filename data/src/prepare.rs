@@ -5,6 +5,7 @@ use crate::dataset::Source;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -68,31 +69,37 @@ pub fn run(
     done: &(dyn Fn(usize) + Sync),
 ) -> (Report, Result<()>) {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let state = Mutex::new((Report::default(), Ok(())));
+    let state = Mutex::new((Report::default(), Ok(()), HashSet::new()));
     let work = || {
-        while !stop.load(Ordering::Relaxed)
-            && let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed))
-        {
+        while !stop.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(source) = sources.get(number) else { break };
             let prepared = cache.prepare(source, sampling);
             // every change of the report is complete before the lock is given up
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (report, outcome, skipped) = &mut *state;
             match prepared {
                 Err(error) if cache.is_at_fault(&error) => {
-                    state.1 = Err(error);
+                    *outcome = Err(error);
                     stop.store(true, Ordering::Relaxed);
                 }
-                prepared => state.0.add(prepared),
+                prepared => {
+                    if prepared.is_err() {
+                        skipped.insert(number);
+                    }
+                    report.add(prepared);
+                }
             }
-            done(state.0.count());
+            done(report.count());
         }
     };
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (mut report, outcome) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (mut report, outcome, skipped) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.skipped.sort();
     if cache.has_limit() && outcome.is_ok() {
-        let sizes = sources.iter().map(|source| cache.size(source, sampling));
-        report.bytes = sizes.clone().sum();
-        report.evicted = sizes.filter(|&size| size == 0).count().saturating_sub(report.skipped.len());
+        let sizes: Vec<_> = sources.iter().map(|source| cache.size(source, sampling)).collect();
+        report.bytes = sizes.iter().sum();
+        report.evicted = (0..sizes.len()).filter(|number| sizes[*number] == 0 && !skipped.contains(number)).count();
     }
     (report, outcome)
 }

@@ -97,8 +97,8 @@ impl Cache {
         let volume = self.quantised(source, sampling)?;
         if let Err(problem) = self.write(&key, source, &volume, damage) {
             let (name, place) = (source.name(), self.place.display());
-            let line = format!("{name}: not cached in {place}: {problem}; {REMEDY} (said once, for all volumes)");
-            self.report_once(problem, line);
+            let line = format!("{name}: not cached in {place}: {problem}; {REMEDY} (said once; more may be so)");
+            self.report_once("not cached".into(), line); // problems of a bucket differ in names and times
         }
         Ok(sampling.draw(&volume, seed))
     }
