@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder to write to; it is created
+    /// Folder to write to; it is created, and must not hold such volumes yet
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How many patients

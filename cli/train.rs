@@ -247,8 +247,8 @@ pub fn command(args: Args) -> Result<bool> {
     Ok(true)
 }
 
-/// Trains on `sources`, with `room` bytes of memory for the loader, until the end or until `stop`, and shows how it goes. Writes the
-/// `profile` of a step.
+/// Trains on `sources`, with `room` bytes of memory for the loader, until the end or until `stop`, and shows how it goes. Writes
+/// the `profile` of a step.
 pub(crate) fn go(
     config: &Config,
     saved: Option<Saved>,

@@ -141,8 +141,8 @@ impl Found {
 }
 
 /// Finds the images of a folder (every NIfTI file below it), of a `dataset.json` (MSD or nnU-Net), or of a list file (one path a
-/// line, relative to the list or to the folder above it; `#` at a line's start or after a blank begins a comment). A glob in `exclude` is matched against the path
-/// below the folder, against the path as listed, and against the file name.
+/// line, relative to the list or to the folder above it; `#` at a line's start or after a blank begins a comment). A glob in
+/// `exclude` is matched against the path below the folder, against the path as listed, and against the file name.
 ///
 /// Errors: unreadable folders or lists, malformed globs or JSON, and no image at all.
 pub fn find(path: &Path, exclude: &[String]) -> Result<Found> {

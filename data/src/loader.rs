@@ -351,7 +351,7 @@ impl Shared {
         self.slots[source].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Errors when more than so many volumes may be unusable; `last` says why one of them is. That all are is for others to say.
+    /// Errors when more than so many volumes may be unusable; `last` says why one of them is. When all are, the draw says so.
     fn tolerate(&self, bad: usize, last: &str) -> Result<()> {
         let (all, share) = (self.sources.len(), self.config.bad_share);
         if bad == all || bad as f64 <= share * all as f64 {

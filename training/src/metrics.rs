@@ -36,7 +36,7 @@ pub struct Metrics {
     pub position_correlation: Option<f64>,
 }
 
-/// Crops per second that none, in a file that somebody made, is taken for.
+/// Stands in for a rate of 0, which only a file made by hand can hold.
 const SLOWEST: f64 = 1e-9;
 
 fn null_is_infinite<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
