@@ -1,8 +1,8 @@
 //! Both directions rest on the normal tail τ(a) = 1 − Φ(a) for a = |x|, which keeps its relative accuracy where Φ does not:
 //! Φ(x) is τ(a) left of zero and 1 − τ(a) right of it, so y = max(x, 0) − a · τ(a).
 //!
-//! In f32, which bf16 is computed in too, τ(a) = exp(−a²/2) · t · P(t) with t = 1 / (1 + 0.26 a): the form of Abramowitz and Stegun 26.2.17, with P of degree 8
-//! fitted here for the smallest relative error over a in [0, 14], which is 2.5e-8.
+//! In f32, which bf16 is computed in too, τ(a) = exp(−a²/2) · N(a) / D(a): Mills' ratio as one of polynomials of degree 4 and 5, fitted
+//! here for the smallest relative error over a in [0, 13.2], which is 5e-9. All their coefficients are of one sign, so nothing cancels.
 //! In f64, erf comes from its power series and, further out, its continued fraction.
 
 use crate::elementwise::{CHUNK, map, zip};
@@ -165,23 +165,25 @@ unsafe fn magnitude<V: Vector>(x: V) -> V {
 #[inline(always)]
 unsafe fn tail<V: Vector>(a: V) -> (V, V) {
     unsafe {
-        let bell = a.mul(a).mul(V::splat(-0.5)).exp_inside();
-        let one = V::splat(1.0);
-        let t = one.div(a.fma(V::splat(0.26), one));
-        let mut p = V::splat(-3.050_482_9e-2);
-        for c in [
-            1.528_285_8e-1,
-            -2.514_908_5e-1,
-            1.509_485_2e-1,
-            -1.609_475_9e-1,
-            -5.102_778e-2,
-            -1.030_302_3e-1,
-            -1.030_167_5e-1,
-            -1.037_590_6e-1,
-        ] {
-            p = p.fma(t, V::splat(c));
+        let bell = V::exp2_inside(a, a.mul(V::splat(-std::f32::consts::LOG2_E / 2.0)));
+        let minus_n = polynomial(a, [-4.011_657_3e-3, -3.992_628_7e-2, -1.811_343e-1, -4.354_521_9e-1, -0.5]);
+        let d = polynomial(a, [1.005_558_8e-2, 1.000_878_3e-1, 4.639_252e-1, 1.193_765_7, 1.668_789_3, 1.0]);
+        (bell, bell.mul(minus_n.div(d)))
+    }
+}
+
+/// Its coefficients from the highest power down.
+///
+/// # Safety
+/// As for [`Vector`].
+#[inline(always)]
+unsafe fn polynomial<V: Vector, const N: usize>(a: V, coefficients: [f32; N]) -> V {
+    unsafe {
+        let mut p = V::splat(coefficients[0]);
+        for c in &coefficients[1..] {
+            p = p.fma(a, V::splat(*c));
         }
-        (bell, bell.mul(t).mul(p))
+        p
     }
 }
 

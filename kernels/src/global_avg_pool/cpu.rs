@@ -1,9 +1,9 @@
 //! Every sample's rows are summed in f64 in fixed chunks, and the chunks in order.
 
-use crate::elementwise::CHUNK;
+use crate::elementwise;
 use crate::real::{Real, Stored};
 use crate::simd::dispatch;
-use crate::sum_rows::cpu::SumChunk;
+use crate::sum_rows::cpu::{CHUNK, SumChunk};
 use engine::{DType, Error, Result, Tensor, bf16, parallel};
 
 pub fn forward(x: &Tensor) -> Result<Tensor> {
@@ -49,7 +49,7 @@ fn backward_typed<S: Stored>(dy: &Tensor, x_dims: &[usize]) -> Result<Tensor> {
     let c = dy.channels();
     let sample = dx.numel() / x_dims[0];
     let voxels = S::Real::of((sample / c) as f64);
-    let chunk = (CHUNK / c).max(1) * c;
+    let chunk = (elementwise::CHUNK / c).max(1) * c;
     parallel::each(dx.as_mut_slice::<S>()?.chunks_mut(sample).zip(dy.as_slice::<S>()?.chunks(c)), |(dx, dy)| {
         let share: Vec<S> = dy.iter().map(|v| S::narrow(v.widen() / voxels)).collect();
         let fill = |rows: &mut [S]| rows.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&share));

@@ -5,8 +5,8 @@ use crate::real::{Real, Stored};
 use crate::simd::{Kernel, Vector, dispatch};
 use engine::{DType, Element, Error, Result, Tensor, bf16, parallel};
 
-/// Elements that one task sums.
-const CHUNK: usize = 64 * 1024;
+/// Elements that one task sums: enough that each of its places is read for long.
+pub const CHUNK: usize = 128 * 1024;
 /// Rows that are summed in the dtype of the arithmetic before they are added in f64.
 const BLOCK: usize = 16;
 /// Places that are read by turns, which is faster than one after the other where memory is waited for.
