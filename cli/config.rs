@@ -34,13 +34,14 @@ const SOURCES_TEXT: &str = "\
 # path = \"/data/chest\"
 # region = \"chest\"";
 
-/// Settings that have no default, with an example.
-const OPTIONAL: [(&str, &str); 11] = [
+/// Settings without a default, or with one that others decide, each with an example.
+const OPTIONAL: [(&str, &str); 12] = [
     ("data", "[\"/data/abdomen\"]"),
     ("region", "\"abdomen\""),
     ("exclude", "[\"*_pet*\"]"),
     ("feature_size", "48"),
     ("warmup", "5000"),
+    ("grid", "3"),
     ("device", "\"auto\""),
     ("out", "\"runs/first\""),
     ("cache", "\"/data/cache\""),

@@ -473,6 +473,9 @@ impl Options {
         if self.region.is_some() && self.data.is_empty() && !sources.is_empty() {
             return Err(Error::Message("--region is that of --data; a [[sources]] entry has its own `region`".into()));
         }
+        if self.cache.is_none() && (self.cache_bits.is_some() || self.cache_size.is_some()) {
+            return Err(Error::Message("cache_bits and cache_size are those of --cache, which is not given".into()));
+        }
         sources.extend(self.data.into_iter().map(|path| SourceConfig { path, region }));
         Ok(Config {
             demo,

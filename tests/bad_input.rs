@@ -237,6 +237,8 @@ fn numbers_that_cannot_be_are_refused_with_their_flag() {
         refused(&["train", "--demo", flag, value], &[flag]);
     }
     refused(&["train", "--demo", "--data", "x"], &["--demo", "--data"]);
+    refused(&["train", "--demo", "--cache-bits", "16"], &["cache_bits", "--cache"]);
+    refused(&["train", "--demo", "--cache-size", "5GB"], &["cache_size", "--cache"]);
     assert_eq!(vocoe(&["train", "--resume", "--config", "x.toml", "--out", "x"]).0, 2, "the run has its settings");
     for arguments in [&["train", "--demo", "--threads", "99999"][..], &["phantom", "--out", "x", "--count", "0"]] {
         assert_eq!(vocoe(arguments).0, 2, "{arguments:?}");
