@@ -166,7 +166,7 @@ unsafe fn magnitude<V: Vector>(x: V) -> V {
 unsafe fn tail<V: Vector>(a: V) -> (V, V) {
     unsafe {
         let bell = V::exp2_inside(a, a.mul(V::splat(-std::f32::consts::LOG2_E / 2.0)));
-        let minus_n = polynomial(a, [-4.011_657_3e-3, -3.992_628_7e-2, -1.811_343e-1, -4.354_521_9e-1, -0.5]);
+        let minus_n = polynomial(a, [-4.011_657e-3, -3.992_628_7e-2, -1.811_343e-1, -4.354_522e-1, -0.5]);
         let d = polynomial(a, [1.005_558_8e-2, 1.000_878_3e-1, 4.639_252e-1, 1.193_765_7, 1.668_789_3, 1.0]);
         (bell, bell.mul(minus_n.div(d)))
     }
